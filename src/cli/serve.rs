@@ -1,0 +1,197 @@
+//! `registry serve`
+
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use serde_json::json;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::config::Serve;
+use crate::http::{App, Server};
+use crate::index::Index;
+use crate::log;
+use crate::storage::{self, Storage};
+
+/// The longest time between two searches for abandoned uploads.
+const PURGE_EVERY: Duration = Duration::from_secs(3600);
+
+pub fn run(mut config: Serve) -> Result<ExitCode> {
+    let start = Instant::now();
+    log::start(config.log, config.log_level).context("cannot start the log")?;
+    let dir = config.dir.display().to_string();
+    fs::create_dir_all(&config.dir).with_context(|| format!("cannot create --dir {dir}"))?;
+    let _lock = storage::lock(&config.dir, false)?;
+    config.http.max_connections = allow_connections(config.http.max_connections)?;
+    let storage = Arc::new(Storage::open(&config.storage)?);
+    let index = Arc::new(Index::open(&config.dir.join("db"))?);
+
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the threads that serve sockets")?;
+    let stopped = runtime.block_on(async {
+        let app = App::new(
+            Arc::clone(&storage),
+            Arc::clone(&index),
+            config.storage.read_only,
+        );
+        let server = Server::bind(config.http.clone(), app).await?;
+        let stop = signals(server.tls_reloader())?;
+        announce(&config, &server, start)?;
+        background(&config, storage, index)?;
+        Ok::<_, anyhow::Error>(server.run(stop).await)
+    });
+    // Not waited for: a search of the store can be left at any moment.
+    runtime.shutdown_background();
+    let drained = stopped?;
+    if drained {
+        tracing::info!("stopped");
+    } else {
+        tracing::warn!("stopped before all requests were done: --drain-timeout ran out");
+    }
+    log::flush();
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Raises the process's limit of open files to what the limit of connections
+/// needs, or lowers the connections to what it allows.
+fn allow_connections(wanted: u32) -> Result<u32> {
+    /// The database's files, the blobs being read and written, the listeners.
+    const OTHERS: u64 = 1024;
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (_, hard) =
+        getrlimit(Resource::RLIMIT_NOFILE).context("cannot read the limit of open files")?;
+    // Each connection may have a blob open.
+    let need = (2 * u64::from(wanted) + OTHERS).min(hard);
+    setrlimit(Resource::RLIMIT_NOFILE, need, hard)
+        .context("cannot raise the limit of open files")?;
+    let allowed = need.saturating_sub(OTHERS).max(need / 2) / 2;
+    let allowed = u32::try_from(allowed).unwrap_or(wanted).clamp(1, wanted);
+    if allowed < wanted {
+        tracing::warn!(
+            wanted,
+            allowed,
+            "fewer connections than --max-connections: the limit of open files is {hard}"
+        );
+    }
+    Ok(allowed)
+}
+
+/// Turns signals into a stop and a reload. The second signal to stop ends the
+/// process on the spot, which no acknowledged push minds.
+fn signals(reload: impl Fn() + Send + 'static) -> Result<watch::Receiver<bool>> {
+    let (stop, receiver) = watch::channel(false);
+    let listen = |kind| signal(kind).context("cannot listen for signals");
+    let (mut term, mut int, mut hup) = (
+        listen(SignalKind::terminate())?,
+        listen(SignalKind::interrupt())?,
+        listen(SignalKind::hangup())?,
+    );
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                _ = term.recv() => {}
+                _ = int.recv() => {}
+                _ = hup.recv() => {
+                    reload();
+                    continue;
+                }
+            }
+            if stop.send_replace(true) {
+                tracing::warn!("stopped at once by a second signal");
+                log::flush();
+                std::process::exit(1);
+            }
+            tracing::info!("stopping: waiting for requests under way");
+        }
+    });
+    Ok(receiver)
+}
+
+/// The ready line, on stdout.
+fn announce(config: &Serve, server: &Server, start: Instant) -> Result<()> {
+    let absolute = |path: &Path| {
+        fs::canonicalize(path)
+            .unwrap_or_else(|_| path.to_owned())
+            .display()
+            .to_string()
+    };
+    let layers = absolute(&config.storage.root);
+    let db = absolute(&config.dir.join("db"));
+    let ms = start.elapsed().as_secs_f64() * 1e3;
+    let version = env!("CARGO_PKG_VERSION");
+    let line = match config.log {
+        log::Format::Text => {
+            let metrics = server
+                .metrics_url()
+                .map(|url| format!(", metrics on {url}"))
+                .unwrap_or_default();
+            let mode = if config.storage.read_only {
+                " (read-only)"
+            } else {
+                ""
+            };
+            format!(
+                "registry {version} is ready in {ms:.0} ms: listening on {}{metrics}, blobs in {layers}{mode}, index in {db}",
+                server.urls().join(" and "),
+            )
+        }
+        log::Format::Json => json!({
+            "message": "ready",
+            "version": version,
+            "ms": (ms * 1e3).round() / 1e3,
+            "listen": server.urls(),
+            "metrics": server.metrics_url(),
+            "layers": layers,
+            "db": db,
+            "read_only": config.storage.read_only,
+        })
+        .to_string(),
+    };
+    let mut stdout = std::io::stdout().lock();
+    writeln!(stdout, "{line}")
+        .and_then(|()| stdout.flush())
+        .context("cannot write the ready line")
+}
+
+/// Work that no request waits for: the catalog's look at the store, and the
+/// search for abandoned uploads.
+fn background(config: &Serve, storage: Arc<Storage>, index: Arc<Index>) -> Result<()> {
+    let read_only = config.storage.read_only;
+    {
+        let storage = Arc::clone(&storage);
+        let scan = move || {
+            if let Err(error) = index.scan(&storage, read_only) {
+                tracing::error!(%error, "cannot bring the catalog up to date: it may lack repositories until the next start");
+            }
+        };
+        std::thread::Builder::new()
+            .name("scan".into())
+            .spawn(scan)
+            .context("cannot start a thread")?;
+    }
+    if !read_only {
+        let ttl = config.upload_ttl;
+        let purge = move || {
+            loop {
+                std::thread::sleep(ttl.min(PURGE_EVERY));
+                match storage.purge_uploads(ttl) {
+                    Ok(0) => {}
+                    Ok(uploads) => tracing::info!(uploads, "removed abandoned uploads"),
+                    Err(error) => tracing::error!(%error, "cannot remove abandoned uploads"),
+                }
+            }
+        };
+        std::thread::Builder::new()
+            .name("purge".into())
+            .spawn(purge)
+            .context("cannot start a thread")?;
+    }
+    Ok(())
+}

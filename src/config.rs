@@ -1,0 +1,339 @@
+//! Settings: flags and environment variables, checked and turned into one
+//! struct for each part of the program. Nothing else reads the environment.
+
+use std::ffi::OsString;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::builder::BoolishValueParser;
+use clap::{ArgAction, Args, CommandFactory};
+
+use crate::log;
+use crate::storage;
+
+/// Where the server listens when nobody says otherwise, and the port of `PORT`'s
+/// npm ancestor.
+const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8000);
+
+/// The flags of `registry serve`.
+#[derive(Args, Clone, Debug)]
+pub struct ServeArgs {
+    /// Folder of the registry, made if missing: blobs go to DIR/layers, the index to DIR/db
+    #[arg(long, value_name = "DIR", env = "REGISTRY_DIR", default_value = ".")]
+    pub dir: PathBuf,
+
+    /// Another root for the blobs: an existing folder, for instance of a registry:2 (its `rootdirectory`) [default: DIR/layers]
+    #[arg(long, value_name = "PATH", env = "REGISTRY_LAYERS")]
+    pub layers: Option<PathBuf>,
+
+    /// Listen here; may be repeated; port 0 takes a free one, which the ready line names [default: 127.0.0.1:8000]
+    #[arg(
+        long,
+        value_name = "ADDR:PORT",
+        env = "REGISTRY_LISTEN",
+        value_delimiter = ','
+    )]
+    pub listen: Vec<SocketAddr>,
+
+    /// Listen on 127.0.0.1:N; may be repeated; PORT in the environment serves when neither this nor --listen is given
+    #[arg(
+        short,
+        long,
+        value_name = "N",
+        env = "REGISTRY_PORT",
+        value_delimiter = ','
+    )]
+    pub port: Vec<u16>,
+
+    /// Serve TLS with this certificate chain (PEM); read again on SIGHUP
+    #[arg(long, value_name = "FILE", env = "REGISTRY_TLS_CERT")]
+    pub tls_cert: Option<PathBuf>,
+
+    /// The certificate's private key (PEM); read again on SIGHUP
+    #[arg(long, value_name = "FILE", env = "REGISTRY_TLS_KEY")]
+    pub tls_key: Option<PathBuf>,
+
+    /// Refuse every push and delete, and write nothing to the blobs' root
+    #[arg(long, env = "REGISTRY_READ_ONLY", action = ArgAction::SetTrue, value_parser = BoolishValueParser::new())]
+    pub read_only: bool,
+
+    /// Accept image manifests whose layers are not all in the repository (the config must be)
+    #[arg(long, env = "REGISTRY_SPARSE_IMAGES", action = ArgAction::SetTrue, value_parser = BoolishValueParser::new())]
+    pub sparse_images: bool,
+
+    /// Form of the log on stderr, and of the ready line on stdout
+    #[arg(
+        long,
+        value_name = "FORMAT",
+        env = "REGISTRY_LOG",
+        value_enum,
+        default_value = "text"
+    )]
+    pub log: log::Format,
+
+    /// Least severity that is logged; requests are logged at info
+    #[arg(
+        long,
+        value_name = "LEVEL",
+        env = "REGISTRY_LOG_LEVEL",
+        value_enum,
+        default_value = "info"
+    )]
+    pub log_level: log::Level,
+
+    /// Serve Prometheus metrics at http://ADDR:PORT/metrics
+    #[arg(long, value_name = "ADDR:PORT", env = "REGISTRY_METRICS_LISTEN")]
+    pub metrics_listen: Option<SocketAddr>,
+
+    /// Remove uploads that received nothing for so long
+    #[arg(long, value_name = "TIME", env = "REGISTRY_UPLOAD_TTL", default_value = "168h", value_parser = duration)]
+    pub upload_ttl: Duration,
+
+    /// At SIGTERM, give requests so long to finish; a second signal stops at once
+    #[arg(long, value_name = "TIME", env = "REGISTRY_DRAIN_TIMEOUT", default_value = "30s", value_parser = duration)]
+    pub drain_timeout: Duration,
+
+    /// Close a connection that takes longer for a request's head, or for its next request
+    #[arg(long, value_name = "TIME", env = "REGISTRY_HEADER_TIMEOUT", default_value = "30s", value_parser = duration)]
+    pub header_timeout: Duration,
+
+    /// Close a connection on which no byte moves for so long while the server waits for the client
+    #[arg(long, value_name = "TIME", env = "REGISTRY_IDLE_TIMEOUT", default_value = "120s", value_parser = duration)]
+    pub idle_timeout: Duration,
+
+    /// Connections at a time; more wait
+    #[arg(long, value_name = "N", env = "REGISTRY_MAX_CONNECTIONS", default_value_t = 8192,
+          value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub max_connections: u32,
+}
+
+/// `30s`, `1h 30m`, `168h`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let parsed: Result<jiff::SignedDuration, _> = text.parse();
+    match parsed.map(Duration::try_from) {
+        Ok(Ok(duration)) if !duration.is_zero() => Ok(duration),
+        _ => Err("want a time above zero with its unit, such as 30s, 15m or 168h".to_owned()),
+    }
+}
+
+/// The settings of `registry serve`, checked.
+#[derive(Clone, Debug)]
+pub struct Serve {
+    /// Holds the index, and what is locked against a second server.
+    pub dir: PathBuf,
+    pub storage: storage::Options,
+    pub http: Http,
+    pub upload_ttl: Duration,
+    pub log: log::Format,
+    pub log_level: log::Level,
+}
+
+#[derive(Clone, Debug)]
+pub struct Http {
+    pub listen: Vec<SocketAddr>,
+    /// Certificate chain and key.
+    pub tls: Option<(PathBuf, PathBuf)>,
+    pub metrics_listen: Option<SocketAddr>,
+    pub drain_timeout: Duration,
+    pub header_timeout: Duration,
+    pub idle_timeout: Duration,
+    pub max_connections: u32,
+}
+
+impl ServeArgs {
+    /// Checks what one flag alone cannot tell. `environment` is the process's.
+    pub fn check(self, environment: impl Iterator<Item = (OsString, OsString)>) -> Result<Serve> {
+        let npm_port = check_environment(environment)?;
+        let loopback = |port| SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port);
+        let mut listen = self.listen;
+        listen.extend(self.port.into_iter().map(loopback));
+        if listen.is_empty() {
+            listen.push(npm_port.map_or(DEFAULT_LISTEN, loopback));
+        }
+        for (i, address) in listen
+            .iter()
+            .enumerate()
+            .filter(|(_, address)| address.port() != 0)
+        {
+            ensure!(
+                !listen[..i].contains(address),
+                "--listen and --port name {address} twice"
+            );
+            ensure!(
+                self.metrics_listen != Some(*address),
+                "--metrics-listen is {address}, which --listen has too"
+            );
+        }
+        let tls = match (self.tls_cert, self.tls_key) {
+            (Some(cert), Some(key)) => Some((cert, key)),
+            (None, None) => None,
+            (Some(_), None) => bail!("--tls-cert needs --tls-key"),
+            (None, Some(_)) => bail!("--tls-key needs --tls-cert"),
+        };
+        if let Some(layers) = &self.layers {
+            // A mistyped path must not become an empty registry.
+            ensure!(
+                layers.is_dir(),
+                "--layers {} is not a folder",
+                layers.display()
+            );
+        }
+        let root = self.layers.unwrap_or_else(|| self.dir.join("layers"));
+        Ok(Serve {
+            dir: self.dir,
+            storage: storage::Options {
+                root,
+                read_only: self.read_only,
+                sparse_images: self.sparse_images,
+            },
+            http: Http {
+                listen,
+                tls,
+                metrics_listen: self.metrics_listen,
+                drain_timeout: self.drain_timeout,
+                header_timeout: self.header_timeout,
+                idle_timeout: self.idle_timeout,
+                max_connections: self.max_connections,
+            },
+            upload_ttl: self.upload_ttl,
+            log: self.log,
+            log_level: self.log_level,
+        })
+    }
+}
+
+/// Refuses `REGISTRY_…` variables that mean nothing here, since a mistyped
+/// setting would silently not be in force. Gives the value of `PORT`.
+fn check_environment(
+    environment: impl Iterator<Item = (OsString, OsString)>,
+) -> Result<Option<u16>> {
+    let command = crate::cli::Cli::command();
+    let known: Vec<OsString> = command
+        .get_subcommands()
+        .flat_map(|command| command.get_arguments())
+        .filter_map(|argument| argument.get_env().map(ToOwned::to_owned))
+        .collect();
+    let mut port = None;
+    for (name, value) in environment {
+        let (Some(text), value) = (name.to_str(), value.to_string_lossy()) else {
+            continue;
+        };
+        if text == "PORT" {
+            port = Some(
+                value
+                    .parse()
+                    .with_context(|| format!("PORT is {value:?}, want a port number"))?,
+            );
+        } else if text.starts_with("REGISTRY_") && !known.contains(&name) && !is_service_link(text)
+        {
+            bail!("{text} is not a setting: `registry serve --help` lists those there are");
+        }
+    }
+    Ok(port)
+}
+
+/// Kubernetes and Docker tell containers about a service called `registry` in
+/// variables such as `REGISTRY_SERVICE_HOST` and `REGISTRY_PORT_5000_TCP`.
+fn is_service_link(name: &str) -> bool {
+    [
+        "REGISTRY_SERVICE_HOST",
+        "REGISTRY_SERVICE_PORT",
+        "REGISTRY_PORT_",
+    ]
+    .iter()
+    .any(|prefix| name.starts_with(prefix))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    fn check(arguments: &str, environment: &[(&str, &str)]) -> Result<Serve> {
+        let arguments = ["registry", "serve"]
+            .into_iter()
+            .chain(arguments.split_whitespace());
+        let crate::cli::Command::Serve(args) = crate::cli::Cli::try_parse_from(arguments)?.command;
+        args.check(environment.iter().map(|(k, v)| (k.into(), v.into())))
+    }
+
+    #[test]
+    fn addresses() {
+        for (arguments, environment, want) in [
+            ("", &[][..], "127.0.0.1:8000"),
+            ("", &[("PORT", "81")], "127.0.0.1:81"),
+            (
+                "-p 82 -p 0 -p 0",
+                &[("PORT", "81")],
+                "127.0.0.1:82 127.0.0.1:0 127.0.0.1:0",
+            ),
+            (
+                "--listen [::1]:5 --listen 0.0.0.0:6,1.2.3.4:7 --port 8",
+                &[],
+                "[::1]:5 0.0.0.0:6 1.2.3.4:7 127.0.0.1:8",
+            ),
+        ] {
+            let listen = check(arguments, environment).unwrap().http.listen;
+            assert_eq!(
+                listen
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect::<Vec<_>>()
+                    .join(" "),
+                want
+            );
+        }
+    }
+
+    #[test]
+    fn refused() {
+        for (arguments, environment, names) in [
+            ("--tls-cert x", &[][..], "--tls-key"),
+            ("--tls-key x", &[], "--tls-cert"),
+            ("--listen 127.0.0.1:5 -p 5", &[], "127.0.0.1:5"),
+            (
+                "--listen 127.0.0.1:5 --metrics-listen 127.0.0.1:5",
+                &[],
+                "--metrics-listen",
+            ),
+            ("--listen localhost", &[], "--listen"),
+            ("--port 65536", &[], "--port"),
+            ("--log xml", &[], "--log"),
+            ("--upload-ttl 168", &[], "--upload-ttl"),
+            ("--upload-ttl 0s", &[], "--upload-ttl"),
+            ("--max-connections 0", &[], "--max-connections"),
+            ("--layers /does/not/exist", &[], "/does/not/exist"),
+            ("--nonsense", &[], "--nonsense"),
+            ("", &[("PORT", "http")], "PORT"),
+            (
+                "",
+                &[("REGISTRY_STORAGE_DELETE_ENABLED", "true")],
+                "REGISTRY_STORAGE_DELETE_ENABLED",
+            ),
+        ] {
+            let error = format!("{:#}", check(arguments, environment).expect_err(arguments));
+            assert!(error.contains(names), "{arguments}: {error}");
+        }
+        assert!(
+            check(
+                "",
+                &[
+                    ("REGISTRY_SERVICE_HOST", "10.0.0.1"),
+                    ("REGISTRY_DIR", "x"),
+                    ("OTHER", "y")
+                ]
+            )
+            .is_ok()
+        );
+    }
+
+    #[test]
+    fn times() {
+        for (text, seconds) in [("30s", 30), ("168h", 604_800), ("1h 30m", 5400)] {
+            assert_eq!(duration(text), Ok(Duration::from_secs(seconds)));
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! Request and response bodies. Neither is ever held whole: a response is a
+//! handful of mapped slices, a request a few frames on their way to the disk.
+
+use std::io;
+use std::ops::Range;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use hyper::body::{Frame, Incoming, SizeHint};
+use tokio::task::JoinHandle;
+
+use super::activity::Activity;
+use super::error::{Error, Result};
+use crate::log;
+use crate::storage::{self, Blob};
+
+/// Bytes of blobs mapped at one time for all responses together, two slices
+/// each: the one being sent and the next. They count as resident memory.
+const MAPPED_MAX: u64 = 24 << 20;
+/// A slice is at most so long: more gains nothing,
+const SLICE_MAX: u64 = 4 << 20;
+/// and at least so long, however many responses there are: less costs more
+/// system calls than it saves memory.
+const SLICE_MIN: u64 = 256 << 10;
+
+/// Blob responses under way.
+static STREAMS: AtomicU64 = AtomicU64::new(0);
+
+/// A response's body.
+#[derive(Debug, Default)]
+pub enum Body {
+    #[default]
+    Empty,
+    Full(Bytes),
+    Blob(Box<BlobBody>),
+}
+
+impl<T: Into<Bytes>> From<T> for Body {
+    fn from(bytes: T) -> Body {
+        Body::Full(bytes.into())
+    }
+}
+
+/// Part of a blob, sent slice by slice; the next slice is brought in from the
+/// disk while the one before is sent.
+#[derive(Debug)]
+pub struct BlobBody {
+    blob: Arc<Blob>,
+    left: Range<u64>,
+    next: Option<JoinHandle<storage::Result<Bytes>>>,
+    /// Written to the access log when the body ends or is given up.
+    request: Option<log::Request>,
+}
+
+impl Body {
+    pub fn blob(blob: Blob, range: Range<u64>) -> Body {
+        STREAMS.fetch_add(1, Ordering::Relaxed);
+        Body::Blob(Box::new(BlobBody {
+            blob: Arc::new(blob),
+            left: range,
+            next: None,
+            request: None,
+        }))
+    }
+
+    /// Writes the request's line to the access log, now or when the body ends.
+    pub fn log(&mut self, mut request: log::Request) {
+        match self {
+            Body::Empty => request.log(),
+            Body::Full(bytes) => {
+                request.bytes = bytes.len() as u64;
+                request.log();
+            }
+            Body::Blob(blob) => blob.request = Some(request),
+        }
+    }
+}
+
+impl BlobBody {
+    /// Starts bringing in the next slice, unless that is under way or all is.
+    fn fetch(&mut self) {
+        if self.next.is_some() || self.left.is_empty() {
+            return;
+        }
+        let share = MAPPED_MAX / 2 / STREAMS.load(Ordering::Relaxed).max(1);
+        // Slices end where a page does, so no page is mapped twice.
+        let length = share.clamp(SLICE_MIN, SLICE_MAX) / SLICE_MIN * SLICE_MIN;
+        let start = self.left.start;
+        let end = (start - start % SLICE_MIN)
+            .saturating_add(length)
+            .min(self.left.end);
+        self.left.start = end;
+        let blob = Arc::clone(&self.blob);
+        self.next = Some(tokio::task::spawn_blocking(move || blob.slice(start..end)));
+    }
+}
+
+impl hyper::body::Body for Body {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        match &mut *self {
+            Body::Empty => Poll::Ready(None),
+            Body::Full(bytes) => {
+                let bytes = std::mem::take(bytes);
+                *self = Body::Empty;
+                Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::data(bytes))))
+            }
+            Body::Blob(blob) => {
+                blob.fetch();
+                let Some(next) = &mut blob.next else {
+                    return Poll::Ready(None);
+                };
+                let slice = ready!(Pin::new(next).poll(cx)).map_err(io::Error::other);
+                let slice = slice.and_then(|read| read.map_err(io::Error::other));
+                blob.next = None;
+                match &slice {
+                    Ok(bytes) => {
+                        blob.fetch();
+                        super::metrics::sent(bytes.len());
+                        if let Some(request) = &mut blob.request {
+                            request.bytes += bytes.len() as u64;
+                        }
+                    }
+                    // The client sees the connection close; the cause is ours.
+                    Err(error) => tracing::error!(%error, "cannot read a blob"),
+                }
+                Poll::Ready(Some(slice.map(Frame::data)))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Body::Empty => true,
+            Body::Full(bytes) => bytes.is_empty(),
+            Body::Blob(blob) => blob.left.is_empty() && blob.next.is_none(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Body::Empty => SizeHint::with_exact(0),
+            Body::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            // Asked before the first slice is fetched.
+            Body::Blob(blob) if blob.next.is_none() => {
+                SizeHint::with_exact(blob.left.end - blob.left.start)
+            }
+            Body::Blob(_) => SizeHint::default(),
+        }
+    }
+}
+
+impl Drop for BlobBody {
+    fn drop(&mut self) {
+        STREAMS.fetch_sub(1, Ordering::Relaxed);
+        if let Some(request) = self.request.take() {
+            request.log();
+        }
+    }
+}
+
+/// A request's body.
+#[derive(Debug)]
+pub struct RequestBody {
+    incoming: Incoming,
+    activity: Arc<Activity>,
+}
+
+impl RequestBody {
+    pub fn new(incoming: Incoming, activity: Arc<Activity>) -> RequestBody {
+        RequestBody { incoming, activity }
+    }
+
+    /// The next piece; `None` at the end. Dropping the future loses nothing.
+    pub async fn next(&mut self) -> Result<Option<Bytes>> {
+        loop {
+            let waiting = self.activity.waiting();
+            let frame = self.incoming.frame().await;
+            drop(waiting);
+            match frame {
+                None => return Ok(None),
+                Some(Err(e)) => return Err(Error::BodyBroken(e)),
+                Some(Ok(frame)) => {
+                    // Trailers carry nothing for us.
+                    if let Ok(data) = frame.into_data() {
+                        return Ok(Some(data));
+                    }
+                }
+            }
+        }
+    }
+
+    /// The whole body, if it is not longer than `limit`.
+    pub async fn collect(&mut self, limit: usize) -> Result<Option<Vec<u8>>> {
+        use hyper::body::Body as _;
+        if self.incoming.size_hint().lower() > limit as u64 {
+            return Ok(None);
+        }
+        let mut bytes = Vec::new();
+        while let Some(piece) = self.next().await? {
+            if bytes.len() + piece.len() > limit {
+                return Ok(None);
+            }
+            bytes.extend_from_slice(&piece);
+        }
+        Ok(Some(bytes))
+    }
+
+    /// Reads on for a while after an error, so that a client in the middle of
+    /// sending gets to read the answer rather than a broken connection.
+    pub async fn drain(&mut self) {
+        const BYTES: usize = 64 << 20;
+        const TIME: std::time::Duration = std::time::Duration::from_secs(5);
+        let mut left = BYTES;
+        let reading = async {
+            while let Ok(Some(piece)) = self.next().await {
+                left = left.saturating_sub(piece.len());
+                if left == 0 {
+                    break;
+                }
+            }
+        };
+        // Out of time: the client has had its chance.
+        drop(tokio::time::timeout(TIME, reading).await);
+    }
+}

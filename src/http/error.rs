@@ -1,0 +1,185 @@
+//! What went wrong, as clients see it: the one map from errors to HTTP status
+//! and OCI error code (distribution-spec, "Error Codes").
+
+use hyper::header::{
+    ALLOW, CONNECTION, CONTENT_RANGE, CONTENT_TYPE, HeaderValue, LOCATION, RANGE, RETRY_AFTER,
+};
+use hyper::{Response, StatusCode};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::body::Body;
+use crate::oci::manifest::MANIFEST_MAX;
+use crate::oci::{DigestError, ManifestError, NameError, Repository};
+use crate::{index, storage};
+
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Storage(#[from] storage::Error),
+    #[error(transparent)]
+    Index(#[from] index::Error),
+    #[error(transparent)]
+    Name(#[from] NameError),
+    #[error(transparent)]
+    Digest(#[from] DigestError),
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+    #[error("there is nothing here; the API starts at /v2/")]
+    RouteUnknown,
+    #[error("this resource takes {0} only")]
+    MethodNotAllowed(&'static str),
+    #[error("this registry is read-only")]
+    ReadOnly,
+    #[error("{0:?} is not the id of an upload")]
+    UploadId(String),
+    #[error("the query {0:?} is not UTF-8")]
+    Query(String),
+    #[error("n is {0:?}, want a number from 0 on")]
+    PageSize(String),
+    #[error("the query lacks digest=: the upload ends with the digest of the whole blob")]
+    DigestMissing,
+    #[error("the content's digest is {actual}, not {expected}: nothing was stored")]
+    ManifestDigest {
+        expected: crate::oci::Digest,
+        actual: crate::oci::Digest,
+    },
+    #[error("tag= goes with a push by digest only")]
+    TagWithTag,
+    #[error("the manifest is larger than {MANIFEST_MAX} bytes")]
+    ManifestTooLarge,
+    #[error("Content-Range is {0:?}, want FIRST-LAST with as many bytes as the body")]
+    ContentRange(String),
+    /// The client goes on from `offset`, not from where it said.
+    #[error("the chunk does not start at byte {offset}, where the upload stands")]
+    OutOfOrder {
+        repository: Repository,
+        id: Uuid,
+        offset: u64,
+    },
+    #[error("the range lies outside the blob's {size} bytes")]
+    Range { size: u64 },
+    #[error("the request's body broke off: {0}")]
+    BodyBroken(hyper::Error),
+    /// A bug: a panic on a thread that worked for the request.
+    #[error("the work on this request failed: {0}")]
+    Panicked(tokio::task::JoinError),
+}
+
+/// Distribution's code for what the specification has none for.
+const UNKNOWN: &str = "UNKNOWN";
+
+impl Error {
+    /// The one place that knows status and code.
+    pub fn status_and_code(&self) -> (StatusCode, &'static str) {
+        use StatusCode as S;
+        match self {
+            Error::Storage(e) => match e {
+                storage::Error::RepositoryUnknown(_) => (S::NOT_FOUND, "NAME_UNKNOWN"),
+                storage::Error::BlobUnknown { .. } => (S::NOT_FOUND, "BLOB_UNKNOWN"),
+                storage::Error::ManifestUnknown { .. } => (S::NOT_FOUND, "MANIFEST_UNKNOWN"),
+                storage::Error::ManifestBlobUnknown { .. } => {
+                    (S::NOT_FOUND, "MANIFEST_BLOB_UNKNOWN")
+                }
+                storage::Error::UploadUnknown { .. } => (S::NOT_FOUND, "BLOB_UPLOAD_UNKNOWN"),
+                storage::Error::UploadBusy { .. } => (S::CONFLICT, "BLOB_UPLOAD_INVALID"),
+                storage::Error::DigestMismatch { .. } => (S::BAD_REQUEST, "DIGEST_INVALID"),
+                storage::Error::DiskFull { .. } => (S::INSUFFICIENT_STORAGE, UNKNOWN),
+                storage::Error::Io { .. }
+                | storage::Error::Damaged { .. }
+                | storage::Error::Locked { .. } => (S::INTERNAL_SERVER_ERROR, UNKNOWN),
+            },
+            Error::Index(e) => match e {
+                index::Error::CatalogIncomplete(_) => (S::SERVICE_UNAVAILABLE, UNKNOWN),
+                index::Error::Db { .. } | index::Error::Storage(_) => {
+                    (S::INTERNAL_SERVER_ERROR, UNKNOWN)
+                }
+            },
+            Error::Name(e) => match e {
+                NameError::Repository(_) => (S::BAD_REQUEST, "NAME_INVALID"),
+                NameError::Tag(_) => (S::BAD_REQUEST, "MANIFEST_INVALID"),
+                NameError::Digest(_) => (S::BAD_REQUEST, "DIGEST_INVALID"),
+            },
+            Error::Digest(_) | Error::DigestMissing | Error::ManifestDigest { .. } => {
+                (S::BAD_REQUEST, "DIGEST_INVALID")
+            }
+            Error::Manifest(_) | Error::TagWithTag => (S::BAD_REQUEST, "MANIFEST_INVALID"),
+            Error::RouteUnknown => (S::NOT_FOUND, "UNSUPPORTED"),
+            Error::MethodNotAllowed(_) | Error::ReadOnly => (S::METHOD_NOT_ALLOWED, "UNSUPPORTED"),
+            Error::UploadId(_) => (S::NOT_FOUND, "BLOB_UPLOAD_UNKNOWN"),
+            Error::Query(_) | Error::PageSize(_) => (S::BAD_REQUEST, "UNSUPPORTED"),
+            Error::ManifestTooLarge => (S::PAYLOAD_TOO_LARGE, "SIZE_INVALID"),
+            Error::ContentRange(_) => (S::BAD_REQUEST, "BLOB_UPLOAD_INVALID"),
+            Error::OutOfOrder { .. } => (S::RANGE_NOT_SATISFIABLE, "BLOB_UPLOAD_INVALID"),
+            Error::Range { .. } => (S::RANGE_NOT_SATISFIABLE, "SIZE_INVALID"),
+            Error::BodyBroken(_) => (S::BAD_REQUEST, "SIZE_INVALID"),
+            Error::Panicked(_) => (S::INTERNAL_SERVER_ERROR, UNKNOWN),
+        }
+    }
+
+    /// The message for the client. What concerns the operator alone (paths,
+    /// system errors) goes to the log, under the request's id.
+    fn message(&self, id: u64) -> String {
+        match self {
+            Error::Storage(storage::Error::DiskFull { .. }) => {
+                "the registry's disk is full, nothing was stored: tell its operator".to_owned()
+            }
+            _ if self.status_and_code().0 == StatusCode::INTERNAL_SERVER_ERROR => {
+                format!("internal error: the server's log says more under request id {id:016x}")
+            }
+            _ => self.to_string(),
+        }
+    }
+
+    /// Makes the answer, and logs what the operator should know.
+    pub fn response(&self, id: u64) -> Response<Body> {
+        let (status, code) = self.status_and_code();
+        if status.is_server_error() {
+            tracing::error!(id = format_args!("{id:016x}"), error = %self, "request failed");
+        } else {
+            tracing::debug!(id = format_args!("{id:016x}"), error = %self, "request refused");
+        }
+        let message = self.message(id);
+        let errors: Vec<Value> = match self {
+            Error::Storage(storage::Error::ManifestBlobUnknown { missing, .. }) => missing
+                .iter()
+                .map(|digest| json!({"code": code, "message": message, "detail": {"digest": digest.to_string()}}))
+                .collect(),
+            _ => vec![json!({"code": code, "message": message})],
+        };
+        let mut response = Response::new(Body::from(json!({"errors": errors}).to_string()));
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        match self {
+            Error::MethodNotAllowed(methods) => {
+                headers.insert(ALLOW, HeaderValue::from_static(methods));
+            }
+            Error::ReadOnly => {
+                headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+            }
+            Error::OutOfOrder {
+                repository,
+                id,
+                offset,
+            } => {
+                headers.insert(LOCATION, super::v2::upload_location(repository, *id));
+                headers.insert(RANGE, super::v2::upload_range(*offset));
+            }
+            Error::Range { size } => {
+                headers.insert(CONTENT_RANGE, super::v2::header(format!("bytes */{size}")));
+            }
+            Error::Index(index::Error::CatalogIncomplete(_)) => {
+                headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+            }
+            // Half a body may still be on its way.
+            Error::BodyBroken(_) => {
+                headers.insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            _ => {}
+        }
+        response
+    }
+}

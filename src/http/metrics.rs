@@ -1,0 +1,74 @@
+//! The names of the metrics, all in one place; `docs/operations.md` lists them.
+
+use metrics::{
+    Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+};
+
+use crate::log;
+
+const REQUESTS: &str = "registry_http_requests_total";
+const SECONDS: &str = "registry_http_request_seconds";
+const CONNECTIONS: &str = "registry_http_connections";
+const UPLOADED: &str = "registry_upload_bytes_total";
+const SENT: &str = "registry_blob_bytes_total";
+
+/// Says what the metrics mean. Called once, when a recorder is there.
+pub fn describe() {
+    describe_counter!(
+        REQUESTS,
+        Unit::Count,
+        "Requests answered, by route, method and status"
+    );
+    describe_histogram!(
+        SECONDS,
+        Unit::Seconds,
+        "Time until the answer's head was ready, by route"
+    );
+    describe_gauge!(CONNECTIONS, Unit::Count, "Open connections");
+    describe_counter!(UPLOADED, Unit::Bytes, "Bytes of blobs received");
+    describe_counter!(SENT, Unit::Bytes, "Bytes of blobs sent");
+    gauge!(CONNECTIONS).set(0);
+    counter!(UPLOADED).absolute(0);
+    counter!(SENT).absolute(0);
+}
+
+pub fn request(route: &'static str, line: &log::Request) {
+    // A client may send any method; the series must not grow with its fancy.
+    let method = match line.method.as_str() {
+        "GET" => "GET",
+        "HEAD" => "HEAD",
+        "POST" => "POST",
+        "PUT" => "PUT",
+        "PATCH" => "PATCH",
+        "DELETE" => "DELETE",
+        _ => "other",
+    };
+    counter!(REQUESTS, "route" => route, "method" => method, "status" => line.status.to_string())
+        .increment(1);
+    histogram!(SECONDS, "route" => route).record(line.start.elapsed());
+}
+
+pub fn uploaded(bytes: usize) {
+    counter!(UPLOADED).increment(bytes as u64);
+}
+
+pub fn sent(bytes: usize) {
+    counter!(SENT).increment(bytes as u64);
+}
+
+/// Counts a connection while it lives.
+#[derive(Debug)]
+pub struct Connection(());
+
+impl Connection {
+    pub fn new() -> Connection {
+        gauge!(CONNECTIONS).increment(1);
+        Connection(())
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        gauge!(CONNECTIONS).decrement(1);
+    }
+}

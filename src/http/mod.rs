@@ -1,0 +1,214 @@
+//! The HTTP face: connections ([`server`]), routes ([`router`]), answers.
+
+mod activity;
+mod body;
+mod error;
+mod metrics;
+mod range;
+mod router;
+mod server;
+mod v2;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
+
+use hyper::body::Incoming;
+use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, USER_AGENT};
+use hyper::{Method, Request, Response, StatusCode};
+use tokio::sync::Semaphore;
+
+use crate::index::Index;
+use crate::log;
+use crate::storage::Storage;
+use activity::Activity;
+use body::{Body, RequestBody};
+use error::{Error, Result};
+use router::Route;
+
+pub use server::Server;
+
+/// Bytes of uploads that wait in memory to be written, for all together.
+const UPLOAD_BUFFERS: usize = 32 << 20;
+
+/// What requests work with.
+#[derive(Debug)]
+pub struct App {
+    pub storage: Arc<Storage>,
+    pub index: Arc<Index>,
+    pub read_only: bool,
+    /// Set when the server is about to stop.
+    draining: AtomicBool,
+    upload_buffers: Arc<Semaphore>,
+    next_id: AtomicU64,
+}
+
+impl App {
+    pub fn new(storage: Arc<Storage>, index: Arc<Index>, read_only: bool) -> App {
+        // Ids of two runs should not meet in one log.
+        let start = uuid::Uuid::new_v4().as_u64_pair().0;
+        App {
+            storage,
+            index,
+            read_only,
+            draining: AtomicBool::new(false),
+            upload_buffers: Arc::new(Semaphore::new(UPLOAD_BUFFERS)),
+            next_id: AtomicU64::new(start),
+        }
+    }
+}
+
+/// A request on its way through the handlers.
+struct Exchange {
+    method: Method,
+    headers: hyper::HeaderMap,
+    query: Vec<(String, String)>,
+    body: RequestBody,
+}
+
+impl Exchange {
+    /// The first parameter of that name.
+    fn parameter(&self, name: &str) -> Option<&str> {
+        self.query
+            .iter()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
+    }
+
+    fn is_read(&self) -> bool {
+        matches!(self.method, Method::GET | Method::HEAD)
+    }
+}
+
+/// Answers one request; logs and counts it.
+async fn answer(
+    app: Arc<App>,
+    activity: Arc<Activity>,
+    client: SocketAddr,
+    request: Request<Incoming>,
+) -> Response<Body> {
+    let _working = activity.working();
+    let start = Instant::now();
+    let id = app.next_id.fetch_add(1, Ordering::Relaxed);
+    let (parts, incoming) = request.into_parts();
+    let mut line = log::Request {
+        id,
+        client,
+        method: parts.method.clone(),
+        uri: parts.uri.clone(),
+        user_agent: parts.headers.get(USER_AGENT).cloned(),
+        start,
+        status: 0,
+        bytes: 0,
+    };
+    let body = RequestBody::new(incoming, Arc::clone(&activity));
+    let route = Route::parse(parts.uri.path());
+    let name = route.as_ref().map_or("unknown", Route::name);
+    let head = parts.method == Method::HEAD;
+
+    let result = match (route, router::query(parts.uri.query())) {
+        (Ok(route), Ok(query)) => {
+            let mut exchange = Exchange {
+                method: parts.method,
+                headers: parts.headers,
+                query,
+                body,
+            };
+            let result = dispatch(&app, route, &mut exchange).await;
+            if result.is_err() && !exchange.is_read() {
+                exchange.body.drain().await;
+            }
+            result
+        }
+        (Err(e), _) | (_, Err(e)) => Err(e),
+    };
+    let mut response = result.unwrap_or_else(|e| e.response(id));
+
+    let headers = response.headers_mut();
+    if line.uri.path().starts_with("/v2") {
+        headers.insert(
+            HeaderName::from_static("docker-distribution-api-version"),
+            HeaderValue::from_static("registry/2.0"),
+        );
+    }
+    headers.insert(
+        HeaderName::from_static("x-content-type-options"),
+        HeaderValue::from_static("nosniff"),
+    );
+    headers.insert(
+        HeaderName::from_static("x-request-id"),
+        v2::header(format!("{id:016x}")),
+    );
+    if let Body::Full(bytes) = response.body()
+        && !response.headers().contains_key(CONTENT_LENGTH)
+    {
+        let length = bytes.len();
+        response.headers_mut().insert(CONTENT_LENGTH, length.into());
+    }
+    if head {
+        *response.body_mut() = Body::Empty;
+    }
+    line.status = response.status().as_u16();
+    metrics::request(name, &line);
+    response.body_mut().log(line);
+    response
+}
+
+async fn dispatch(app: &Arc<App>, route: Route, exchange: &mut Exchange) -> Result<Response<Body>> {
+    if !route
+        .methods()
+        .split(", ")
+        .any(|method| method == exchange.method.as_str())
+    {
+        return Err(Error::MethodNotAllowed(route.methods()));
+    }
+    if app.read_only && !exchange.is_read() {
+        return Err(Error::ReadOnly);
+    }
+    match route {
+        Route::Ping => Ok(json("{}".into())),
+        Route::Catalog => v2::lists::catalog(app, exchange).await,
+        Route::Tags(repository) => v2::lists::tags(app, exchange, repository).await,
+        Route::Referrers(repository, subject) => {
+            v2::lists::referrers(app, exchange, repository, subject).await
+        }
+        Route::Blob(repository, digest) => v2::blobs::blob(app, exchange, repository, digest).await,
+        Route::Uploads(repository) => v2::uploads::start(app, exchange, repository).await,
+        Route::Upload(repository, id) => v2::uploads::upload(app, exchange, repository, id).await,
+        Route::Manifest(repository, reference) => {
+            v2::manifests::manifest(app, exchange, repository, reference).await
+        }
+        Route::Healthz => Ok(Response::new(Body::from("ok\n"))),
+        Route::Readyz => Ok(ready(app)),
+    }
+}
+
+/// Ready from the first request on, until the server is about to stop.
+fn ready(app: &App) -> Response<Body> {
+    let draining = app.draining.load(Ordering::Relaxed);
+    let mut response = Response::new(Body::from(if draining { "stopping\n" } else { "ok\n" }));
+    if draining {
+        *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+    }
+    response
+}
+
+fn json(text: String) -> Response<Body> {
+    let mut response = Response::new(Body::from(text));
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+/// Runs blocking work (files, the database) off the threads that serve
+/// sockets.
+async fn blocking<T: Send + 'static, E: Into<Error> + Send + 'static>(
+    work: impl FnOnce() -> Result<T, E> + Send + 'static,
+) -> Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(Error::Panicked)?
+        .map_err(Into::into)
+}

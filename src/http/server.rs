@@ -1,0 +1,345 @@
+//! Connections: accept, TLS, limits, and a stop that lets requests finish.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper::{Request, Response, header};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulConnection;
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio_rustls::TlsAcceptor;
+
+use super::activity::{Activity, Watched};
+use super::body::Body;
+use super::{App, answer, metrics};
+use crate::config::Http;
+
+/// Bytes of one request head.
+const HEAD_MAX: usize = 64 << 10;
+/// Requests at a time on one HTTP/2 connection, and what each may send ahead.
+const H2_STREAMS: u32 = 128;
+const H2_STREAM_WINDOW: u32 = 1 << 20;
+const H2_CONNECTION_WINDOW: u32 = 4 << 20;
+
+#[derive(Debug)]
+pub struct Server {
+    shared: Arc<Shared>,
+    listeners: Vec<TcpListener>,
+    metrics: Option<(TcpListener, PrometheusHandle)>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    app: Arc<App>,
+    http: Http,
+    /// A short section, never held across an await.
+    tls: Option<Mutex<Arc<rustls::ServerConfig>>>,
+    connections: Arc<Semaphore>,
+}
+
+impl Server {
+    /// Opens the listening sockets; nothing is answered before [`Server::run`].
+    pub async fn bind(http: Http, app: App) -> anyhow::Result<Server> {
+        let tls = match &http.tls {
+            Some(files) => Some(Mutex::new(Arc::new(load_tls(files)?))),
+            None => None,
+        };
+        let mut listeners = Vec::new();
+        for &address in &http.listen {
+            listeners.push(listen(address).await?);
+        }
+        let metrics = match http.metrics_listen {
+            Some(address) => {
+                let handle = PrometheusBuilder::new()
+                    .install_recorder()
+                    .context("cannot collect metrics")?;
+                metrics::describe();
+                Some((listen(address).await?, handle))
+            }
+            None => None,
+        };
+        let connections = Arc::new(Semaphore::new(http.max_connections as usize));
+        let shared = Shared {
+            app: Arc::new(app),
+            http,
+            tls,
+            connections,
+        };
+        Ok(Server {
+            shared: Arc::new(shared),
+            listeners,
+            metrics,
+        })
+    }
+
+    /// Where the server listens, as URLs, with the ports that were chosen.
+    pub fn urls(&self) -> Vec<String> {
+        let scheme = if self.shared.tls.is_some() {
+            "https"
+        } else {
+            "http"
+        };
+        let addresses = self
+            .listeners
+            .iter()
+            .filter_map(|listener| listener.local_addr().ok());
+        addresses
+            .map(|address| format!("{scheme}://{address}"))
+            .collect()
+    }
+
+    pub fn metrics_url(&self) -> Option<String> {
+        let (listener, _) = self.metrics.as_ref()?;
+        Some(format!("http://{}/metrics", listener.local_addr().ok()?))
+    }
+
+    /// Makes a way to have the certificate read again while the server runs.
+    pub fn tls_reloader(&self) -> impl Fn() + Send + 'static {
+        let shared = Arc::clone(&self.shared);
+        move || {
+            let (Some(files), Some(tls)) = (&shared.http.tls, &shared.tls) else {
+                tracing::info!("nothing to reload: there is no certificate");
+                return;
+            };
+            match load_tls(files) {
+                Ok(config) => {
+                    *tls.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
+                    tracing::info!("the certificate was reloaded");
+                }
+                Err(error) => tracing::error!("the old certificate stays in use: {error:#}"),
+            }
+        }
+    }
+
+    /// Serves until `stop` turns true, then lets what is under way finish.
+    /// `false`: the time for that ran out.
+    pub async fn run(self, mut stop: watch::Receiver<bool>) -> bool {
+        let mut tasks = tokio::task::JoinSet::new();
+        for listener in self.listeners {
+            tasks.spawn(accept(Arc::clone(&self.shared), listener, stop.clone()));
+        }
+        if let Some((listener, handle)) = self.metrics {
+            tasks.spawn(serve_metrics(listener, handle));
+        }
+        // An error means that the sender is gone, which asks for a stop too.
+        drop(stop.wait_for(|&stop| stop).await);
+        self.shared
+            .app
+            .draining
+            .store(true, std::sync::atomic::Ordering::Relaxed);
+        tasks.shutdown().await;
+        let all = self.shared.http.max_connections;
+        let drained = Arc::clone(&self.shared.connections).acquire_many_owned(all);
+        tokio::time::timeout(self.shared.http.drain_timeout, drained)
+            .await
+            .is_ok()
+    }
+}
+
+async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("cannot listen on {address}"))
+}
+
+fn load_tls((cert, key): &(PathBuf, PathBuf)) -> anyhow::Result<rustls::ServerConfig> {
+    let unreadable = |path: &Path| format!("cannot read {}", path.display());
+    let certs = CertificateDer::pem_file_iter(cert)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .with_context(|| unreadable(cert))?;
+    anyhow::ensure!(
+        !certs.is_empty(),
+        "{} holds no certificate in PEM form",
+        cert.display()
+    );
+    let private = PrivateKeyDer::from_pem_file(key).with_context(|| unreadable(key))?;
+    let mut config = rustls::ServerConfig::builder()
+        .with_no_client_auth()
+        .with_single_cert(certs, private)
+        .with_context(|| {
+            format!(
+                "{} and {} do not go together",
+                cert.display(),
+                key.display()
+            )
+        })?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(config)
+}
+
+async fn accept(shared: Arc<Shared>, listener: TcpListener, stop: watch::Receiver<bool>) {
+    loop {
+        // At the limit, clients wait in the kernel's queue.
+        let permit = Arc::clone(&shared.connections)
+            .acquire_owned()
+            .await
+            .expect("the semaphore is never closed");
+        match listener.accept().await {
+            Ok((stream, client)) => {
+                tokio::spawn(connection(
+                    Arc::clone(&shared),
+                    stream,
+                    client,
+                    permit,
+                    stop.clone(),
+                ));
+            }
+            Err(error) => {
+                // Mostly: out of file descriptors. Give them time to come back.
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn connection(
+    shared: Arc<Shared>,
+    stream: TcpStream,
+    client: SocketAddr,
+    _permit: OwnedSemaphorePermit,
+    stop: watch::Receiver<bool>,
+) {
+    let _counted = metrics::Connection::new();
+    // Without it a small answer may wait for the acknowledgement of another.
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%client, %error, "connection lost at once");
+        return;
+    }
+    let activity = Activity::new();
+    let stream = Watched::new(stream, Arc::clone(&activity));
+    let service = {
+        let (app, activity) = (Arc::clone(&shared.app), Arc::clone(&activity));
+        service_fn(move |request: Request<Incoming>| {
+            let (app, activity) = (Arc::clone(&app), Arc::clone(&activity));
+            async move { Ok::<_, Infallible>(answer(app, activity, client, request).await) }
+        })
+    };
+    let http = &shared.http;
+    let mut http1 = http1::Builder::new();
+    http1
+        .timer(TokioTimer::new())
+        .header_read_timeout(http.header_timeout)
+        .max_header_size(HEAD_MAX);
+
+    let ended = match &shared.tls {
+        None => {
+            drive(
+                http1.serve_connection(TokioIo::new(stream), service),
+                &activity,
+                http.idle_timeout,
+                stop,
+            )
+            .await
+        }
+        Some(tls) => {
+            let config = Arc::clone(&tls.lock().unwrap_or_else(PoisonError::into_inner));
+            let handshake = TlsAcceptor::from(config).accept(stream);
+            let stream = match tokio::time::timeout(http.header_timeout, handshake).await {
+                Ok(Ok(stream)) => stream,
+                Ok(Err(error)) => {
+                    tracing::debug!(%client, %error, "TLS handshake failed");
+                    return;
+                }
+                Err(_) => return,
+            };
+            if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
+                let mut http2 = http2::Builder::new(TokioExecutor::new());
+                http2
+                    .timer(TokioTimer::new())
+                    .max_concurrent_streams(H2_STREAMS)
+                    .initial_stream_window_size(H2_STREAM_WINDOW)
+                    .initial_connection_window_size(H2_CONNECTION_WINDOW)
+                    .max_header_list_size(HEAD_MAX as u32);
+                let served = http2.serve_connection(TokioIo::new(stream), service);
+                drive(served, &activity, http.idle_timeout, stop).await
+            } else {
+                drive(
+                    http1.serve_connection(TokioIo::new(stream), service),
+                    &activity,
+                    http.idle_timeout,
+                    stop,
+                )
+                .await
+            }
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%client, %error, "connection ended");
+    }
+}
+
+/// Runs a connection to its end: the client's, the server's stop, or the idle
+/// timeout.
+async fn drive<C: GracefulConnection<Error = hyper::Error>>(
+    connection: C,
+    activity: &Activity,
+    idle_timeout: Duration,
+    mut stop: watch::Receiver<bool>,
+) -> Result<(), hyper::Error> {
+    let mut connection = pin!(connection);
+    let mut stopping = false;
+    loop {
+        let left = idle_timeout.saturating_sub(activity.idle());
+        if left.is_zero() {
+            return Ok(());
+        }
+        tokio::select! {
+            ended = connection.as_mut() => return ended,
+            // An error means that the sender is gone, which asks for a stop too.
+            _ = stop.wait_for(|&stop| stop), if !stopping => {
+                stopping = true;
+                connection.as_mut().graceful_shutdown();
+            }
+            // Not before this can the connection have been idle for too long.
+            () = tokio::time::sleep(left) => {}
+        }
+    }
+}
+
+async fn serve_metrics(listener: TcpListener, handle: PrometheusHandle) {
+    let render = |handle: PrometheusHandle, request: Request<Incoming>| async move {
+        let mut response = if request.uri().path() == "/metrics" {
+            handle.run_upkeep();
+            Response::new(Body::from(handle.render()))
+        } else {
+            let mut response = Response::new(Body::from("the metrics are at /metrics\n"));
+            *response.status_mut() = hyper::StatusCode::NOT_FOUND;
+            response
+        };
+        let plain = header::HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+        response.headers_mut().insert(header::CONTENT_TYPE, plain);
+        Ok::<_, io::Error>(response)
+    };
+    loop {
+        let Ok((stream, client)) = listener.accept().await else {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            continue;
+        };
+        let handle = handle.clone();
+        tokio::spawn(async move {
+            let service = service_fn(move |request| render(handle.clone(), request));
+            let served = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(Duration::from_secs(30))
+                .serve_connection(TokioIo::new(stream), service)
+                .await;
+            if let Err(error) = served {
+                tracing::debug!(%client, %error, "metrics connection ended");
+            }
+        });
+    }
+}

@@ -1,0 +1,88 @@
+//! `/v2/NAME/blobs/DIGEST`
+
+use std::sync::Arc;
+
+use hyper::header::{
+    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderValue,
+};
+use hyper::{Method, Response, StatusCode};
+
+use super::{DOCKER_CONTENT_DIGEST, header};
+use crate::http::body::Body;
+use crate::http::error::{Error, Result};
+use crate::http::range::{self, Wanted};
+use crate::http::{App, Exchange, blocking};
+use crate::oci::{Digest, Repository};
+
+/// Bytes that are read rather than mapped: for less, copying is cheaper.
+const SMALL: u64 = 64 << 10;
+
+pub async fn blob(
+    app: &Arc<App>,
+    exchange: &Exchange,
+    repository: Repository,
+    digest: Digest,
+) -> Result<Response<Body>> {
+    let storage = Arc::clone(&app.storage);
+    if exchange.method == Method::DELETE {
+        blocking(move || storage.delete_blob(&repository, &digest)).await?;
+        let mut response = Response::new(Body::Empty);
+        *response.status_mut() = StatusCode::ACCEPTED;
+        return Ok(response);
+    }
+
+    let size = match storage.cached_blob_size(&repository, &digest) {
+        Some(size) => size,
+        None => {
+            let (storage, repository) = (Arc::clone(&storage), repository.clone());
+            blocking(move || storage.blob_size(&repository, &digest)).await?
+        }
+    };
+    let etag = format!("\"{digest}\"");
+    let mut response = Response::new(Body::Empty);
+    let headers = response.headers_mut();
+    headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    headers.insert(
+        CACHE_CONTROL,
+        HeaderValue::from_static("private, max-age=31536000, immutable"),
+    );
+    headers.insert(DOCKER_CONTENT_DIGEST, header(digest.to_string()));
+
+    let range = match range::wanted(&exchange.headers, &etag, size) {
+        Wanted::All => 0..size,
+        Wanted::Part(part) => {
+            headers.insert(
+                CONTENT_RANGE,
+                header(format!("bytes {}-{}/{size}", part.start, part.end - 1)),
+            );
+            *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+            part
+        }
+        Wanted::NotModified => {
+            headers.insert(ETAG, header(etag));
+            *response.status_mut() = StatusCode::NOT_MODIFIED;
+            return Ok(response);
+        }
+        Wanted::Unsatisfiable => return Err(Error::Range { size }),
+    };
+    let headers = response.headers_mut();
+    headers.insert(ETAG, header(etag));
+    headers.insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static("application/octet-stream"),
+    );
+    headers.insert(CONTENT_LENGTH, (range.end - range.start).into());
+    if exchange.method == Method::GET {
+        *response.body_mut() = blocking(move || {
+            let blob = storage.open_blob(&repository, &digest)?;
+            let length = range.end - range.start;
+            if length > SMALL {
+                Ok(Body::blob(blob, range))
+            } else {
+                blob.read(range).map(Body::from)
+            }
+        })
+        .await?;
+    }
+    Ok(response)
+}

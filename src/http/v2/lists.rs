@@ -1,0 +1,171 @@
+//! What a registry can list: its repositories, a repository's tags, a
+//! manifest's referrers. Every list comes in pages of bounded size.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::Response;
+use hyper::header::{CONTENT_TYPE, HeaderValue, LINK};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde_json::json;
+
+use super::{OCI_FILTERS_APPLIED, header};
+use crate::http::body::Body;
+use crate::http::error::{Error, Result};
+use crate::http::{App, Exchange, blocking, json};
+use crate::index;
+use crate::oci::{Digest, MediaType, Repository};
+
+/// Names on a page: the most, and what one gets without asking.
+const PAGE_MAX: usize = 1000;
+/// Catalog entries looked at for one page: empty repositories are passed over.
+const CATALOG_READ: usize = 10 * PAGE_MAX;
+/// How long a request waits for a catalog that is being built.
+const CATALOG_WAIT: Duration = Duration::from_secs(5);
+
+/// What may stand unescaped in the value of a query parameter.
+const VALUE: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'/')
+    .remove(b':');
+
+/// `n`, clamped. Any number is one, however long.
+fn page_size(exchange: &Exchange) -> Result<usize> {
+    match exchange.parameter("n") {
+        None => Ok(PAGE_MAX),
+        Some(n) if !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()) => {
+            Ok(n.parse().map_or(PAGE_MAX, |n: usize| n.min(PAGE_MAX)))
+        }
+        Some(n) => Err(Error::PageSize(n.chars().take(32).collect())),
+    }
+}
+
+/// RFC 8288. Relative, like every location.
+fn link_next(response: &mut Response<Body>, path: &str, parameters: &[(&str, &str)]) {
+    let query: Vec<String> = parameters
+        .iter()
+        .map(|(k, v)| format!("{k}={}", utf8_percent_encode(v, VALUE)))
+        .collect();
+    response.headers_mut().insert(
+        LINK,
+        header(format!("<{path}?{}>; rel=\"next\"", query.join("&"))),
+    );
+}
+
+/// `GET /v2/_catalog`
+pub async fn catalog(app: &Arc<App>, exchange: &Exchange) -> Result<Response<Body>> {
+    let n = page_size(exchange)?;
+    wait_for_catalog(app).await?;
+    let last = exchange.parameter("last").unwrap_or_default().to_owned();
+    let (storage, index) = (Arc::clone(&app.storage), Arc::clone(&app.index));
+    let (names, next) = blocking(move || {
+        let mut names: Vec<Repository> = Vec::new();
+        let (mut last, mut read) = (last, 0);
+        while n > 0 {
+            let page = index.repositories(&last, PAGE_MAX)?;
+            for repository in page.items {
+                // One more than asked for shows that there is a next page.
+                if names.len() == n || read == CATALOG_READ {
+                    return Ok((names, Some(last)));
+                }
+                read += 1;
+                last = repository.as_str().to_owned();
+                if storage.has_manifests(&repository) {
+                    names.push(repository);
+                }
+            }
+            if page.next.is_none() {
+                break;
+            }
+        }
+        Ok::<_, index::Error>((names, None))
+    })
+    .await?;
+    let names: Vec<&str> = names.iter().map(Repository::as_str).collect();
+    let mut response = json(json!({"repositories": names}).to_string());
+    if let Some(last) = next {
+        link_next(
+            &mut response,
+            "/v2/_catalog",
+            &[("last", &last), ("n", &n.to_string())],
+        );
+    }
+    Ok(response)
+}
+
+async fn wait_for_catalog(app: &App) -> Result<()> {
+    const STEP: Duration = Duration::from_millis(50);
+    let deadline = tokio::time::Instant::now() + CATALOG_WAIT;
+    loop {
+        match app.index.catalog_complete() {
+            Ok(()) => return Ok(()),
+            Err(found) if tokio::time::Instant::now() >= deadline => {
+                return Err(index::Error::CatalogIncomplete(found).into());
+            }
+            Err(_) => tokio::time::sleep(STEP).await,
+        }
+    }
+}
+
+/// `GET /v2/NAME/tags/list`
+pub async fn tags(
+    app: &Arc<App>,
+    exchange: &Exchange,
+    repository: Repository,
+) -> Result<Response<Body>> {
+    let n = page_size(exchange)?;
+    let last = exchange.parameter("last").unwrap_or_default().to_owned();
+    let (storage, name) = (Arc::clone(&app.storage), repository.clone());
+    let page = blocking(move || storage.tags(&name, &last, n)).await?;
+    let tags: Vec<&str> = page.items.iter().map(|tag| tag.as_str()).collect();
+    let mut response = json(json!({"name": repository.as_str(), "tags": tags}).to_string());
+    if let Some(last) = page.next {
+        let path = format!("/v2/{repository}/tags/list");
+        link_next(
+            &mut response,
+            &path,
+            &[("last", &last), ("n", &n.to_string())],
+        );
+    }
+    Ok(response)
+}
+
+/// `GET /v2/NAME/referrers/DIGEST`
+pub async fn referrers(
+    app: &Arc<App>,
+    exchange: &Exchange,
+    repository: Repository,
+    subject: Digest,
+) -> Result<Response<Body>> {
+    let artifact_type = exchange.parameter("artifactType").map(str::to_owned);
+    let last: Option<Digest> = exchange.parameter("last").map(str::parse).transpose()?;
+    let (storage, name, filter) = (
+        Arc::clone(&app.storage),
+        repository.clone(),
+        artifact_type.clone(),
+    );
+    let page =
+        blocking(move || storage.referrers(&name, &subject, filter.as_deref(), last)).await?;
+    let media_type = MediaType::OciIndex.as_str();
+    let document = json!({"schemaVersion": 2, "mediaType": media_type, "manifests": page.items});
+    let mut response = json(document.to_string());
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
+    let path = format!("/v2/{repository}/referrers/{subject}");
+    let mut parameters = Vec::new();
+    if let Some(artifact_type) = &artifact_type {
+        parameters.push(("artifactType", artifact_type.as_str()));
+        response.headers_mut().insert(
+            OCI_FILTERS_APPLIED,
+            HeaderValue::from_static("artifactType"),
+        );
+    }
+    if let Some(last) = &page.next {
+        parameters.push(("last", last));
+        link_next(&mut response, &path, &parameters);
+    }
+    Ok(response)
+}

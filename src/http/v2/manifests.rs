@@ -1,0 +1,126 @@
+//! `/v2/NAME/manifests/REFERENCE`
+
+use std::sync::Arc;
+
+use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderValue, LOCATION};
+use hyper::{Method, Response, StatusCode};
+
+use super::{DOCKER_CONTENT_DIGEST, OCI_SUBJECT, OCI_TAG, header};
+use crate::http::body::Body;
+use crate::http::error::{Error, Result};
+use crate::http::{App, Exchange, blocking, range};
+use crate::oci::manifest::MANIFEST_MAX;
+use crate::oci::{Algorithm, Manifest, Reference, Repository, Tag};
+use crate::storage::StoredManifest;
+
+pub async fn manifest(
+    app: &Arc<App>,
+    exchange: &mut Exchange,
+    repository: Repository,
+    reference: Reference,
+) -> Result<Response<Body>> {
+    match exchange.method {
+        Method::PUT => put(app, exchange, repository, reference).await,
+        Method::DELETE => {
+            let storage = Arc::clone(&app.storage);
+            blocking(move || match &reference {
+                Reference::Tag(tag) => storage.delete_tag(&repository, tag),
+                Reference::Digest(digest) => storage.delete_manifest(&repository, digest),
+            })
+            .await?;
+            let mut response = Response::new(Body::Empty);
+            *response.status_mut() = StatusCode::ACCEPTED;
+            Ok(response)
+        }
+        // GET and HEAD; the router lets nothing else through.
+        _ => {
+            let storage = Arc::clone(&app.storage);
+            let stored = match storage.cached_manifest(&repository, &reference) {
+                Some(stored) => stored,
+                None => blocking(move || storage.manifest(&repository, &reference)).await?,
+            };
+            Ok(found(exchange, &stored))
+        }
+    }
+}
+
+fn found(exchange: &Exchange, stored: &StoredManifest) -> Response<Body> {
+    let digest = stored.digest.to_string();
+    let etag = format!("\"{digest}\"");
+    let mut response = Response::new(Body::Empty);
+    let headers = response.headers_mut();
+    if range::not_modified(&exchange.headers, &etag) {
+        headers.insert(ETAG, header(etag));
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+        return response;
+    }
+    headers.insert(ETAG, header(etag));
+    headers.insert(DOCKER_CONTENT_DIGEST, header(digest));
+    headers.insert(CONTENT_LENGTH, stored.bytes.len().into());
+    headers.insert(CONTENT_TYPE, header(stored.media_type.clone()));
+    *response.body_mut() = Body::from(stored.bytes.clone());
+    response
+}
+
+async fn put(
+    app: &Arc<App>,
+    exchange: &mut Exchange,
+    repository: Repository,
+    reference: Reference,
+) -> Result<Response<Body>> {
+    let mut tags = Vec::new();
+    for (_, value) in exchange.query.iter().filter(|(key, _)| key == "tag") {
+        tags.push(value.parse::<Tag>()?);
+    }
+    if matches!(reference, Reference::Tag(_)) && !tags.is_empty() {
+        return Err(Error::TagWithTag);
+    }
+    let content_type = match exchange.headers.get(CONTENT_TYPE) {
+        Some(value) => Some(crate::log::escape(value.as_bytes())),
+        None => None,
+    };
+    let bytes = exchange
+        .body
+        .collect(MANIFEST_MAX)
+        .await?
+        .ok_or(Error::ManifestTooLarge)?;
+
+    let (storage, index) = (Arc::clone(&app.storage), Arc::clone(&app.index));
+    let (name, asked, accepted) = (repository.clone(), reference.clone(), tags.clone());
+    let (digest, subject) = blocking(move || {
+        let algorithm = match &reference {
+            Reference::Digest(digest) => digest.algorithm(),
+            Reference::Tag(_) => Algorithm::Sha256,
+        };
+        let digest = algorithm.digest(&bytes);
+        match reference {
+            Reference::Tag(tag) => tags.push(tag),
+            Reference::Digest(expected) if expected != digest => {
+                return Err(Error::ManifestDigest {
+                    expected,
+                    actual: digest,
+                });
+            }
+            Reference::Digest(_) => {}
+        }
+        let manifest = Manifest::parse(&bytes, content_type.as_deref())?;
+        index.add_repository(&repository)?;
+        storage.put_manifest(&repository, &tags, &manifest, &digest, &bytes)?;
+        Ok(((digest), manifest.subject))
+    })
+    .await?;
+
+    let mut response = Response::new(Body::Empty);
+    *response.status_mut() = StatusCode::CREATED;
+    let headers = response.headers_mut();
+    headers.insert(LOCATION, header(format!("/v2/{name}/manifests/{asked}")));
+    headers.insert(DOCKER_CONTENT_DIGEST, header(digest.to_string()));
+    headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+    for tag in accepted {
+        headers.append(OCI_TAG, header(tag.to_string()));
+    }
+    if let Some(subject) = subject {
+        headers.insert(OCI_SUBJECT, header(subject.to_string()));
+    }
+    Ok(response)
+}

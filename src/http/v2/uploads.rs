@@ -1,0 +1,250 @@
+//! `/v2/NAME/blobs/uploads/`: pushing blobs, whole or in chunks, and mounting
+//! them from another repository.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use hyper::header::{CONTENT_LENGTH, CONTENT_RANGE, HeaderValue, LOCATION, RANGE};
+use hyper::{Method, Response, StatusCode};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::task::JoinHandle;
+use uuid::Uuid;
+
+use super::{
+    DOCKER_CONTENT_DIGEST, DOCKER_UPLOAD_UUID, blob_location, header, upload_location, upload_range,
+};
+use crate::http::body::{Body, RequestBody};
+use crate::http::error::{Error, Result};
+use crate::http::{App, Exchange, blocking, metrics};
+use crate::oci::{Algorithm, Digest, Repository};
+use crate::storage::{self, UploadWriter};
+
+/// Bytes of one upload that may wait in memory while others are written.
+const BATCH: usize = 1 << 20;
+
+/// `POST`: mounts a blob, takes a whole one, or starts an upload.
+pub async fn start(
+    app: &Arc<App>,
+    exchange: &mut Exchange,
+    repository: Repository,
+) -> Result<Response<Body>> {
+    if let Some(mount) = exchange.parameter("mount") {
+        let digest: Digest = mount.parse()?;
+        let from: Option<Repository> = exchange.parameter("from").map(str::parse).transpose()?;
+        let (storage, to) = (Arc::clone(&app.storage), repository.clone());
+        if blocking(move || storage.mount_blob(&to, &digest, from.as_ref())).await? {
+            return Ok(created(&repository, &digest));
+        }
+    }
+    let digest: Option<Digest> = exchange.parameter("digest").map(str::parse).transpose()?;
+    let algorithm = match (&digest, exchange.parameter("digest-algorithm")) {
+        (Some(digest), _) => digest.algorithm(),
+        (None, Some(name)) => name.parse::<Algorithm>()?,
+        (None, None) => Algorithm::Sha256,
+    };
+    let (storage, name) = (Arc::clone(&app.storage), repository.clone());
+    let id = blocking(move || storage.start_upload(&name, algorithm)).await?;
+    let Some(digest) = digest else {
+        return Ok(progress(StatusCode::ACCEPTED, &repository, id, 0));
+    };
+    let writer = write(app, &repository, id).await?;
+    match receive(app, writer, &mut exchange.body).await {
+        Ok(writer) => blocking(move || writer.commit(&digest)).await?,
+        Err(e) => {
+            // The client has no address to go on with.
+            let (storage, name) = (Arc::clone(&app.storage), repository.clone());
+            // Gone already after a failed write.
+            drop(blocking(move || storage.cancel_upload(&name, id)).await);
+            return Err(e);
+        }
+    }
+    Ok(created(&repository, &digest))
+}
+
+/// Everything else happens at the upload's own address.
+pub async fn upload(
+    app: &Arc<App>,
+    exchange: &mut Exchange,
+    repository: Repository,
+    id: Uuid,
+) -> Result<Response<Body>> {
+    let storage = Arc::clone(&app.storage);
+    let name = repository.clone();
+    match exchange.method {
+        Method::PATCH => {
+            let writer = write(app, &repository, id).await?;
+            check_range(exchange, &repository, id, &writer)?;
+            let writer = receive(app, writer, &mut exchange.body).await?;
+            Ok(progress(
+                StatusCode::ACCEPTED,
+                &repository,
+                id,
+                writer.offset(),
+            ))
+        }
+        Method::PUT => {
+            let digest: Digest = exchange
+                .parameter("digest")
+                .ok_or(Error::DigestMissing)?
+                .parse()?;
+            let writer = write(app, &repository, id).await?;
+            check_range(exchange, &repository, id, &writer)?;
+            let writer = receive(app, writer, &mut exchange.body).await?;
+            blocking(move || writer.commit(&digest)).await?;
+            Ok(created(&repository, &digest))
+        }
+        Method::DELETE => {
+            blocking(move || storage.cancel_upload(&name, id)).await?;
+            let mut response = Response::new(Body::Empty);
+            *response.status_mut() = StatusCode::NO_CONTENT;
+            Ok(response)
+        }
+        // GET and HEAD; the router lets nothing else through.
+        _ => {
+            let offset = blocking(move || storage.upload_offset(&name, id)).await?;
+            Ok(progress(StatusCode::NO_CONTENT, &repository, id, offset))
+        }
+    }
+}
+
+async fn write(app: &Arc<App>, repository: &Repository, id: Uuid) -> Result<UploadWriter> {
+    let (storage, repository) = (Arc::clone(&app.storage), repository.clone());
+    blocking(move || storage.write_upload(&repository, id)).await
+}
+
+/// A chunk says where it belongs; a streamed body does not, and goes to the
+/// end.
+fn check_range(
+    exchange: &Exchange,
+    repository: &Repository,
+    id: Uuid,
+    writer: &UploadWriter,
+) -> Result<()> {
+    let Some(value) = exchange.headers.get(CONTENT_RANGE) else {
+        return Ok(());
+    };
+    let refused = || Error::ContentRange(crate::log::escape(value.as_bytes()));
+    let text = value.to_str().map_err(|_| refused())?;
+    let number = |s: &str| -> Option<u64> {
+        s.bytes()
+            .all(|b| b.is_ascii_digit())
+            .then(|| s.parse().ok())?
+    };
+    // Some clients write it as HTTP does.
+    let text = text.strip_prefix("bytes ").unwrap_or(text);
+    let text = text.split_once('/').map_or(text, |(range, _)| range);
+    let (first, last) = text
+        .split_once('-')
+        .and_then(|(a, b)| Some((number(a)?, number(b)?)))
+        .ok_or_else(refused)?;
+    let offset = writer.offset();
+    if first != offset {
+        return Err(Error::OutOfOrder {
+            repository: repository.clone(),
+            id,
+            offset,
+        });
+    }
+    let length = exchange
+        .headers
+        .get(CONTENT_LENGTH)
+        .and_then(|v| v.to_str().ok())
+        .and_then(number);
+    match (
+        last.checked_sub(first).and_then(|n| n.checked_add(1)),
+        length,
+    ) {
+        (None, _) => Err(refused()),
+        (Some(said), Some(length)) if said != length => Err(refused()),
+        _ => Ok(()),
+    }
+}
+
+/// Writes a body to an upload. While one batch is hashed and written, the next
+/// gathers; no thread is held while the client is slow.
+async fn receive(app: &App, writer: UploadWriter, body: &mut RequestBody) -> Result<UploadWriter> {
+    let mut idle = Some(writer);
+    let mut writing: Option<JoinHandle<storage::Result<UploadWriter>>> = None;
+    let mut batch = Batch::default();
+    // A piece that waits for room among the uploads' buffers.
+    let mut arrived: Option<Bytes> = None;
+    let mut end: Option<Result<()>> = None;
+    loop {
+        if !batch.pieces.is_empty()
+            && let Some(writer) = idle.take()
+        {
+            let batch = std::mem::take(&mut batch);
+            writing = Some(tokio::task::spawn_blocking(move || {
+                writer.append(&batch.pieces)
+            }));
+        }
+        tokio::select! {
+            written = async { writing.as_mut().expect("guarded").await }, if writing.is_some() => {
+                writing = None;
+                idle = Some(written.map_err(Error::Panicked)??);
+            }
+            piece = body.next(), if end.is_none() && arrived.is_none() && batch.size < BATCH => match piece {
+                Ok(Some(piece)) => arrived = Some(piece),
+                Ok(None) => end = Some(Ok(())),
+                Err(e) => end = Some(Err(e)),
+            },
+            permit = room(app, arrived.as_ref()), if arrived.is_some() => {
+                let piece = arrived.take().expect("guarded");
+                metrics::uploaded(piece.len());
+                batch.add(piece, permit);
+            }
+            else => break,
+        }
+    }
+    // Only now, with all that came written: the client may go on from there.
+    end.expect("the loop ends after the body")?;
+    Ok(idle.expect("the loop ends when nothing is being written"))
+}
+
+/// What is written in one go, and the room it takes in memory.
+#[derive(Default)]
+struct Batch {
+    pieces: Vec<Bytes>,
+    size: usize,
+    room: Option<OwnedSemaphorePermit>,
+}
+
+impl Batch {
+    fn add(&mut self, piece: Bytes, room: OwnedSemaphorePermit) {
+        self.size += piece.len();
+        self.pieces.push(piece);
+        match &mut self.room {
+            Some(held) => held.merge(room),
+            None => self.room = Some(room),
+        }
+    }
+}
+
+async fn room(app: &App, piece: Option<&Bytes>) -> OwnedSemaphorePermit {
+    let size = piece.map_or(0, Bytes::len);
+    let size = u32::try_from(size).expect("hyper's frames are no larger than its buffer");
+    Arc::clone(&app.upload_buffers)
+        .acquire_many_owned(size)
+        .await
+        .expect("the semaphore is never closed")
+}
+
+fn created(repository: &Repository, digest: &Digest) -> Response<Body> {
+    let mut response = Response::new(Body::Empty);
+    *response.status_mut() = StatusCode::CREATED;
+    let headers = response.headers_mut();
+    headers.insert(LOCATION, blob_location(repository, digest));
+    headers.insert(DOCKER_CONTENT_DIGEST, header(digest.to_string()));
+    headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+    response
+}
+
+fn progress(status: StatusCode, repository: &Repository, id: Uuid, offset: u64) -> Response<Body> {
+    let mut response = Response::new(Body::Empty);
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(LOCATION, upload_location(repository, id));
+    headers.insert(RANGE, upload_range(offset));
+    headers.insert(DOCKER_UPLOAD_UUID, header(id.to_string()));
+    response
+}

@@ -1,0 +1,192 @@
+//! Blobs: read, link into repositories, unlink. A blob lies once in the store;
+//! a repository's link decides whether it may be read there.
+
+use std::fs::{self, File};
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use memmap2::{Advice, MmapOptions};
+
+use super::durable::discard;
+use super::{Error, Result, Storage, read_link};
+use crate::oci::{Digest, Repository};
+
+/// An open blob.
+#[derive(Debug)]
+pub struct Blob {
+    file: File,
+    path: PathBuf,
+    pub size: u64,
+}
+
+impl Blob {
+    /// A copy of the bytes of `range`.
+    pub fn read(&self, range: Range<u64>) -> Result<Bytes> {
+        let length =
+            usize::try_from(range.end - range.start).expect("asked for what fits into memory");
+        let mut bytes = vec![0; length];
+        self.file
+            .read_exact_at(&mut bytes, range.start)
+            .map_err(|e| Error::io("read", &self.path, e))?;
+        Ok(bytes.into())
+    }
+
+    /// The bytes of `range`, mapped from the page cache rather than copied, and
+    /// unmapped when the last clone is dropped. Waits for the disk: the pages
+    /// are brought in here, so that a reader of the slice does not fault.
+    pub fn slice(&self, range: Range<u64>) -> Result<Bytes> {
+        self.map(range)
+            .map_err(|e| Error::io("read", &self.path, e))
+    }
+
+    fn map(&self, range: Range<u64>) -> io::Result<Bytes> {
+        let length = usize::try_from(range.end - range.start).map_err(io::Error::other)?;
+        // SAFETY: the file behind a mapping must not change. A blob gets its
+        // name by a rename, complete and synced; from then on this server never
+        // opens it for writing, and a second push of the same digest puts
+        // another file in its place. Deleting it leaves the mapped file alive.
+        // Whoever truncates a blob behind the server's back breaks the store:
+        // populating reports that as an error, a plain send as EFAULT.
+        #[allow(unsafe_code)]
+        let map = unsafe {
+            MmapOptions::new()
+                .offset(range.start)
+                .len(length)
+                .map(&self.file)
+        }?;
+        match map.advise(Advice::PopulateRead) {
+            // Before Linux 5.14: the pages come in when they are read.
+            Err(e) if e.raw_os_error() == Some(libc::EINVAL) => {}
+            other => other?,
+        }
+        Ok(Bytes::from_owner(map))
+    }
+}
+
+impl Storage {
+    /// The size of a blob that is known in memory to be in the repository.
+    /// Never blocks.
+    pub fn cached_blob_size(&self, repository: &Repository, digest: &Digest) -> Option<u64> {
+        self.blob_sizes.get(&BlobKey(repository, digest))
+    }
+
+    /// The size of a blob, or [`Error::BlobUnknown`].
+    pub fn blob_size(&self, repository: &Repository, digest: &Digest) -> Result<u64> {
+        if let Some(size) = self.cached_blob_size(repository, digest) {
+            return Ok(size);
+        }
+        let _lock = self.lock(repository);
+        self.blob_size_locked(repository, digest)
+    }
+
+    pub(super) fn blob_size_locked(&self, repository: &Repository, digest: &Digest) -> Result<u64> {
+        if let Some(size) = self.cached_blob_size(repository, digest) {
+            return Ok(size);
+        }
+        let unknown = || Error::BlobUnknown {
+            repository: repository.clone(),
+            digest: *digest,
+        };
+        // Distribution links a blob pushed under another algorithm to its
+        // sha256, so the link says where the content lies.
+        let target = read_link(&self.layout.layer_link(repository, digest))?.ok_or_else(unknown)?;
+        let path = self.layout.blob_data(&target);
+        let size = match fs::metadata(&path) {
+            Ok(metadata) => metadata.len(),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(unknown()),
+            Err(e) => return Err(Error::io("read", &path, e)),
+        };
+        self.blob_sizes.insert((repository.clone(), *digest), size);
+        Ok(size)
+    }
+
+    pub fn open_blob(&self, repository: &Repository, digest: &Digest) -> Result<Blob> {
+        let unknown = || Error::BlobUnknown {
+            repository: repository.clone(),
+            digest: *digest,
+        };
+        let target = read_link(&self.layout.layer_link(repository, digest))?.ok_or_else(unknown)?;
+        let path = self.layout.blob_data(&target);
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(unknown()),
+            Err(e) => return Err(Error::io("open", &path, e)),
+        };
+        let size = file
+            .metadata()
+            .map_err(|e| Error::io("read", &path, e))?
+            .len();
+        Ok(Blob { file, path, size })
+    }
+
+    /// Makes a blob of the store readable in a repository. `from` is a
+    /// repository that must hold it; without one any copy in the store will do.
+    /// `false`: there is none to mount.
+    pub fn mount_blob(
+        &self,
+        to: &Repository,
+        digest: &Digest,
+        from: Option<&Repository>,
+    ) -> Result<bool> {
+        let found = match from {
+            Some(from) => match self.blob_size(from, digest) {
+                Ok(_) => true,
+                Err(Error::BlobUnknown { .. }) => false,
+                Err(e) => return Err(e),
+            },
+            None => self.layout.blob_data(digest).is_file(),
+        };
+        if found {
+            self.link_blob(to, digest)?;
+        }
+        Ok(found)
+    }
+
+    pub(super) fn link_blob(&self, repository: &Repository, digest: &Digest) -> Result<()> {
+        let _lock = self.lock(repository);
+        self.blob_sizes.remove(&BlobKey(repository, digest));
+        self.durable.write(
+            &self.layout.layer_link(repository, digest),
+            digest.to_string().as_bytes(),
+        )
+    }
+
+    /// Takes a blob out of a repository. The store keeps the content, which
+    /// other repositories may link.
+    pub fn delete_blob(&self, repository: &Repository, digest: &Digest) -> Result<()> {
+        let _lock = self.lock(repository);
+        let link = self.layout.layer_link(repository, digest);
+        let folder = link.parent().expect("a link lies in a folder of its own");
+        let removed = self.durable.remove(folder)?;
+        self.blob_sizes.remove(&BlobKey(repository, digest));
+        if removed {
+            Ok(())
+        } else {
+            Err(Error::BlobUnknown {
+                repository: repository.clone(),
+                digest: *digest,
+            })
+        }
+    }
+
+    /// Gives the synced file `from` the name of its digest. A copy that is
+    /// there already is replaced: the same bytes, and sound ones if it was not.
+    pub(super) fn install_blob(&self, from: &std::path::Path, digest: &Digest) -> Result<()> {
+        self.durable
+            .install(from, &self.layout.blob_data(digest))
+            .inspect_err(|_| discard(from))
+    }
+}
+
+/// Looks up `(repository, digest)` without cloning them.
+#[derive(Hash)]
+struct BlobKey<'a>(&'a Repository, &'a Digest);
+
+impl quick_cache::Equivalent<(Repository, Digest)> for BlobKey<'_> {
+    fn equivalent(&self, key: &(Repository, Digest)) -> bool {
+        *self.0 == key.0 && *self.1 == key.1
+    }
+}

@@ -1,0 +1,194 @@
+//! Changes to the store that survive power loss: a file is written aside,
+//! synced, renamed to its name, and the directories that now name it are
+//! synced before anybody is told.
+
+use std::collections::HashSet;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use uuid::Uuid;
+
+use super::{Error, Result};
+
+/// Directories remembered as synced; past this the memory starts anew.
+const KNOWN_MAX: usize = 16 << 10;
+
+#[derive(Debug)]
+pub struct Durable {
+    scratch: PathBuf,
+    /// Directories whose entry in their parent this process has synced. That
+    /// a directory exists is not enough: whoever made it, another thread or a
+    /// process since killed, may not have come to the sync.
+    known: Mutex<HashSet<PathBuf>>,
+}
+
+impl Durable {
+    pub fn new(scratch: PathBuf) -> Durable {
+        Durable {
+            scratch,
+            known: Mutex::default(),
+        }
+    }
+
+    /// A path in the scratch folder that nothing else uses.
+    pub fn scratch_path(&self) -> PathBuf {
+        self.scratch.join(Uuid::new_v4().simple().to_string())
+    }
+
+    /// Makes `path` and what is missing above it.
+    pub fn directory(&self, path: &Path) -> Result<()> {
+        if self
+            .known
+            .lock()
+            .expect("never poisoned: no panic inside")
+            .contains(path)
+        {
+            return Ok(());
+        }
+        let Some(parent) = path.parent() else {
+            return Ok(());
+        };
+        match fs::create_dir(path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                self.directory(parent)?;
+                match fs::create_dir(path) {
+                    Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
+                        return Err(Error::io("create", path, e));
+                    }
+                    _ => {}
+                }
+            }
+            // Above the store, opening it has synced what is needed.
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists && path.starts_with(self.root()) => {
+                self.directory(parent)?;
+            }
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+            Err(e) => return Err(Error::io("create", path, e)),
+            Ok(()) => self.directory(parent)?,
+        }
+        sync_directory(parent)?;
+        let mut known = self.known.lock().expect("never poisoned: no panic inside");
+        if known.len() >= KNOWN_MAX {
+            known.clear();
+        }
+        known.insert(path.to_owned());
+        Ok(())
+    }
+
+    fn root(&self) -> &Path {
+        self.scratch.parent().unwrap_or(&self.scratch)
+    }
+
+    /// Renames the synced file `from` to `to`, replacing what is there.
+    pub fn install(&self, from: &Path, to: &Path) -> Result<()> {
+        let parent = to.parent().expect("a file of the store lies in a folder");
+        self.directory(parent)?;
+        fs::rename(from, to).map_err(|e| Error::io("rename into", to, e))?;
+        sync_directory(parent)
+    }
+
+    /// Writes a small file in one step: readers see the old or the new.
+    pub fn write(&self, to: &Path, bytes: &[u8]) -> Result<()> {
+        let aside = self.scratch_path();
+        let written = File::create_new(&aside)
+            .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
+            .map_err(|e| Error::io("write", to, e));
+        let result = written.and_then(|()| self.install(&aside, to));
+        if result.is_err() {
+            discard(&aside);
+        }
+        result
+    }
+
+    /// Takes a tree away in one step, then frees its space. `false`: it was
+    /// not there.
+    pub fn remove(&self, path: &Path) -> Result<bool> {
+        let aside = self.scratch_path();
+        match fs::rename(path, &aside) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
+            other => other.map_err(|e| Error::io("remove", path, e))?,
+        }
+        self.known
+            .lock()
+            .expect("never poisoned: no panic inside")
+            .retain(|known| !known.starts_with(path));
+        sync_directory(
+            path.parent()
+                .expect("a folder of the store lies in a folder"),
+        )?;
+        discard(&aside);
+        Ok(true)
+    }
+}
+
+/// Frees what has no name in the store any more. A failure costs space only,
+/// and the next start clears the scratch folder.
+pub fn discard(path: &Path) {
+    let removed = if path.is_dir() {
+        fs::remove_dir_all(path)
+    } else {
+        fs::remove_file(path)
+    };
+    match removed {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => {
+            tracing::warn!(path = %path.display(), error = %e, "cannot remove a discarded file");
+        }
+        _ => {}
+    }
+}
+
+pub fn sync_directory(path: &Path) -> Result<()> {
+    File::open(path)
+        .and_then(|d| d.sync_all())
+        .map_err(|e| Error::io("sync", path, e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn write_replace_remove() {
+        let root = tempfile::tempdir().unwrap();
+        let scratch = root.path().join("_tmp");
+        fs::create_dir(&scratch).unwrap();
+        let durable = Durable::new(scratch.clone());
+        let path = root.path().join("a/b/c/link");
+        for text in ["one", "two"] {
+            durable.write(&path, text.as_bytes()).unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), text);
+        }
+        assert!(durable.remove(&root.path().join("a/b")).unwrap());
+        assert!(
+            !durable.remove(&root.path().join("a/b")).unwrap(),
+            "gone already"
+        );
+        durable.write(&path, b"three").unwrap();
+        assert_eq!(
+            fs::read(&path).unwrap(),
+            b"three",
+            "a removed folder is made again"
+        );
+        assert_eq!(
+            fs::read_dir(&scratch).unwrap().count(),
+            0,
+            "nothing is left aside"
+        );
+    }
+
+    #[test]
+    fn failure_leaves_nothing() {
+        let root = tempfile::tempdir().unwrap();
+        let scratch = root.path().join("_tmp");
+        fs::create_dir(&scratch).unwrap();
+        fs::write(root.path().join("file"), "").unwrap();
+        let durable = Durable::new(scratch.clone());
+        let error = durable
+            .write(&root.path().join("file/link"), b"x")
+            .unwrap_err();
+        assert!(error.to_string().contains("file"), "{error}");
+        assert_eq!(fs::read_dir(&scratch).unwrap().count(), 0);
+    }
+}

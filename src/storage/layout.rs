@@ -1,0 +1,189 @@
+//! Where things lie: the layout that distribution (`registry:2`, `registry:3`)
+//! uses below its root, described in its `registry/storage/paths.go`, with
+//! sha512 beside sha256 and `_referrers` added. This is the only module that
+//! builds a path, and it takes nothing but parsed types.
+
+use std::path::{Path, PathBuf};
+
+use uuid::Uuid;
+
+use crate::oci::{Algorithm, Digest, Repository, Tag};
+
+#[derive(Clone, Debug)]
+pub struct Layout {
+    base: PathBuf,
+}
+
+impl Layout {
+    /// `root` is what distribution calls `rootdirectory`.
+    pub fn new(root: &Path) -> Layout {
+        Layout {
+            base: root.join("docker/registry/v2"),
+        }
+    }
+
+    /// `docker/registry/v2`: what one server locks.
+    pub fn base(&self) -> &Path {
+        &self.base
+    }
+
+    /// Files on their way to a name of their own, and trees on their way out.
+    /// Distribution looks into `blobs` and `repositories` only.
+    pub fn scratch(&self) -> PathBuf {
+        self.base.join("_tmp")
+    }
+
+    /// `blobs/sha256/ab/abcd…/data`
+    pub fn blob_data(&self, digest: &Digest) -> PathBuf {
+        let hex = digest.hex();
+        let algorithm = digest.algorithm().as_str();
+        self.base
+            .join("blobs")
+            .join(algorithm)
+            .join(&hex[..2])
+            .join(&hex)
+            .join("data")
+    }
+
+    pub fn repositories(&self) -> PathBuf {
+        self.base.join("repositories")
+    }
+
+    pub fn repository(&self, repository: &Repository) -> PathBuf {
+        self.repositories().join(repository.as_str())
+    }
+
+    /// `_layers/sha256/HEX/link`: the repository may serve this blob.
+    pub fn layer_link(&self, repository: &Repository, digest: &Digest) -> PathBuf {
+        link(self.repository(repository).join("_layers"), digest)
+    }
+
+    pub fn layers(&self, repository: &Repository) -> PathBuf {
+        self.repository(repository).join("_layers")
+    }
+
+    pub fn manifests(&self, repository: &Repository) -> PathBuf {
+        self.repository(repository).join("_manifests")
+    }
+
+    /// Folder of the revisions' digests of one algorithm.
+    pub fn revisions(&self, repository: &Repository, algorithm: Algorithm) -> PathBuf {
+        self.manifests(repository)
+            .join("revisions")
+            .join(algorithm.as_str())
+    }
+
+    /// `_manifests/revisions/sha256/HEX/link`: the repository has this manifest.
+    pub fn revision_link(&self, repository: &Repository, digest: &Digest) -> PathBuf {
+        link(self.manifests(repository).join("revisions"), digest)
+    }
+
+    pub fn tags(&self, repository: &Repository) -> PathBuf {
+        self.manifests(repository).join("tags")
+    }
+
+    pub fn tag(&self, repository: &Repository, tag: &Tag) -> PathBuf {
+        self.tags(repository).join(tag.as_str())
+    }
+
+    /// `_manifests/tags/TAG/current/link`: what the tag names now.
+    pub fn tag_current(&self, repository: &Repository, tag: &Tag) -> PathBuf {
+        self.tag(repository, tag).join("current/link")
+    }
+
+    /// `_manifests/tags/TAG/index/sha256/HEX/link`: what the tag has named.
+    pub fn tag_index(&self, repository: &Repository, tag: &Tag, digest: &Digest) -> PathBuf {
+        link(self.tag(repository, tag).join("index"), digest)
+    }
+
+    /// Folder of the referrers of `subject` that one algorithm names.
+    pub fn referrers(
+        &self,
+        repository: &Repository,
+        subject: &Digest,
+        algorithm: Algorithm,
+    ) -> PathBuf {
+        let (of, hex) = (subject.algorithm().as_str(), subject.hex());
+        self.repository(repository)
+            .join("_referrers")
+            .join(of)
+            .join(hex)
+            .join(algorithm.as_str())
+    }
+
+    /// `_referrers/sha256/SUBJECT/sha256/HEX/link`
+    pub fn referrer_link(
+        &self,
+        repository: &Repository,
+        subject: &Digest,
+        referrer: &Digest,
+    ) -> PathBuf {
+        self.referrers(repository, subject, referrer.algorithm())
+            .join(referrer.hex())
+            .join("link")
+    }
+
+    pub fn uploads(&self, repository: &Repository) -> PathBuf {
+        self.repository(repository).join("_uploads")
+    }
+
+    /// `_uploads/UUID`, holding `data` and `startedat`.
+    pub fn upload(&self, repository: &Repository, id: Uuid) -> PathBuf {
+        self.uploads(repository).join(id.hyphenated().to_string())
+    }
+}
+
+fn link(folder: PathBuf, digest: &Digest) -> PathBuf {
+    folder
+        .join(digest.algorithm().as_str())
+        .join(digest.hex())
+        .join("link")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The paths that a `registry:2` store has; changing one loses stores.
+    #[test]
+    fn as_distribution() {
+        let layout = Layout::new(Path::new("/r"));
+        let repository: Repository = "team/app".parse().unwrap();
+        let tag: Tag = "1.4".parse().unwrap();
+        let digest = Algorithm::Sha256.digest(b"");
+        let hex = digest.hex();
+        let id = Uuid::nil();
+        for (path, want) in [
+            (
+                layout.blob_data(&digest),
+                format!("blobs/sha256/e3/{hex}/data"),
+            ),
+            (
+                layout.layer_link(&repository, &digest),
+                format!("repositories/team/app/_layers/sha256/{hex}/link"),
+            ),
+            (
+                layout.revision_link(&repository, &digest),
+                format!("repositories/team/app/_manifests/revisions/sha256/{hex}/link"),
+            ),
+            (
+                layout.tag_current(&repository, &tag),
+                "repositories/team/app/_manifests/tags/1.4/current/link".to_owned(),
+            ),
+            (
+                layout.tag_index(&repository, &tag, &digest),
+                format!("repositories/team/app/_manifests/tags/1.4/index/sha256/{hex}/link"),
+            ),
+            (
+                layout.referrer_link(&repository, &digest, &digest),
+                format!("repositories/team/app/_referrers/sha256/{hex}/sha256/{hex}/link"),
+            ),
+            (
+                layout.upload(&repository, id),
+                format!("repositories/team/app/_uploads/{id}"),
+            ),
+        ] {
+            assert_eq!(path, Path::new("/r/docker/registry/v2").join(want));
+        }
+    }
+}

@@ -1,0 +1,390 @@
+//! Manifests, tags and referrers.
+//!
+//! A manifest is a blob with a revision link in its repository; a tag is a
+//! link to a revision. The order of the steps keeps every moment consistent: a
+//! push links blob, revision, referrer, tags; a delete goes the other way, so
+//! a tag never names a manifest that is not there.
+
+use std::fs;
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use quick_cache::Weighter;
+use quick_cache::sync::Cache;
+
+use super::{Error, Page, Result, Storage, read_link};
+use crate::oci::manifest::{MANIFEST_MAX, stored_media_type};
+use crate::oci::{Algorithm, Descriptor, Digest, Manifest, Reference, Repository, Tag};
+
+/// A manifest as it was pushed.
+#[derive(Debug)]
+pub struct StoredManifest {
+    pub digest: Digest,
+    pub media_type: String,
+    pub bytes: Bytes,
+}
+
+/// By repository and what the client asked for, so that a pull by tag is one
+/// look-up.
+pub type ManifestCache = Cache<(Repository, Reference), Arc<StoredManifest>, ByBytes>;
+
+/// A manifest counts as often as it is named: a bound from above.
+#[derive(Clone, Debug)]
+pub struct ByBytes;
+
+impl Weighter<(Repository, Reference), Arc<StoredManifest>> for ByBytes {
+    fn weight(&self, _: &(Repository, Reference), manifest: &Arc<StoredManifest>) -> u64 {
+        const OVERHEAD: u64 = 512;
+        manifest.bytes.len() as u64 + OVERHEAD
+    }
+}
+
+pub fn cache(bytes: u64) -> ManifestCache {
+    const TYPICAL: u64 = 2048;
+    Cache::with_weighter((bytes / TYPICAL) as usize, bytes, ByBytes)
+}
+
+#[derive(Hash)]
+struct ManifestKey<'a>(&'a Repository, &'a Reference);
+
+impl quick_cache::Equivalent<(Repository, Reference)> for ManifestKey<'_> {
+    fn equivalent(&self, key: &(Repository, Reference)) -> bool {
+        *self.0 == key.0 && *self.1 == key.1
+    }
+}
+
+/// Referrers listed on one page: at most so many, and so many bytes of them.
+const REFERRERS_PAGE: usize = 100;
+const REFERRERS_PAGE_BYTES: usize = MANIFEST_MAX;
+/// Referrers read for one page, whatever the filter lets through.
+const REFERRERS_READ: usize = 1000;
+
+impl Storage {
+    /// A manifest that is in memory. Never blocks.
+    pub fn cached_manifest(
+        &self,
+        repository: &Repository,
+        reference: &Reference,
+    ) -> Option<Arc<StoredManifest>> {
+        self.manifests.get(&ManifestKey(repository, reference))
+    }
+
+    pub fn manifest(
+        &self,
+        repository: &Repository,
+        reference: &Reference,
+    ) -> Result<Arc<StoredManifest>> {
+        if let Some(manifest) = self.cached_manifest(repository, reference) {
+            return Ok(manifest);
+        }
+        let _lock = self.lock(repository);
+        let manifest = self.load(repository, reference)?;
+        self.manifests.insert(
+            (repository.clone(), reference.clone()),
+            Arc::clone(&manifest),
+        );
+        Ok(manifest)
+    }
+
+    fn load(&self, repository: &Repository, reference: &Reference) -> Result<Arc<StoredManifest>> {
+        let unknown = || Error::ManifestUnknown {
+            repository: repository.clone(),
+            reference: reference.clone(),
+        };
+        let digest = match reference {
+            Reference::Digest(digest) => *digest,
+            Reference::Tag(tag) => {
+                read_link(&self.layout.tag_current(repository, tag))?.ok_or_else(unknown)?
+            }
+        };
+        let revision = self.layout.revision_link(repository, &digest);
+        let target = read_link(&revision)?.ok_or_else(unknown)?;
+        let path = self.layout.blob_data(&target);
+        let bytes = match fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(unknown()),
+            Err(e) => return Err(Error::io("read", &path, e)),
+        };
+        let actual = digest.algorithm().digest(&bytes);
+        if actual != digest {
+            return Err(Error::Damaged {
+                path,
+                why: format!("it is {actual}: push the manifest again"),
+            });
+        }
+        let media_type = stored_media_type(&bytes);
+        Ok(Arc::new(StoredManifest {
+            digest,
+            media_type,
+            bytes: bytes.into(),
+        }))
+    }
+
+    /// Stores `bytes`, which are `manifest` and hash to `digest`, and points
+    /// `tags` at them.
+    pub fn put_manifest(
+        &self,
+        repository: &Repository,
+        tags: &[Tag],
+        manifest: &Manifest,
+        digest: &Digest,
+        bytes: &[u8],
+    ) -> Result<()> {
+        let _lock = self.lock(repository);
+        self.check_blobs(repository, manifest)?;
+        let link = digest.to_string();
+        self.durable.write(&self.layout.blob_data(digest), bytes)?;
+        self.durable.write(
+            &self.layout.revision_link(repository, digest),
+            link.as_bytes(),
+        )?;
+        self.forget(repository, &Reference::Digest(*digest));
+        if let Some(subject) = &manifest.subject {
+            self.durable.write(
+                &self.layout.referrer_link(repository, subject, digest),
+                link.as_bytes(),
+            )?;
+        }
+        for tag in tags {
+            self.durable.write(
+                &self.layout.tag_index(repository, tag, digest),
+                link.as_bytes(),
+            )?;
+            let moved = self
+                .durable
+                .write(&self.layout.tag_current(repository, tag), link.as_bytes());
+            // Also after an error: the rename may have happened.
+            self.forget(repository, &Reference::Tag(tag.clone()));
+            moved?;
+        }
+        Ok(())
+    }
+
+    fn check_blobs(&self, repository: &Repository, manifest: &Manifest) -> Result<()> {
+        // The config says what the image is; without it there is no image.
+        let required = if self.sparse_images {
+            manifest.blobs.get(..1).unwrap_or_default()
+        } else {
+            &manifest.blobs
+        };
+        let mut missing = Vec::new();
+        for digest in required {
+            match self.blob_size_locked(repository, digest) {
+                Ok(_) => {}
+                Err(Error::BlobUnknown { digest, .. }) => missing.push(digest),
+                Err(e) => return Err(e),
+            }
+        }
+        if missing.is_empty() {
+            return Ok(());
+        }
+        missing.dedup();
+        Err(Error::ManifestBlobUnknown {
+            repository: repository.clone(),
+            missing,
+        })
+    }
+
+    fn forget(&self, repository: &Repository, reference: &Reference) {
+        self.manifests.remove(&ManifestKey(repository, reference));
+    }
+
+    /// Takes a tag away, and nothing else.
+    pub fn delete_tag(&self, repository: &Repository, tag: &Tag) -> Result<()> {
+        let _lock = self.lock(repository);
+        let reference = Reference::Tag(tag.clone());
+        if read_link(&self.layout.tag_current(repository, tag))?.is_none() {
+            return Err(Error::ManifestUnknown {
+                repository: repository.clone(),
+                reference,
+            });
+        }
+        let removed = self.durable.remove(&self.layout.tag(repository, tag));
+        self.forget(repository, &reference);
+        removed.map(|_| ())
+    }
+
+    /// Takes a manifest away, with the tags that name it.
+    pub fn delete_manifest(&self, repository: &Repository, digest: &Digest) -> Result<()> {
+        let _lock = self.lock(repository);
+        let reference = Reference::Digest(*digest);
+        // Also to learn its subject. One that cannot be read may be deleted.
+        let subject = match self.load(repository, &reference) {
+            Ok(stored) => Manifest::parse(&stored.bytes, None)
+                .ok()
+                .and_then(|manifest| manifest.subject),
+            Err(Error::Damaged { .. }) => None,
+            Err(e) => return Err(e),
+        };
+        for tag in self.tag_names(repository)? {
+            let tag = tag?;
+            if read_link(&self.layout.tag_current(repository, &tag))?.as_ref() == Some(digest) {
+                let removed = self.durable.remove(&self.layout.tag(repository, &tag));
+                self.forget(repository, &Reference::Tag(tag));
+                removed?;
+            }
+        }
+        if let Some(subject) = subject {
+            self.remove_link(&self.layout.referrer_link(repository, &subject, digest))?;
+        }
+        let removed = self.remove_link(&self.layout.revision_link(repository, digest));
+        self.forget(repository, &reference);
+        removed
+    }
+
+    fn remove_link(&self, link: &std::path::Path) -> Result<()> {
+        self.durable
+            .remove(link.parent().expect("a link lies in a folder of its own"))
+            .map(|_| ())
+    }
+
+    /// The repository's tags after `last`, at most `n`.
+    pub fn tags(&self, repository: &Repository, last: &str, n: usize) -> Result<Page<Tag>> {
+        if !self.repository_exists(repository) {
+            return Err(Error::RepositoryUnknown(repository.clone()));
+        }
+        let exists = |tag: &Tag| self.layout.tag_current(repository, tag).is_file();
+        let names = self
+            .tag_names(repository)?
+            .filter(|tag| tag.as_ref().map_or(true, exists));
+        Page::smallest(names, last, n)
+    }
+
+    /// The folder names below `tags`, in no order.
+    fn tag_names(
+        &self,
+        repository: &Repository,
+    ) -> Result<impl Iterator<Item = Result<Tag>> + use<>> {
+        let folder = self.layout.tags(repository);
+        let entries = match fs::read_dir(&folder) {
+            Ok(entries) => Some(entries),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+            Err(e) => return Err(Error::io("list", &folder, e)),
+        };
+        Ok(entries
+            .into_iter()
+            .flatten()
+            .filter_map(move |entry| match entry {
+                Ok(entry) => entry.file_name().to_str()?.parse().ok().map(Ok),
+                Err(e) => Some(Err(Error::io("list", &folder, e))),
+            }))
+    }
+
+    /// A page of the manifests whose subject is `subject`, by digest. A page
+    /// may hold fewer than there are and still name a next one.
+    pub fn referrers(
+        &self,
+        repository: &Repository,
+        subject: &Digest,
+        artifact_type: Option<&str>,
+        last: Option<Digest>,
+    ) -> Result<Page<Descriptor>> {
+        let mut digests = self.referrer_digests(repository, subject, last)?;
+        digests.sort_unstable();
+        let mut page = Page {
+            items: Vec::new(),
+            next: None,
+        };
+        let (mut size, mut read) = (0, 0);
+        for digest in digests {
+            // Not through the cache: a long list would push out what is pulled.
+            let stored = match self.load(repository, &Reference::Digest(digest)) {
+                Ok(stored) => stored,
+                Err(Error::ManifestUnknown { .. }) => continue,
+                Err(e) => return Err(e),
+            };
+            let Ok(manifest) = Manifest::parse(&stored.bytes, None) else {
+                continue;
+            };
+            let wanted = artifact_type
+                .is_none_or(|wanted| manifest.artifact_type.as_deref() == Some(wanted));
+            size += if wanted { stored.bytes.len() } else { 0 };
+            read += 1;
+            let full = page.items.len() >= REFERRERS_PAGE
+                || (size > REFERRERS_PAGE_BYTES && !page.items.is_empty());
+            if full || read > REFERRERS_READ {
+                return Ok(page);
+            }
+            page.next = Some(digest.to_string());
+            if wanted {
+                page.items
+                    .push(manifest.into_descriptor(digest, stored.bytes.len() as u64));
+            }
+        }
+        page.next = None;
+        Ok(page)
+    }
+
+    fn referrer_digests(
+        &self,
+        repository: &Repository,
+        subject: &Digest,
+        last: Option<Digest>,
+    ) -> Result<Vec<Digest>> {
+        let mut digests = Vec::new();
+        for algorithm in Algorithm::ALL {
+            for digest in self.digests_in(
+                &self.layout.referrers(repository, subject, algorithm),
+                algorithm,
+            )? {
+                if last.is_none_or(|last| digest > last) {
+                    digests.push(digest);
+                }
+            }
+        }
+        Ok(digests)
+    }
+
+    /// The digests of a folder of `HEX/link`s, in no order.
+    fn digests_in(&self, folder: &std::path::Path, algorithm: Algorithm) -> Result<Vec<Digest>> {
+        let entries = match fs::read_dir(folder) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e) => return Err(Error::io("list", folder, e)),
+        };
+        let mut digests = Vec::new();
+        for entry in entries {
+            let name = entry.map_err(|e| Error::io("list", folder, e))?.file_name();
+            let parse = |hex| {
+                format!("{}:{hex}", algorithm.as_str())
+                    .parse::<Digest>()
+                    .ok()
+            };
+            digests.extend(name.to_str().and_then(parse));
+        }
+        Ok(digests)
+    }
+
+    /// Links the referrers among a repository's manifests, for a store that a
+    /// server without the referrers API has written (distribution-spec,
+    /// "Enabling the Referrers API"). Reads every manifest of the repository.
+    pub fn link_referrers(&self, repository: &Repository) -> Result<()> {
+        for algorithm in Algorithm::ALL {
+            for digest in
+                self.digests_in(&self.layout.revisions(repository, algorithm), algorithm)?
+            {
+                let _lock = self.lock(repository);
+                let stored = match self.load(repository, &Reference::Digest(digest)) {
+                    Ok(stored) => stored,
+                    Err(Error::ManifestUnknown { .. }) => continue,
+                    Err(error @ Error::Damaged { .. }) => {
+                        tracing::warn!(%repository, %error, "passed over a manifest");
+                        continue;
+                    }
+                    Err(e) => return Err(e),
+                };
+                let subject = Manifest::parse(&stored.bytes, None)
+                    .ok()
+                    .and_then(|manifest| manifest.subject);
+                if let Some(subject) = subject {
+                    let link = self.layout.referrer_link(repository, &subject, &digest);
+                    if !link.is_file() {
+                        self.durable.write(&link, digest.to_string().as_bytes())?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}

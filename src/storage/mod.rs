@@ -1,0 +1,354 @@
+//! The truth: blobs, uploads, manifests and tags as plain files, in the layout
+//! of distribution ([`layout`]). Everything here is blocking code.
+//!
+//! One server owns a store (it holds a lock on it), so what is cached here is
+//! never stale. Whatever changes or fills a cached thing holds the
+//! repository's lock; a reader that finds it cached takes none.
+
+mod blobs;
+mod durable;
+mod layout;
+mod manifests;
+mod uploads;
+
+use std::fs::{self, File, TryLockError};
+use std::hash::{BuildHasher, RandomState};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard};
+
+use quick_cache::sync::Cache;
+
+use crate::oci::{Digest, Reference, Repository, Tag};
+
+pub use blobs::Blob;
+pub use manifests::StoredManifest;
+pub use uploads::UploadWriter;
+
+use durable::Durable;
+use layout::Layout;
+
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("repository {0} is not known")]
+    RepositoryUnknown(Repository),
+    #[error("blob {digest} is not in repository {repository}")]
+    BlobUnknown {
+        repository: Repository,
+        digest: Digest,
+    },
+    #[error("manifest {reference} is not in repository {repository}")]
+    ManifestUnknown {
+        repository: Repository,
+        reference: Reference,
+    },
+    #[error(
+        "the manifest names blobs that repository {repository} does not hold: push {missing:?} first"
+    )]
+    ManifestBlobUnknown {
+        repository: Repository,
+        missing: Vec<Digest>,
+    },
+    #[error(
+        "upload {id} is not known in repository {repository}: it was finished, cancelled or has expired; start anew"
+    )]
+    UploadUnknown {
+        repository: Repository,
+        id: uuid::Uuid,
+    },
+    #[error("another request is writing to upload {id}: wait for it, then ask for its status")]
+    UploadBusy { id: uuid::Uuid },
+    #[error("the content's digest is {actual}, not {expected}: nothing was stored")]
+    DigestMismatch { expected: Digest, actual: Digest },
+    #[error("the disk is full: cannot {action} {path}; free space there and push again")]
+    DiskFull { action: &'static str, path: PathBuf },
+    #[error("cannot {action} {path}: {source}")]
+    Io {
+        action: &'static str,
+        path: PathBuf,
+        source: io::Error,
+    },
+    #[error("{path} is damaged: {why}")]
+    Damaged { path: PathBuf, why: String },
+    #[error("{path} is in use by another server: stop it, or give this one another directory")]
+    Locked { path: PathBuf },
+}
+
+impl Error {
+    pub(crate) fn io(action: &'static str, path: &Path, source: io::Error) -> Error {
+        match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Error::DiskFull {
+                action,
+                path: path.to_owned(),
+            },
+            _ => Error::Io {
+                action,
+                path: path.to_owned(),
+                source,
+            },
+        }
+    }
+}
+
+/// Locks that repositories share by hash.
+const SHARDS: usize = 64;
+/// Bytes of manifests kept in memory.
+const MANIFEST_CACHE: u64 = 16 << 20;
+/// Blob sizes kept in memory, an entry about 200 bytes.
+const BLOB_CACHE: usize = 32 << 10;
+
+#[derive(Debug)]
+pub struct Storage {
+    layout: Layout,
+    durable: Durable,
+    sparse_images: bool,
+    shards: [Mutex<()>; SHARDS],
+    hash: RandomState,
+    manifests: manifests::ManifestCache,
+    blob_sizes: Cache<(Repository, Digest), u64>,
+    sessions: uploads::Sessions,
+    _lock: File,
+}
+
+/// How to open a store.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Distribution's `rootdirectory`.
+    pub root: PathBuf,
+    /// Change nothing on disk; the root must exist.
+    pub read_only: bool,
+    /// Accept image manifests whose layers are not all here.
+    pub sparse_images: bool,
+}
+
+impl Storage {
+    pub fn open(options: &Options) -> Result<Storage> {
+        let layout = Layout::new(&options.root);
+        let scratch = layout.scratch();
+        if !options.read_only {
+            fs::create_dir_all(layout.base()).map_err(|e| Error::io("create", layout.base(), e))?;
+            // From the store's folder up to the one that names the root.
+            for folder in layout.base().ancestors().skip(1).take(4) {
+                durable::sync_directory(folder)?;
+            }
+        }
+        let lock = lock(layout.base(), options.read_only)?;
+        if !options.read_only {
+            // What a killed server left; the lock says nobody else uses it.
+            match fs::remove_dir_all(&scratch) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                    return Err(Error::io("clear", &scratch, e));
+                }
+                _ => fs::create_dir(&scratch).map_err(|e| Error::io("create", &scratch, e))?,
+            }
+        }
+        Ok(Storage {
+            durable: Durable::new(scratch),
+            layout,
+            sparse_images: options.sparse_images,
+            shards: [const { Mutex::new(()) }; SHARDS],
+            hash: RandomState::new(),
+            manifests: manifests::cache(MANIFEST_CACHE),
+            blob_sizes: Cache::new(BLOB_CACHE),
+            sessions: uploads::Sessions::default(),
+            _lock: lock,
+        })
+    }
+
+    /// Serialises changes to a repository, and cache fills with them.
+    fn lock(&self, repository: &Repository) -> MutexGuard<'_, ()> {
+        let shard = self.hash.hash_one(repository) as usize % SHARDS;
+        // The lock guards no data of its own, so a panic broke none.
+        self.shards[shard]
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Whether anything was ever pushed to the repository.
+    pub fn repository_exists(&self, repository: &Repository) -> bool {
+        self.layout.manifests(repository).is_dir() || self.layout.layers(repository).is_dir()
+    }
+
+    /// Whether the repository holds a manifest, and so belongs in the catalog.
+    pub fn has_manifests(&self, repository: &Repository) -> bool {
+        crate::oci::Algorithm::ALL.into_iter().any(|algorithm| {
+            fs::read_dir(self.layout.revisions(repository, algorithm))
+                .is_ok_and(|mut entries| entries.next().is_some())
+        })
+    }
+
+    /// Calls `visit` for every repository of the store, in no order. Costs a
+    /// listing a repository; what lies in the `_` folders is not read. Foreign
+    /// folders are logged and passed over.
+    pub fn walk<E: From<Error>>(
+        &self,
+        mut visit: impl FnMut(&Repository) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let root = self.layout.repositories();
+        let mut stack = vec![String::new()];
+        while let Some(name) = stack.pop() {
+            let path = root.join(&name);
+            let entries = match fs::read_dir(&path) {
+                Ok(entries) => entries,
+                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+                Err(e) => return Err(Error::io("list", &path, e).into()),
+            };
+            let mut is_repository = false;
+            for entry in entries {
+                let entry = entry.map_err(|e| Error::io("list", &path, e))?;
+                let Ok(child) = entry.file_name().into_string() else {
+                    continue;
+                };
+                if child.starts_with('_') {
+                    is_repository = true;
+                } else if entry.file_type().is_ok_and(|t| t.is_dir()) {
+                    stack.push(if name.is_empty() {
+                        child
+                    } else {
+                        format!("{name}/{child}")
+                    });
+                }
+            }
+            if is_repository {
+                match name.parse() {
+                    Ok(repository) => visit(&repository)?,
+                    Err(error) => tracing::warn!(%error, "passed over a folder in the store"),
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Locks a folder itself, so that no lock file lies in it, until the result is
+/// dropped or the process ends. Servers that only read share the lock.
+pub fn lock(base: &Path, shared: bool) -> Result<File> {
+    let folder = File::open(base).map_err(|e| Error::io("open", base, e))?;
+    let locked = if shared {
+        folder.try_lock_shared()
+    } else {
+        folder.try_lock()
+    };
+    match locked {
+        Ok(()) => Ok(folder),
+        Err(TryLockError::WouldBlock) => Err(Error::Locked {
+            path: base.to_owned(),
+        }),
+        Err(TryLockError::Error(e)) => Err(Error::io("lock", base, e)),
+    }
+}
+
+/// The digest that a link file holds; `None` without the file.
+fn read_link(path: &Path) -> Result<Option<Digest>> {
+    match fs::read_to_string(path) {
+        Ok(text) => match text.trim().parse() {
+            Ok(digest) => Ok(Some(digest)),
+            Err(e) => Err(Error::Damaged {
+                path: path.to_owned(),
+                why: format!("a link file: {e}"),
+            }),
+        },
+        // NotADirectory: a tag named like a file on the way cannot be either.
+        Err(e)
+            if matches!(
+                e.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+            ) =>
+        {
+            Ok(None)
+        }
+        Err(e) => Err(Error::io("read", path, e)),
+    }
+}
+
+/// A page of sorted names.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Page<T> {
+    pub items: Vec<T>,
+    /// Where the next page starts, exclusively; `None` on the last page.
+    pub next: Option<String>,
+}
+
+impl Page<Tag> {
+    /// The `n` smallest of `names` above `last`, whatever order they come in.
+    /// Memory follows `n`, not the number of names.
+    fn smallest(
+        names: impl Iterator<Item = Result<Tag>>,
+        last: &str,
+        n: usize,
+    ) -> Result<Page<Tag>> {
+        let mut kept = std::collections::BTreeSet::new();
+        for name in names {
+            let name = name?;
+            if name.as_str() > last {
+                kept.insert(name);
+                if kept.len() > n + 1 {
+                    kept.pop_last();
+                }
+            }
+        }
+        let more = kept.len() > n;
+        let items: Vec<Tag> = kept.into_iter().take(n).collect();
+        let next = items
+            .last()
+            .filter(|_| more)
+            .map(|tag| tag.as_str().to_owned());
+        Ok(Page { items, next })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages() {
+        let names = ["b", "a", "ab", "a-1", "c"];
+        let page = |last: &str, n| {
+            let page =
+                Page::smallest(names.iter().map(|s| Ok(s.parse().unwrap())), last, n).unwrap();
+            (
+                page.items
+                    .iter()
+                    .map(|t| t.as_str().to_owned())
+                    .collect::<Vec<_>>()
+                    .join(" "),
+                page.next,
+            )
+        };
+        assert_eq!(
+            page("", 2),
+            ("a a-1".into(), Some("a-1".into())),
+            "a prefix is a name of its own"
+        );
+        assert_eq!(page("a-1", 2), ("ab b".into(), Some("b".into())));
+        assert_eq!(page("b", 2), ("c".into(), None));
+        assert_eq!(page("zz", 2), (String::new(), None));
+        assert_eq!(
+            page("", 5),
+            ("a a-1 ab b c".into(), None),
+            "exactly n is the last page"
+        );
+        assert_eq!(page("", 0), (String::new(), None));
+    }
+
+    #[test]
+    fn one_server_a_store() {
+        let root = tempfile::tempdir().unwrap();
+        let open = |read_only| {
+            Storage::open(&Options {
+                root: root.path().to_owned(),
+                read_only,
+                sparse_images: false,
+            })
+        };
+        let writer = open(false).unwrap();
+        assert!(matches!(open(false), Err(Error::Locked { .. })));
+        assert!(matches!(open(true), Err(Error::Locked { .. })));
+        drop(writer);
+        let _readers = [open(true).unwrap(), open(true).unwrap()];
+        assert!(matches!(open(false), Err(Error::Locked { .. })));
+    }
+}

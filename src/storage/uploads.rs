@@ -1,0 +1,380 @@
+//! Uploads: bytes on their way to become a blob, in `_uploads/UUID/data`.
+//!
+//! The content is hashed as it is written and never read again, except after
+//! a restart: what a killed server wrote may not have reached the disk, so a
+//! hash saved beside it could vouch for bytes that are not there. Then the
+//! first request that goes on with the upload hashes what is there.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+
+use uuid::Uuid;
+
+use super::durable::discard;
+use super::{Error, Result, Storage};
+use crate::oci::{Algorithm, Digest, Hasher, Repository};
+
+/// Uploads whose hash is kept in memory, a few hundred bytes each. One more
+/// forgets an idle one, which then costs reading its data again.
+const SESSIONS_MAX: usize = 16 << 10;
+/// Bytes written before the kernel is asked to start writing them out, so that
+/// the sync at the end has little left to wait for.
+const WRITEBACK: u64 = 8 << 20;
+
+pub type Sessions = Mutex<HashMap<(Repository, Uuid), Arc<Session>>>;
+
+#[derive(Debug)]
+pub struct Session {
+    /// Bytes received, also while somebody is writing.
+    offset: AtomicU64,
+    /// `None` while somebody is writing.
+    state: Mutex<Option<State>>,
+}
+
+#[derive(Debug)]
+struct State {
+    file: File,
+    hasher: Hasher,
+}
+
+/// The one writer of an upload. Dropped, it leaves the upload to go on with.
+#[derive(Debug)]
+pub struct UploadWriter {
+    storage: Arc<Storage>,
+    repository: Repository,
+    id: Uuid,
+    session: Arc<Session>,
+    state: Option<State>,
+    /// Where the last started write-out ended.
+    written_out: u64,
+}
+
+impl Storage {
+    /// Starts an upload whose content will be hashed with `algorithm`.
+    pub fn start_upload(&self, repository: &Repository, algorithm: Algorithm) -> Result<Uuid> {
+        let id = Uuid::new_v4();
+        let folder = self.layout.upload(repository, id);
+        fs::create_dir_all(&folder).map_err(|e| Error::io("create", &folder, e))?;
+        let data = folder.join("data");
+        let started = folder.join("startedat");
+        let file = File::create_new(&data)
+            .map_err(|e| Error::io("create", &data, e))
+            .and_then(|file| {
+                // Distribution's purging of uploads reads this.
+                let now = jiff::Timestamp::now().to_string();
+                fs::write(&started, now).map_err(|e| Error::io("write", &started, e))?;
+                Ok(file)
+            })
+            .inspect_err(|_| discard(&folder))?;
+        self.remember(
+            repository,
+            id,
+            0,
+            State {
+                file,
+                hasher: algorithm.hasher(),
+            },
+        );
+        Ok(id)
+    }
+
+    fn remember(
+        &self,
+        repository: &Repository,
+        id: Uuid,
+        offset: u64,
+        state: State,
+    ) -> Arc<Session> {
+        let session = Arc::new(Session {
+            offset: AtomicU64::new(offset),
+            state: Mutex::new(Some(state)),
+        });
+        let mut sessions = self
+            .sessions
+            .lock()
+            .expect("never poisoned: no panic inside");
+        if sessions.len() >= SESSIONS_MAX {
+            // An upload in a writer's hands has a second owner.
+            let idle = sessions
+                .iter()
+                .find(|(_, s)| Arc::strong_count(s) == 1)
+                .map(|(key, _)| key.clone());
+            if let Some(key) = idle {
+                sessions.remove(&key);
+            }
+        }
+        // Two requests may both have found it forgotten: the first one counts.
+        sessions
+            .entry((repository.clone(), id))
+            .or_insert(session)
+            .clone()
+    }
+
+    fn session(&self, repository: &Repository, id: Uuid) -> Option<Arc<Session>> {
+        self.sessions
+            .lock()
+            .expect("never poisoned: no panic inside")
+            .get(&(repository.clone(), id))
+            .cloned()
+    }
+
+    /// Bytes received so far.
+    pub fn upload_offset(&self, repository: &Repository, id: Uuid) -> Result<u64> {
+        if let Some(session) = self.session(repository, id) {
+            return Ok(session.offset.load(Ordering::Acquire));
+        }
+        let path = self.layout.upload(repository, id).join("data");
+        match fs::metadata(&path) {
+            Ok(metadata) => Ok(metadata.len()),
+            Err(e) => Err(unknown_or("read", &path, e, repository, id)),
+        }
+    }
+
+    /// Takes an upload to write to it.
+    pub fn write_upload(
+        self: &Arc<Self>,
+        repository: &Repository,
+        id: Uuid,
+    ) -> Result<UploadWriter> {
+        let session = match self.session(repository, id) {
+            Some(session) => session,
+            None => {
+                let (offset, state) = self.reopen(repository, id)?;
+                self.remember(repository, id, offset, state)
+            }
+        };
+        let state = session
+            .state
+            .lock()
+            .expect("never poisoned: no panic inside")
+            .take();
+        let state = state.ok_or(Error::UploadBusy { id })?;
+        let written_out = session.offset.load(Ordering::Acquire);
+        Ok(UploadWriter {
+            storage: Arc::clone(self),
+            repository: repository.clone(),
+            id,
+            session,
+            state: Some(state),
+            written_out,
+        })
+    }
+
+    /// Finds an upload that this process does not remember.
+    fn reopen(&self, repository: &Repository, id: Uuid) -> Result<(u64, State)> {
+        let path = self.layout.upload(repository, id).join("data");
+        let mut file = File::options()
+            .read(true)
+            .append(true)
+            .open(&path)
+            .map_err(|e| unknown_or("open", &path, e, repository, id))?;
+        let mut hasher = Algorithm::Sha256.hasher();
+        let offset = hash_file(&mut file, &mut hasher).map_err(|e| Error::io("read", &path, e))?;
+        Ok((offset, State { file, hasher }))
+    }
+
+    pub fn cancel_upload(&self, repository: &Repository, id: Uuid) -> Result<()> {
+        self.sessions
+            .lock()
+            .expect("never poisoned: no panic inside")
+            .remove(&(repository.clone(), id));
+        let folder = self.layout.upload(repository, id);
+        fs::remove_dir_all(&folder).map_err(|e| unknown_or("remove", &folder, e, repository, id))
+    }
+
+    /// Removes the uploads that nothing was written to for `ttl`; gives their
+    /// number.
+    pub fn purge_uploads(&self, ttl: Duration) -> Result<usize> {
+        let mut purged = 0;
+        self.walk(|repository| {
+            let folder = self.layout.uploads(repository);
+            let entries = match fs::read_dir(&folder) {
+                Ok(entries) => entries,
+                Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+                Err(e) => return Err(Error::io("list", &folder, e)),
+            };
+            for entry in entries {
+                let path = entry.map_err(|e| Error::io("list", &folder, e))?.path();
+                let Some(id) = path
+                    .file_name()
+                    .and_then(|n| n.to_str())
+                    .and_then(|n| n.parse().ok())
+                else {
+                    continue;
+                };
+                let touched = fs::metadata(path.join("data")).or_else(|_| fs::metadata(&path));
+                let modified = match touched.and_then(|m| m.modified()) {
+                    Ok(modified) => modified,
+                    Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+                    Err(e) => return Err(Error::io("read", &path, e)),
+                };
+                if SystemTime::now()
+                    .duration_since(modified)
+                    .is_ok_and(|age| age > ttl)
+                {
+                    match self.cancel_upload(repository, id) {
+                        Ok(()) => purged += 1,
+                        // Finished or cancelled just now.
+                        Err(Error::UploadUnknown { .. }) => {}
+                        Err(e) => return Err(e),
+                    }
+                }
+            }
+            Ok::<_, Error>(())
+        })?;
+        Ok(purged)
+    }
+}
+
+fn unknown_or(
+    action: &'static str,
+    path: &Path,
+    e: io::Error,
+    repository: &Repository,
+    id: Uuid,
+) -> Error {
+    match e.kind() {
+        io::ErrorKind::NotFound => Error::UploadUnknown {
+            repository: repository.clone(),
+            id,
+        },
+        _ => Error::io(action, path, e),
+    }
+}
+
+fn hash_file(file: &mut File, hasher: &mut Hasher) -> io::Result<u64> {
+    let mut buffer = vec![0; 1 << 20];
+    let mut total = 0;
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(total),
+            n => {
+                hasher.update(&buffer[..n]);
+                total += n as u64;
+            }
+        }
+    }
+}
+
+impl UploadWriter {
+    /// Bytes received so far.
+    pub fn offset(&self) -> u64 {
+        self.session.offset.load(Ordering::Acquire)
+    }
+
+    fn state(&mut self) -> &mut State {
+        self.state
+            .as_mut()
+            .expect("taken only by commit and discard, which consume the writer")
+    }
+
+    fn data(&self) -> PathBuf {
+        self.storage
+            .layout
+            .upload(&self.repository, self.id)
+            .join("data")
+    }
+
+    /// Adds bytes. After an error the upload is gone, and so are its bytes: on
+    /// a full disk they would be in everybody's way.
+    pub fn append(mut self, pieces: &[bytes::Bytes]) -> Result<UploadWriter> {
+        for piece in pieces {
+            let state = self.state();
+            if let Err(e) = state.file.write_all(piece) {
+                let error = Error::io("write", &self.data(), e);
+                self.discard();
+                return Err(error);
+            }
+            state.hasher.update(piece);
+            self.session
+                .offset
+                .fetch_add(piece.len() as u64, Ordering::AcqRel);
+        }
+        let (start, end) = (self.written_out, self.offset());
+        if end - start >= WRITEBACK {
+            start_writeback(&self.state().file, start, end - start);
+            self.written_out = end;
+        }
+        Ok(self)
+    }
+
+    /// Ends the upload: the content gets the name `digest` and the repository a
+    /// link to it, all of it synced. On an error nothing of it is left.
+    pub fn commit(mut self, digest: &Digest) -> Result<()> {
+        let result = self.publish(digest);
+        self.discard();
+        result
+    }
+
+    fn publish(&mut self, digest: &Digest) -> Result<()> {
+        let data = self.data();
+        let state = self.state();
+        let mut hasher = state.hasher.clone();
+        if hasher.algorithm() != digest.algorithm() {
+            // The client named the algorithm only now.
+            hasher = digest.algorithm().hasher();
+            File::open(&data)
+                .and_then(|mut file| hash_file(&mut file, &mut hasher))
+                .map_err(|e| Error::io("read", &data, e))?;
+        }
+        let actual = hasher.finish();
+        if actual != *digest {
+            return Err(Error::DigestMismatch {
+                expected: *digest,
+                actual,
+            });
+        }
+        state
+            .file
+            .sync_all()
+            .map_err(|e| Error::io("sync", &data, e))?;
+        self.storage.install_blob(&data, digest)?;
+        self.storage.link_blob(&self.repository, digest)
+    }
+
+    /// Forgets the upload and removes what is left of it.
+    pub fn discard(mut self) {
+        self.state = None;
+        match self.storage.cancel_upload(&self.repository, self.id) {
+            // Cancelled by another request.
+            Ok(()) | Err(Error::UploadUnknown { .. }) => {}
+            Err(error) => tracing::warn!(%error, "cannot remove an upload"),
+        }
+    }
+}
+
+impl Drop for UploadWriter {
+    fn drop(&mut self) {
+        if let Some(state) = self.state.take() {
+            *self
+                .session
+                .state
+                .lock()
+                .expect("never poisoned: no panic inside") = Some(state);
+        }
+    }
+}
+
+/// Asks the kernel to start writing a range out. A hint: the sync at the end
+/// is what counts, and reports what fails.
+fn start_writeback(file: &File, offset: u64, length: u64) {
+    let (Ok(offset), Ok(length)) = (i64::try_from(offset), i64::try_from(length)) else {
+        return;
+    };
+    // SAFETY: the descriptor is open for as long as `file` is borrowed.
+    #[allow(unsafe_code)]
+    unsafe {
+        libc::sync_file_range(
+            file.as_raw_fd(),
+            offset,
+            length,
+            libc::SYNC_FILE_RANGE_WRITE,
+        );
+    }
+}
