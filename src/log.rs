@@ -168,7 +168,8 @@ impl Write for Writer {
     }
 }
 
-/// One request, as the access log tells it.
+/// One request, as the access log tells it. The line is written when this is
+/// dropped, so that a request has exactly one, however it ends.
 #[derive(Debug)]
 pub struct Request {
     pub id: u64,
@@ -177,15 +178,20 @@ pub struct Request {
     pub uri: hyper::Uri,
     pub user_agent: Option<hyper::header::HeaderValue>,
     pub start: Instant,
+    /// [`UNANSWERED`] until there is an answer.
     pub status: u16,
     /// Bytes of the body sent.
     pub bytes: u64,
 }
 
-impl Request {
-    /// Writes the line. Text looks like an event of tracing's, so that one
-    /// parser reads the whole log.
-    pub fn log(&self) {
+/// The status, in the log alone, of a request whose client went away before its
+/// answer: nginx's number for it.
+pub const UNANSWERED: u16 = 499;
+
+impl Drop for Request {
+    /// Text looks like an event of tracing's, so that one parser reads the
+    /// whole log.
+    fn drop(&mut self) {
         let Some(log) = LOG.get().filter(|log| log.requests) else {
             return;
         };

@@ -43,7 +43,7 @@ pub fn run(mut config: Serve) -> Result<ExitCode> {
         );
         let server = Server::bind(config.http.clone(), app).await?;
         let stop = signals(server.tls_reloader())?;
-        announce(&config, &server, start)?;
+        announce(&config, &server, start);
         background(&config, storage, index)?;
         Ok::<_, anyhow::Error>(server.run(stop).await)
     });
@@ -115,7 +115,7 @@ fn signals(reload: impl Fn() + Send + 'static) -> Result<watch::Receiver<bool>> 
 }
 
 /// The ready line, on stdout.
-fn announce(config: &Serve, server: &Server, start: Instant) -> Result<()> {
+fn announce(config: &Serve, server: &Server, start: Instant) {
     let absolute = |path: &Path| {
         fs::canonicalize(path)
             .unwrap_or_else(|_| path.to_owned())
@@ -155,9 +155,9 @@ fn announce(config: &Serve, server: &Server, start: Instant) -> Result<()> {
         .to_string(),
     };
     let mut stdout = std::io::stdout().lock();
-    writeln!(stdout, "{line}")
-        .and_then(|()| stdout.flush())
-        .context("cannot write the ready line")
+    if let Err(error) = writeln!(stdout, "{line}").and_then(|()| stdout.flush()) {
+        tracing::warn!(%error, "cannot write the ready line to stdout: {line}");
+    }
 }
 
 /// Work that no request waits for: the catalog's look at the store, and the

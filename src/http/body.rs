@@ -11,6 +11,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::{Frame, Incoming, SizeHint};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 
 use super::activity::Activity;
@@ -52,7 +53,7 @@ pub struct BlobBody {
     blob: Arc<Blob>,
     left: Range<u64>,
     next: Option<JoinHandle<storage::Result<Bytes>>>,
-    /// Written to the access log when the body ends or is given up.
+    /// Goes to the access log with the body, ended or given up.
     request: Option<log::Request>,
 }
 
@@ -67,14 +68,11 @@ impl Body {
         }))
     }
 
-    /// Writes the request's line to the access log, now or when the body ends.
+    /// Lets the request's line in the access log tell what is sent of the body.
     pub fn log(&mut self, mut request: log::Request) {
         match self {
-            Body::Empty => request.log(),
-            Body::Full(bytes) => {
-                request.bytes = bytes.len() as u64;
-                request.log();
-            }
+            Body::Empty => {}
+            Body::Full(bytes) => request.bytes = bytes.len() as u64,
             Body::Blob(blob) => blob.request = Some(request),
         }
     }
@@ -162,9 +160,6 @@ impl hyper::body::Body for Body {
 impl Drop for BlobBody {
     fn drop(&mut self) {
         STREAMS.fetch_sub(1, Ordering::Relaxed);
-        if let Some(request) = self.request.take() {
-            request.log();
-        }
     }
 }
 
@@ -172,16 +167,24 @@ impl Drop for BlobBody {
 #[derive(Debug)]
 pub struct RequestBody {
     incoming: Incoming,
+    /// Somebody has asked for the body, which tells a client that waits for
+    /// `100 Continue` to send it.
+    started: bool,
     activity: Arc<Activity>,
 }
 
 impl RequestBody {
     pub fn new(incoming: Incoming, activity: Arc<Activity>) -> RequestBody {
-        RequestBody { incoming, activity }
+        RequestBody {
+            incoming,
+            started: false,
+            activity,
+        }
     }
 
     /// The next piece; `None` at the end. Dropping the future loses nothing.
     pub async fn next(&mut self) -> Result<Option<Bytes>> {
+        self.started = true;
         loop {
             let waiting = self.activity.waiting();
             let frame = self.incoming.frame().await;
@@ -199,25 +202,43 @@ impl RequestBody {
         }
     }
 
-    /// The whole body, if it is not longer than `limit`.
-    pub async fn collect(&mut self, limit: usize) -> Result<Option<Vec<u8>>> {
+    /// The whole body, if it is not longer than `limit`, with the room it takes
+    /// in `memory`.
+    pub async fn collect(
+        &mut self,
+        limit: usize,
+        memory: &Arc<Semaphore>,
+    ) -> Result<Option<(Vec<u8>, OwnedSemaphorePermit)>> {
         use hyper::body::Body as _;
+        let reserve = |size: usize| {
+            let size = u32::try_from(size).expect("hyper's frames are no larger than its buffer");
+            // Not waited for: slow clients would keep the others waiting.
+            Arc::clone(memory)
+                .try_acquire_many_owned(size)
+                .map_err(|_| Error::Busy)
+        };
         if self.incoming.size_hint().lower() > limit as u64 {
             return Ok(None);
         }
         let mut bytes = Vec::new();
+        let mut room = reserve(0)?;
         while let Some(piece) = self.next().await? {
             if bytes.len() + piece.len() > limit {
                 return Ok(None);
             }
+            room.merge(reserve(piece.len())?);
             bytes.extend_from_slice(&piece);
         }
-        Ok(Some(bytes))
+        Ok(Some((bytes, room)))
     }
 
     /// Reads on for a while after an error, so that a client in the middle of
-    /// sending gets to read the answer rather than a broken connection.
-    pub async fn drain(&mut self) {
+    /// sending gets to read the answer rather than a broken connection. One that
+    /// waits for leave to send (`Expect: 100-continue`) is left waiting.
+    pub async fn drain(&mut self, expects_continue: bool) {
+        if expects_continue && !self.started {
+            return;
+        }
         const BYTES: usize = 64 << 20;
         const TIME: std::time::Duration = std::time::Duration::from_secs(5);
         let mut left = BYTES;

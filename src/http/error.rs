@@ -2,7 +2,7 @@
 //! and OCI error code (distribution-spec, "Error Codes").
 
 use hyper::header::{
-    ALLOW, CONNECTION, CONTENT_RANGE, CONTENT_TYPE, HeaderValue, LOCATION, RANGE, RETRY_AFTER,
+    ALLOW, CONTENT_RANGE, CONTENT_TYPE, HeaderValue, LOCATION, RANGE, RETRY_AFTER,
 };
 use hyper::{Response, StatusCode};
 use serde_json::{Value, json};
@@ -48,6 +48,8 @@ pub enum Error {
     },
     #[error("tag= goes with a push by digest only")]
     TagWithTag,
+    #[error("too many manifests are being pushed at this moment: try again")]
+    Busy,
     #[error("the manifest is larger than {MANIFEST_MAX} bytes")]
     ManifestTooLarge,
     #[error("Content-Range is {0:?}, want FIRST-LAST with as many bytes as the body")]
@@ -110,6 +112,7 @@ impl Error {
             Error::MethodNotAllowed(_) | Error::ReadOnly => (S::METHOD_NOT_ALLOWED, "UNSUPPORTED"),
             Error::UploadId(_) => (S::NOT_FOUND, "BLOB_UPLOAD_UNKNOWN"),
             Error::Query(_) | Error::PageSize(_) => (S::BAD_REQUEST, "UNSUPPORTED"),
+            Error::Busy => (S::TOO_MANY_REQUESTS, "TOOMANYREQUESTS"),
             Error::ManifestTooLarge => (S::PAYLOAD_TOO_LARGE, "SIZE_INVALID"),
             Error::ContentRange(_) => (S::BAD_REQUEST, "BLOB_UPLOAD_INVALID"),
             Error::OutOfOrder { .. } => (S::RANGE_NOT_SATISFIABLE, "BLOB_UPLOAD_INVALID"),
@@ -171,12 +174,8 @@ impl Error {
             Error::Range { size } => {
                 headers.insert(CONTENT_RANGE, super::v2::header(format!("bytes */{size}")));
             }
-            Error::Index(index::Error::CatalogIncomplete(_)) => {
+            Error::Busy | Error::Index(index::Error::CatalogIncomplete(_)) => {
                 headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
-            }
-            // Half a body may still be on its way.
-            Error::BodyBroken(_) => {
-                headers.insert(CONNECTION, HeaderValue::from_static("close"));
             }
             _ => {}
         }

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 use hyper::body::Incoming;
-use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, USER_AGENT};
+use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HeaderName, HeaderValue, USER_AGENT};
 use hyper::{Method, Request, Response, StatusCode};
 use tokio::sync::Semaphore;
 
@@ -31,6 +31,8 @@ pub use server::Server;
 
 /// Bytes of uploads that wait in memory to be written, for all together.
 const UPLOAD_BUFFERS: usize = 32 << 20;
+/// Bytes of manifests being received and checked, for all together.
+const MANIFEST_BUFFERS: usize = 64 << 20;
 
 /// What requests work with.
 #[derive(Debug)]
@@ -41,6 +43,7 @@ pub struct App {
     /// Set when the server is about to stop.
     draining: AtomicBool,
     upload_buffers: Arc<Semaphore>,
+    manifest_buffers: Arc<Semaphore>,
     next_id: AtomicU64,
 }
 
@@ -54,6 +57,7 @@ impl App {
             read_only,
             draining: AtomicBool::new(false),
             upload_buffers: Arc::new(Semaphore::new(UPLOAD_BUFFERS)),
+            manifest_buffers: Arc::new(Semaphore::new(MANIFEST_BUFFERS)),
             next_id: AtomicU64::new(start),
         }
     }
@@ -99,7 +103,7 @@ async fn answer(
         uri: parts.uri.clone(),
         user_agent: parts.headers.get(USER_AGENT).cloned(),
         start,
-        status: 0,
+        status: log::UNANSWERED,
         bytes: 0,
     };
     let body = RequestBody::new(incoming, Arc::clone(&activity));
@@ -107,22 +111,23 @@ async fn answer(
     let name = route.as_ref().map_or("unknown", Route::name);
     let head = parts.method == Method::HEAD;
 
+    let mut exchange = Exchange {
+        method: parts.method,
+        headers: parts.headers,
+        query: Vec::new(),
+        body,
+    };
     let result = match (route, router::query(parts.uri.query())) {
         (Ok(route), Ok(query)) => {
-            let mut exchange = Exchange {
-                method: parts.method,
-                headers: parts.headers,
-                query,
-                body,
-            };
-            let result = dispatch(&app, route, &mut exchange).await;
-            if result.is_err() && !exchange.is_read() {
-                exchange.body.drain().await;
-            }
-            result
+            exchange.query = query;
+            dispatch(&app, route, &mut exchange).await
         }
         (Err(e), _) | (_, Err(e)) => Err(e),
     };
+    if result.is_err() && !exchange.is_read() {
+        let expects_continue = exchange.headers.contains_key(EXPECT);
+        exchange.body.drain(expects_continue).await;
+    }
     let mut response = result.unwrap_or_else(|e| e.response(id));
 
     let headers = response.headers_mut();

@@ -34,6 +34,9 @@ const H2_STREAMS: u32 = 128;
 const H2_STREAM_WINDOW: u32 = 1 << 20;
 const H2_CONNECTION_WINDOW: u32 = 4 << 20;
 
+/// What an idle connection gets to close in order.
+const GOODBYE: Duration = Duration::from_secs(1);
+
 #[derive(Debug)]
 pub struct Server {
     shared: Arc<Shared>,
@@ -295,7 +298,11 @@ async fn drive<C: GracefulConnection<Error = hyper::Error>>(
     loop {
         let left = idle_timeout.saturating_sub(activity.idle());
         if left.is_zero() {
-            return Ok(());
+            // HTTP/2 says goodbye; a request that stands still is cut off.
+            connection.as_mut().graceful_shutdown();
+            return tokio::time::timeout(GOODBYE, connection)
+                .await
+                .unwrap_or(Ok(()));
         }
         tokio::select! {
             ended = connection.as_mut() => return ended,

@@ -16,6 +16,8 @@ use crate::storage::{Page, Storage};
 pub const FAMILY: &str = "repositories";
 /// Set once the whole store has been walked.
 const COMPLETE_KEY: &[u8] = b"catalog-complete";
+/// Set once the store's manifests have been read for their subjects.
+const REFERRERS_KEY: &[u8] = b"referrers-linked";
 
 #[derive(Debug, Default)]
 pub struct Progress {
@@ -88,27 +90,31 @@ impl Index {
     }
 
     /// Brings the catalog up to date with the store, which another server may
-    /// have written since. Takes a folder listing a repository, and the first
-    /// time, when the store may change, a reading of every manifest for its
+    /// have written since. Takes a folder listing a repository and, the first
+    /// time that the store may be changed, a reading of every manifest for its
     /// subject. Meant for a thread of its own.
     pub fn scan(&self, storage: &Storage, read_only: bool) -> Result<()> {
-        let first = self
-            .db
-            .get(COMPLETE_KEY)
-            .map_err(|e| self.failed(e))?
-            .is_none();
+        let has = |key| Ok::<_, Error>(self.db.get(key).map_err(|e| self.failed(e))?.is_some());
         // Known from an earlier run: good enough while this one looks again.
-        self.catalog.complete.store(!first, Ordering::Release);
+        self.catalog
+            .complete
+            .store(has(COMPLETE_KEY)?, Ordering::Release);
+        let link_referrers = !read_only && !has(REFERRERS_KEY)?;
         storage.walk(|repository| {
             if storage.has_manifests(repository) {
                 self.insert(repository, false)?;
-                if first && !read_only {
+                if link_referrers {
                     storage.link_referrers(repository)?;
                 }
                 self.catalog.found.fetch_add(1, Ordering::Relaxed);
             }
             Ok::<_, Error>(())
         })?;
+        if link_referrers {
+            self.db
+                .put(REFERRERS_KEY, b"")
+                .map_err(|e| self.failed(e))?;
+        }
         // Synced, and with it all that was written before.
         self.db
             .put_opt(COMPLETE_KEY, b"", &write_options(true))

@@ -79,15 +79,16 @@ async fn put(
         Some(value) => Some(crate::log::escape(value.as_bytes())),
         None => None,
     };
-    let bytes = exchange
+    let body = exchange
         .body
-        .collect(MANIFEST_MAX)
-        .await?
-        .ok_or(Error::ManifestTooLarge)?;
+        .collect(MANIFEST_MAX, &app.manifest_buffers)
+        .await?;
+    let (bytes, room) = body.ok_or(Error::ManifestTooLarge)?;
 
     let (storage, index) = (Arc::clone(&app.storage), Arc::clone(&app.index));
     let (name, asked, accepted) = (repository.clone(), reference.clone(), tags.clone());
     let (digest, subject) = blocking(move || {
+        let _room = room;
         let algorithm = match &reference {
             Reference::Digest(digest) => digest.algorithm(),
             Reference::Tag(_) => Algorithm::Sha256,
@@ -106,7 +107,7 @@ async fn put(
         let manifest = Manifest::parse(&bytes, content_type.as_deref())?;
         index.add_repository(&repository)?;
         storage.put_manifest(&repository, &tags, &manifest, &digest, &bytes)?;
-        Ok(((digest), manifest.subject))
+        Ok((digest, manifest.subject))
     })
     .await?;
 
