@@ -41,11 +41,6 @@ pub enum Error {
     PageSize(String),
     #[error("the query lacks digest=: the upload ends with the digest of the whole blob")]
     DigestMissing,
-    #[error("the content's digest is {actual}, not {expected}: nothing was stored")]
-    ManifestDigest {
-        expected: crate::oci::Digest,
-        actual: crate::oci::Digest,
-    },
     #[error("tag= goes with a push by digest only")]
     TagWithTag,
     #[error("too many manifests are being pushed at this moment: try again")]
@@ -104,9 +99,7 @@ impl Error {
                 NameError::Tag(_) => (S::BAD_REQUEST, "MANIFEST_INVALID"),
                 NameError::Digest(_) => (S::BAD_REQUEST, "DIGEST_INVALID"),
             },
-            Error::Digest(_) | Error::DigestMissing | Error::ManifestDigest { .. } => {
-                (S::BAD_REQUEST, "DIGEST_INVALID")
-            }
+            Error::Digest(_) | Error::DigestMissing => (S::BAD_REQUEST, "DIGEST_INVALID"),
             Error::Manifest(_) | Error::TagWithTag => (S::BAD_REQUEST, "MANIFEST_INVALID"),
             Error::RouteUnknown => (S::NOT_FOUND, "UNSUPPORTED"),
             Error::MethodNotAllowed(_) | Error::ReadOnly => (S::METHOD_NOT_ALLOWED, "UNSUPPORTED"),

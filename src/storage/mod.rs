@@ -61,7 +61,11 @@ pub enum Error {
     #[error("another request is writing to upload {id}: wait for it, then ask for its status")]
     UploadBusy { id: uuid::Uuid },
     #[error("the content's digest is {actual}, not {expected}: nothing was stored")]
-    DigestMismatch { expected: Digest, actual: Digest },
+    // Boxed: two digests make an error too large to pass around.
+    DigestMismatch {
+        expected: Box<Digest>,
+        actual: Box<Digest>,
+    },
     #[error("the disk is full: cannot {action} {path}; free space there and push again")]
     DiskFull { action: &'static str, path: PathBuf },
     #[error("cannot {action} {path}: {source}")]
@@ -77,6 +81,13 @@ pub enum Error {
 }
 
 impl Error {
+    pub fn digest_mismatch(expected: &Digest, actual: &Digest) -> Error {
+        Error::DigestMismatch {
+            expected: Box::new(*expected),
+            actual: Box::new(*actual),
+        }
+    }
+
     pub(crate) fn io(action: &'static str, path: &Path, source: io::Error) -> Error {
         match source.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Error::DiskFull {

@@ -325,10 +325,7 @@ impl UploadWriter {
         }
         let actual = hasher.finish();
         if actual != *digest {
-            return Err(Error::DigestMismatch {
-                expected: *digest,
-                actual,
-            });
+            return Err(Error::digest_mismatch(digest, &actual));
         }
         state
             .file

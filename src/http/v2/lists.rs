@@ -13,8 +13,9 @@ use super::{OCI_FILTERS_APPLIED, header};
 use crate::http::body::Body;
 use crate::http::error::{Error, Result};
 use crate::http::{App, Exchange, blocking, json};
-use crate::index;
+use crate::index::{self, Index};
 use crate::oci::{Digest, MediaType, Repository};
+use crate::storage::{Page, Storage};
 
 /// Names on a page: the most, and what one gets without asking.
 const PAGE_MAX: usize = 1000;
@@ -60,32 +61,10 @@ pub async fn catalog(app: &Arc<App>, exchange: &Exchange) -> Result<Response<Bod
     wait_for_catalog(app).await?;
     let last = exchange.parameter("last").unwrap_or_default().to_owned();
     let (storage, index) = (Arc::clone(&app.storage), Arc::clone(&app.index));
-    let (names, next) = blocking(move || {
-        let mut names: Vec<Repository> = Vec::new();
-        let (mut last, mut read) = (last, 0);
-        while n > 0 {
-            let page = index.repositories(&last, PAGE_MAX)?;
-            for repository in page.items {
-                // One more than asked for shows that there is a next page.
-                if names.len() == n || read == CATALOG_READ {
-                    return Ok((names, Some(last)));
-                }
-                read += 1;
-                last = repository.as_str().to_owned();
-                if storage.has_manifests(&repository) {
-                    names.push(repository);
-                }
-            }
-            if page.next.is_none() {
-                break;
-            }
-        }
-        Ok::<_, index::Error>((names, None))
-    })
-    .await?;
-    let names: Vec<&str> = names.iter().map(Repository::as_str).collect();
+    let page = blocking(move || held(&storage, &index, last, n)).await?;
+    let names: Vec<&str> = page.items.iter().map(Repository::as_str).collect();
     let mut response = json(json!({"repositories": names}).to_string());
-    if let Some(last) = next {
+    if let Some(last) = page.next {
         link_next(
             &mut response,
             "/v2/_catalog",
@@ -93,6 +72,41 @@ pub async fn catalog(app: &Arc<App>, exchange: &Exchange) -> Result<Response<Bod
         );
     }
     Ok(response)
+}
+
+/// The repositories after `last` that hold a manifest, at most `n`.
+fn held(
+    storage: &Storage,
+    index: &Index,
+    mut last: String,
+    n: usize,
+) -> index::Result<Page<Repository>> {
+    let mut page = Page {
+        items: Vec::new(),
+        next: None,
+    };
+    let mut read = 0;
+    if n == 0 {
+        return Ok(page);
+    }
+    loop {
+        let names = index.repositories(&last, PAGE_MAX)?;
+        for repository in names.items {
+            // One more than asked for shows that there is a next page.
+            if page.items.len() == n || read == CATALOG_READ {
+                page.next = Some(last);
+                return Ok(page);
+            }
+            read += 1;
+            last = repository.as_str().to_owned();
+            if storage.has_manifests(&repository) {
+                page.items.push(repository);
+            }
+        }
+        if names.next.is_none() {
+            return Ok(page);
+        }
+    }
 }
 
 async fn wait_for_catalog(app: &App) -> Result<()> {

@@ -11,7 +11,7 @@ use crate::http::error::{Error, Result};
 use crate::http::{App, Exchange, blocking, range};
 use crate::oci::manifest::MANIFEST_MAX;
 use crate::oci::{Algorithm, Manifest, Reference, Repository, Tag};
-use crate::storage::StoredManifest;
+use crate::storage::{self, StoredManifest};
 
 pub async fn manifest(
     app: &Arc<App>,
@@ -75,10 +75,10 @@ async fn put(
     if matches!(reference, Reference::Tag(_)) && !tags.is_empty() {
         return Err(Error::TagWithTag);
     }
-    let content_type = match exchange.headers.get(CONTENT_TYPE) {
-        Some(value) => Some(crate::log::escape(value.as_bytes())),
-        None => None,
-    };
+    let content_type = exchange
+        .headers
+        .get(CONTENT_TYPE)
+        .map(|value| crate::log::escape(value.as_bytes()));
     let body = exchange
         .body
         .collect(MANIFEST_MAX, &app.manifest_buffers)
@@ -97,10 +97,8 @@ async fn put(
         match reference {
             Reference::Tag(tag) => tags.push(tag),
             Reference::Digest(expected) if expected != digest => {
-                return Err(Error::ManifestDigest {
-                    expected,
-                    actual: digest,
-                });
+                let mismatch = storage::Error::digest_mismatch(&expected, &digest);
+                return Err(Error::Storage(mismatch));
             }
             Reference::Digest(_) => {}
         }
