@@ -1,0 +1,340 @@
+//! The Docker engine, run by the test with everything it writes in a temporary
+//! folder: no bridge, no firewall rules, no settings of the machine's.
+
+use std::fs::{self, File};
+use std::net::Ipv4Addr;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use crate::authority::Authority;
+use crate::common::{DOCKER_LIST, DOCKER_MANIFEST, Registry, eventually, need, run};
+use crate::home::{Home, printed_digest};
+use crate::layout::Layout;
+use crate::manifest;
+use crate::tree::{self, Tree};
+
+struct Engine<'a> {
+    home: &'a Home,
+    socket: String,
+    child: Child,
+}
+
+impl<'a> Engine<'a> {
+    /// Trusts `authority`, and no other, for registries outside 127.0.0.0/8.
+    fn start(home: &'a Home, authority: Option<&Authority>) -> Engine<'a> {
+        let owner = fs::metadata("/proc/self").expect("this process").uid();
+        assert_eq!(owner, 0, "the Docker engine must be started by root");
+        need("dockerd", "docker.io");
+        let socket = format!("unix://{}", home.path("engine.sock"));
+        let log = File::create(home.path("engine.log")).expect("a file");
+        // Should this program be killed, the kernel stops the engine.
+        let mut command = home.command("setpriv", &["--pdeathsig=TERM", "dockerd"]);
+        command
+            .args(["--data-root", &home.path("engine/data")])
+            .args(["--exec-root", &home.path("engine/exec")])
+            .args(["--pidfile", &home.path("engine.pid")])
+            .args(["--host", &socket])
+            .args(["--iptables=false", "--bridge=none"])
+            .args(["--insecure-registry", "127.0.0.0/8"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log);
+        if let Some(authority) = authority {
+            command.env("SSL_CERT_FILE", &authority.file);
+            command.env("SSL_CERT_DIR", &authority.folder);
+        }
+        let child = command.spawn().expect("setpriv, of every Debian");
+        let mut engine = Engine {
+            home,
+            socket,
+            child,
+        };
+        eventually("the Docker engine answers", || {
+            let ended = engine.child.try_wait().expect("a status");
+            assert!(ended.is_none(), "the engine ended:\n{}", engine.log());
+            let mut version = engine.command(&["version"]);
+            version.output().is_ok_and(|output| output.status.success())
+        });
+        engine
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.home.path("engine.log")).expect("a log")
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = self
+            .home
+            .command("docker", &[&["--host", &self.socket], arguments].concat());
+        // The builder that is part of every engine.
+        command
+            .env("DOCKER_BUILDKIT", "0")
+            .env_remove("DOCKER_CONTEXT");
+        command
+    }
+
+    fn docker(&self, arguments: &[&str]) -> String {
+        let output = run(&mut self.command(arguments));
+        String::from_utf8(output.stdout).expect("text")
+    }
+
+    fn image_id(&self, image: &str) -> String {
+        let id = self.docker(&["image", "inspect", "--format={{.Id}}", image]);
+        id.trim().to_owned()
+    }
+
+    /// The files of an image, without those that the engine adds.
+    fn files(&self, image: &str) -> Tree {
+        let container = self.docker(&["create", "--network=none", image]);
+        let container = container.trim();
+        let [tar, root] =
+            ["tar", "root"].map(|kind| self.home.path(&format!("{container}.{kind}")));
+        self.docker(&["export", "--output", &tar, container]);
+        self.docker(&["rm", container]);
+        fs::create_dir(&root).expect("a folder");
+        self.home
+            .run("tar", &["-C", &root, "--numeric-owner", "-xf", &tar]);
+        without_engine_files(tree::read(Path::new(&root)))
+    }
+
+    /// Removes every image, so that a pull has nothing to build on.
+    fn forget(&self) {
+        self.docker(&["image", "prune", "--all", "--force"]);
+        assert_eq!(self.docker(&["image", "ls", "--all", "--quiet"]), "");
+    }
+}
+
+impl Drop for Engine<'_> {
+    fn drop(&mut self) {
+        // It stops its containers and its containerd. Nothing here may panic:
+        // a failed test gets here too.
+        let pid = self.child.id().to_string();
+        drop(Command::new("kill").args(["-TERM", &pid]).status());
+        for _ in 0..200 {
+            if !matches!(self.child.try_wait(), Ok(None)) {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(100));
+        }
+        drop(self.child.kill());
+        drop(self.child.wait());
+        let containerd = self.home.path("engine/exec/containerd/containerd.pid");
+        if let Ok(pid) = fs::read_to_string(containerd) {
+            drop(Command::new("kill").args(["-KILL", pid.trim()]).status());
+        }
+        // Of containers that a killed engine left.
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+        let folder = self.home.path("engine/");
+        for mount in mounts
+            .lines()
+            .rev()
+            .filter_map(|line| line.split(' ').nth(1))
+        {
+            if mount.starts_with(&folder) {
+                drop(Command::new("umount").args(["--lazy", mount]).status());
+            }
+        }
+    }
+}
+
+/// Takes out what a container has of its own, and the folders whose times that
+/// changes.
+fn without_engine_files(mut tree: Tree) -> Tree {
+    const FILES: [&str; 7] = [
+        ".dockerenv",
+        "dev",
+        "etc",
+        "etc/hostname",
+        "etc/hosts",
+        "etc/mtab",
+        "etc/resolv.conf",
+    ];
+    const FOLDERS: [&str; 3] = ["dev/", "proc", "sys"];
+    tree.retain(|name, _| {
+        !FILES.contains(&name.as_str()) && !FOLDERS.iter().any(|folder| name.starts_with(folder))
+    });
+    tree
+}
+
+/// A root file system of Debian packages, as a tar file.
+fn debian(home: &Home) -> String {
+    let release = fs::read_to_string("/etc/os-release").expect("a Debian");
+    let codename = release
+        .lines()
+        .find_map(|line| line.strip_prefix("VERSION_CODENAME="))
+        .expect("a Debian release");
+    let tar = home.path("debian.tar");
+    home.run(
+        "mmdebstrap",
+        &[
+            "--quiet",
+            "--variant=extract",
+            "--include=base-files,busybox-static",
+            codename,
+            &tar,
+        ],
+    );
+    tar
+}
+
+/// Layers that add, remove and replace, with links and a mode of each sort.
+const DOCKERFILE: &str = r#"FROM debian
+SHELL ["/bin/busybox", "sh", "-c"]
+RUN busybox --install -s /bin
+RUN rm -r /etc/issue /usr/share/doc && ln /etc/debian_version /etc/version && mkdir -m 1777 /work && echo content > /work/file && chmod 4711 /work/file
+CMD ["cat", "/work/file"]
+"#;
+
+#[test]
+fn build_push_remove_pull_run() {
+    let (home, registry) = (Home::new(), Registry::start(&[]));
+    let engine = Engine::start(&home, None);
+    let image = format!("{}/team/app:1", registry.host());
+    engine.docker(&["import", &debian(&home), "debian"]);
+    let context = home.path("context");
+    fs::create_dir(&context).expect("a folder");
+    fs::write(format!("{context}/Dockerfile"), DOCKERFILE).expect("a file");
+    engine.docker(&["build", "--network=none", "--tag", &image, &context]);
+    let (id, files) = (engine.image_id(&image), engine.files(&image));
+    assert!(files.len() > 200, "{}", files.len());
+
+    let pushed = printed_digest(&engine.docker(&["push", &image]));
+    let reply = manifest(registry.address, "team/app", "1");
+    assert_eq!(reply.header("content-type"), Some(DOCKER_MANIFEST));
+    let digest = pushed.to_string();
+    assert_eq!(reply.header("docker-content-digest"), Some(digest.as_str()));
+    let json = reply.json();
+    assert_eq!(json["config"]["digest"], id);
+    assert_eq!(json["layers"].as_array().map(Vec::len), Some(3));
+
+    // The same layers are mounted into another repository, not sent again.
+    let other = format!("{}/other:1", registry.host());
+    engine.docker(&["tag", &image, &other]);
+    assert_eq!(printed_digest(&engine.docker(&["push", &other])), pushed);
+    let log = registry.log();
+    let uploads = |line: &&str| line.contains("POST /v2/other/blobs/uploads/");
+    let mounts: Vec<&str> = log
+        .lines()
+        .filter(uploads)
+        .filter(|line| line.contains("mount="))
+        .collect();
+    assert_eq!(mounts.len(), 3, "{log}");
+    assert!(
+        mounts
+            .iter()
+            .all(|line| line.contains("from=team%2Fapp") && line.contains(" 201 ")),
+        "{mounts:?}"
+    );
+
+    engine.forget();
+    let by_digest = format!("{}/team/app@{pushed}", registry.host());
+    for name in [&image, &by_digest] {
+        assert_eq!(printed_digest(&engine.docker(&["pull", name])), pushed);
+        assert_eq!(engine.image_id(name), id);
+    }
+    assert_eq!(
+        engine.docker(&["run", "--rm", "--network=none", &image]),
+        "content\n"
+    );
+    tree::assert_same("before and after", &files, &engine.files(&image));
+
+    // The same image for clients with an unpacker of their own.
+    let layout = home.path("layout");
+    home.copy(
+        &format!("docker://{image}"),
+        &format!("oci:{layout}:1"),
+        &[],
+    );
+    let bundle = home.path("bundle");
+    home.run(
+        "umoci",
+        &["unpack", "--image", &format!("{layout}:1"), &bundle],
+    );
+    let unpacked = tree::read(&Path::new(&bundle).join("rootfs"));
+    let mounted = tree::read(Path::new(&home.podman_pull(&image)));
+    tree::assert_same("umoci and podman", &unpacked, &mounted);
+    tree::assert_same("Docker and podman", &files, &without_engine_files(mounted));
+    let ids = home.podman(&["image", "inspect", "--format={{.Id}} {{.Digest}}", &image]);
+    assert_eq!(format!("sha256:{}", ids.trim()), format!("{id} {pushed}"));
+    let copied = home.path("copied");
+    home.copy(&format!("docker://{image}"), &format!("dir:{copied}"), &[]);
+    assert_eq!(
+        fs::read(format!("{copied}/manifest.json")).expect("a file"),
+        reply.body
+    );
+
+    // A manifest list of the client's making, and a pull of every tag.
+    let list = format!("{}/team/list:1", registry.host());
+    engine.docker(&["manifest", "create", "--insecure", &list, &image]);
+    engine.docker(&["manifest", "push", "--insecure", &list]);
+    let reply = manifest(registry.address, "team/list", "1");
+    assert_eq!(reply.header("content-type"), Some(DOCKER_LIST));
+    assert_eq!(reply.json()["manifests"][0]["digest"], digest);
+    engine.docker(&["tag", &image, &format!("{}/team/list:2", registry.host())]);
+    engine.docker(&[
+        "push",
+        "--all-tags",
+        &format!("{}/team/list", registry.host()),
+    ]);
+    engine.forget();
+    engine.docker(&[
+        "pull",
+        "--all-tags",
+        &format!("{}/team/list", registry.host()),
+    ]);
+    for tag in ["1", "2"] {
+        assert_eq!(
+            engine.image_id(&format!("{}/team/list:{tag}", registry.host())),
+            id
+        );
+    }
+}
+
+/// The engine takes any certificate from 127.0.0.0/8, and 0.0.0.0 is another
+/// name for this machine.
+#[test]
+fn over_tls() {
+    let home = Home::new();
+    let [ours, other] = ["ours", "other"].map(|name| Authority::new(&home, name));
+    let [registry, stranger] = [&ours, &other]
+        .map(|authority| Registry::start(&authority.certify().each_ref().map(String::as_str)));
+    let host =
+        |registry: &Registry| format!("{}:{}", Ipv4Addr::UNSPECIFIED, registry.address.port());
+    let image = format!("{}/team/app:1", host(&registry));
+    let layout = Layout::make(&home.path("layout"), 1);
+    let trust = format!("--dest-cert-dir={}", ours.folder);
+    home.run(
+        "skopeo",
+        &[
+            "copy",
+            "--quiet",
+            &trust,
+            &layout.reference(),
+            &format!("docker://{image}"),
+        ],
+    );
+
+    let engine = Engine::start(&home, Some(&ours));
+    assert_eq!(
+        printed_digest(&engine.docker(&["pull", &image])),
+        layout.image()
+    );
+    let id = engine.image_id(&image);
+    let pushed = format!("{}/other:1", host(&registry));
+    engine.docker(&["tag", &image, &pushed]);
+    let digest = printed_digest(&engine.docker(&["push", &pushed]));
+    engine.forget();
+    assert_eq!(printed_digest(&engine.docker(&["pull", &pushed])), digest);
+    assert_eq!(engine.image_id(&pushed), id);
+
+    let refused = engine
+        .command(&["pull", &format!("{}/team/app:1", host(&stranger))])
+        .output();
+    let refused = refused.expect("docker");
+    let complaint = String::from_utf8_lossy(&refused.stderr);
+    assert!(
+        !refused.status.success() && complaint.contains("x509"),
+        "{complaint}"
+    );
+}

@@ -1,0 +1,108 @@
+//! podman, with a store of its own in the temporary folder.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::common::{OCI_LAYER, Registry, noise};
+use crate::home::Home;
+use crate::manifest;
+use crate::tree;
+
+const OCI_LAYER_ZSTD: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
+const ZSTD_MAGIC: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
+
+impl Home {
+    /// podman whose images lie as plain folders.
+    pub fn podman(&self, arguments: &[&str]) -> String {
+        let [root, runroot, tmpdir] =
+            ["podman/root", "podman/run", "podman/tmp"].map(|name| self.path(name));
+        let own = [
+            "--root",
+            &root,
+            "--runroot",
+            &runroot,
+            "--tmpdir",
+            &tmpdir,
+            "--storage-driver=vfs",
+            "--events-backend=none",
+        ];
+        self.run("podman", &[&own, arguments].concat())
+    }
+
+    /// Pulls an image and gives where its files are.
+    pub fn podman_pull(&self, name: &str) -> String {
+        self.podman(&["pull", "--quiet", "--tls-verify=false", name]);
+        self.podman(&["image", "mount", name]).trim().to_owned()
+    }
+}
+
+/// A tar file of a small root file system, and the folder that unpacking it
+/// gives. Files of the same seed are the same.
+fn root_files(home: &Home, name: &str, seeds: &[u64]) -> (String, String) {
+    let [made, tar, unpacked] =
+        ["made", "tar", "unpacked"].map(|what| home.path(&format!("{name}-{what}")));
+    let usr = Path::new(&made).join("usr");
+    fs::create_dir_all(&usr).expect("a folder");
+    for seed in seeds {
+        fs::write(usr.join(seed.to_string()), noise(*seed, 500_000)).expect("a file");
+    }
+    fs::hard_link(usr.join(seeds[0].to_string()), usr.join("hard")).expect("a hard link");
+    std::os::unix::fs::symlink("hard", usr.join("soft")).expect("a link");
+    home.run("tar", &["-C", &made, "-cf", &tar, "usr"]);
+    fs::create_dir(&unpacked).expect("a folder");
+    home.run("tar", &["-C", &unpacked, "-xf", &tar]);
+    (tar, unpacked)
+}
+
+/// Imports a tar file as an image, pushes it, and gives its one layer's
+/// descriptor in the registry.
+fn push(home: &Home, registry: &Registry, tar: &str, name: &str, compression: &str) -> Value {
+    let reference = format!("{}/{name}", registry.host());
+    home.podman(&["import", "--quiet", tar, &reference]);
+    let digest_file = home.path("digest");
+    home.podman(&[
+        "push",
+        "--quiet",
+        "--tls-verify=false",
+        "--format=oci",
+        &format!("--compression-format={compression}"),
+        &format!("--digestfile={digest_file}"),
+        &reference,
+    ]);
+    let (repository, tag) = name.split_once(':').expect("a tag");
+    let reply = manifest(registry.address, repository, tag);
+    assert_eq!(
+        reply.header("docker-content-digest"),
+        Some(fs::read_to_string(digest_file).expect("a file").as_str())
+    );
+    let layers = reply.json()["layers"].clone();
+    assert_eq!(layers.as_array().map(Vec::len), Some(1));
+    layers[0].clone()
+}
+
+#[test]
+fn compressions() {
+    for (compression, media_type, magic, chunked) in [
+        ("gzip", OCI_LAYER, &[0x1f, 0x8b][..], false),
+        ("zstd", OCI_LAYER_ZSTD, ZSTD_MAGIC, false),
+        ("zstd:chunked", OCI_LAYER_ZSTD, ZSTD_MAGIC, true),
+    ] {
+        // A registry each, as podman pushes a layer it knows to be there in
+        // whatever compression it is.
+        let (home, registry) = (Home::new(), Registry::start(&[]));
+        let (tar, unpacked) = root_files(&home, "image", &[1, 2]);
+        let layer = push(&home, &registry, &tar, "team/app:1", compression);
+        assert_eq!(layer["mediaType"], media_type, "{compression}");
+        assert_eq!(layer["annotations"].is_object(), chunked, "{compression}");
+        let digest = layer["digest"].as_str().expect("a digest");
+        let blob = registry.get(&format!("/v2/team/app/blobs/{digest}")).body;
+        assert!(blob.starts_with(magic), "{compression}");
+
+        home.podman(&["rmi", "--all"]);
+        let pulled = home.podman_pull(&format!("{}/team/app:1", registry.host()));
+        let [pulled, unpacked] = [pulled, unpacked].map(|root| tree::read(Path::new(&root)));
+        tree::assert_same(compression, &pulled, &unpacked);
+    }
+}
