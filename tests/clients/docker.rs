@@ -11,8 +11,8 @@ use crate::authority::Authority;
 use crate::common::{DOCKER_LIST, DOCKER_MANIFEST, Registry, eventually, need, run};
 use crate::home::{Home, printed_digest};
 use crate::layout::Layout;
-use crate::manifest;
 use crate::tree::{self, Tree};
+use crate::{await_log, manifest};
 
 struct Engine<'a> {
     home: &'a Home,
@@ -212,20 +212,11 @@ fn build_push_remove_pull_run() {
     let other = format!("{}/other:1", registry.host());
     engine.docker(&["tag", &image, &other]);
     assert_eq!(printed_digest(&engine.docker(&["push", &other])), pushed);
-    let log = registry.log();
-    let uploads = |line: &&str| line.contains("POST /v2/other/blobs/uploads/");
-    let mounts: Vec<&str> = log
-        .lines()
-        .filter(uploads)
-        .filter(|line| line.contains("mount="))
-        .collect();
-    assert_eq!(mounts.len(), 3, "{log}");
-    assert!(
-        mounts
-            .iter()
-            .all(|line| line.contains("from=team%2Fapp") && line.contains(" 201 ")),
-        "{mounts:?}"
-    );
+    let mount = [
+        "/v2/other/blobs/uploads/?from=team%2Fapp&mount=",
+        "status=201",
+    ];
+    await_log(&registry, 3, &mount);
 
     engine.forget();
     let by_digest = format!("{}/team/app@{pushed}", registry.host());

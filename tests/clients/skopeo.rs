@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::common::{DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, Registry};
 use crate::home::Home;
 use crate::layout::{Layout, PLATFORMS, blobs};
-use crate::manifest;
+use crate::{await_log, manifest};
 
 impl Home {
     /// `skopeo copy` from or to a registry without TLS.
@@ -57,20 +57,17 @@ fn index_both_ways() {
         assert_eq!(reply.body, layout.read(&layout.index), "{transport}");
     }
 
-    // From one repository to another of the same registry.
+    // From one repository to another of the same registry: layers are mounted.
     home.copy(&pushed, &at(&registry, "team/copy:1"), all);
     assert_eq!(
         manifest(registry.address, "team/copy", "1").body,
         layout.read(&layout.index)
     );
-    let mounted = registry
-        .log()
-        .lines()
-        .filter(|line| {
-            line.contains("POST /v2/team/copy/blobs/uploads/?from=") && line.contains(" 201 ")
-        })
-        .count();
-    assert_eq!(mounted, 3, "every layer once:\n{}", registry.log());
+    await_log(
+        &registry,
+        3,
+        &["/v2/team/copy/blobs/uploads/?from=", "status=201"],
+    );
 }
 
 /// A client that takes one image picks it from the index.
