@@ -11,8 +11,8 @@ use registry::oci::{Algorithm, Digest};
 use serde_json::{Value, json};
 
 use crate::common::{
-    OCI_CONFIG, OCI_EMPTY, OCI_LAYER, OCI_MANIFEST, Registry, Reply, descriptor, eventually,
-    image_manifest, send_to,
+    OCI_EMPTY, OCI_INDEX, OCI_MANIFEST, Registry, Reply, descriptor, eventually, image_manifest,
+    send_to,
 };
 use crate::home::Home;
 use crate::layout::{Layout, blobs};
@@ -107,15 +107,15 @@ fn strings(list: &Value) -> impl Iterator<Item = &str> {
         .map(|item| item.as_str().expect("a string"))
 }
 
+fn parse(digest: Option<&str>) -> Digest {
+    digest.and_then(|d| d.parse().ok()).expect("a digest")
+}
+
 fn see_manifest(seen: &mut Seen, address: SocketAddr, name: &str, reference: &str) {
     let path = format!("/v2/{name}/manifests/{reference}");
     let reply = manifest(address, name, reference);
-    let digest = Algorithm::Sha256.digest(&reply.body).to_string();
-    assert_eq!(
-        reply.header("docker-content-digest"),
-        Some(&*digest),
-        "{path}"
-    );
+    let digest = parse(reply.header("docker-content-digest"));
+    assert_eq!(digest.algorithm().digest(&reply.body), digest, "{path}");
     let media_type = reply.header("content-type").expect("a type");
     seen.insert(path, format!("{media_type} {digest}"));
     let json = reply.json();
@@ -129,10 +129,7 @@ fn see_manifest(seen: &mut Seen, address: SocketAddr, name: &str, reference: &st
     }
     let layers = json["layers"].as_array().into_iter().flatten();
     for blob in layers.chain(json.get("config")) {
-        let digest: Digest = blob["digest"]
-            .as_str()
-            .and_then(|d| d.parse().ok())
-            .expect("a digest");
+        let digest = parse(blob["digest"].as_str());
         let path = format!("/v2/{name}/blobs/{digest}");
         let reply = get(address, &path);
         assert_eq!(reply.status, 200, "{path}: {}", reply.text());
@@ -166,6 +163,50 @@ fn push_all_sorts(home: &Home, address: SocketAddr, prefix: &str, layout: &Layou
 /// What [`push_all_sorts`] makes visible: catalog and tags; manifests by tag
 /// and as children; blobs by repository.
 const ALL_SORTS: usize = 5 + (6 + 4) + (5 + 5 + 3 + 3);
+
+/// Pushes what distribution 2 would not have stored in this way, to `ours/new`
+/// and `ours/index`; gives the path of a list of referrers.
+fn push_novelties(registry: &Registry, layout: &Layout) -> String {
+    let put = |repository: &str, reference: &str, media_type: &str, manifest: &Value| {
+        let manifest = manifest.to_string();
+        let reply = registry.push_manifest(repository, reference, media_type, manifest.as_bytes());
+        assert_eq!(reply.status, 201, "{}", reply.text());
+    };
+    let repository = "ours/new";
+    let empty = registry.push_blob(repository, b"{}");
+    let text = registry.push_blob(repository, b"text");
+    let image = layout.read(&layout.image());
+    let subject = descriptor(OCI_MANIFEST, &layout.image(), image.len());
+    let [config, layer] = [
+        descriptor(OCI_EMPTY, &empty, 2),
+        descriptor("text/plain", &text, 4),
+    ];
+    let artifact = json!({
+        "schemaVersion": 2,
+        "mediaType": OCI_MANIFEST,
+        "artifactType": "application/vnd.example.signature",
+        "subject": subject,
+        "config": config,
+        "layers": [layer],
+    });
+    put(repository, "artifact", OCI_MANIFEST, &artifact);
+    let untyped = json!({"schemaVersion": 2, "config": config, "layers": [layer]});
+    put(repository, "untyped", OCI_MANIFEST, &untyped);
+
+    let long = Algorithm::Sha512.digest(b"sha512");
+    let path = format!("/v2/{repository}/blobs/uploads/?digest={long}");
+    assert_eq!(registry.send("POST", &path, &[], b"sha512").status, 201);
+    let image = image_manifest(&config, &[descriptor("text/plain", &long, 6)]);
+    let digest = Algorithm::Sha512.digest(image.as_bytes());
+    let reference = format!("{digest}?tag=sha512");
+    let image: Value = serde_json::from_str(&image).expect("JSON");
+    put(repository, &reference, OCI_MANIFEST, &image);
+
+    // A repository without a blob.
+    let index = json!({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []});
+    put("ours/index", "empty", OCI_INDEX, &index);
+    format!("/v2/{repository}/referrers/{}", layout.image())
+}
 
 /// Pulls the index with all it names.
 fn pull(home: &Home, address: SocketAddr, name: &str, layout: &Layout) {
@@ -208,6 +249,7 @@ fn to_and_fro() {
     assert_same("theirs", &theirs, &seen(registry.address));
     pull(&home, registry.address, "theirs/multi:latest", &first);
     push_all_sorts(&home, registry.address, "ours", &second);
+    push_novelties(&registry, &second);
     // Into their repositories: new tags, a moved one, a deleted one.
     let at = |address: SocketAddr, name: &str| format!("docker://{address}/{name}");
     home.copy(
@@ -259,35 +301,12 @@ fn garbage_collect() {
     home.copy(&deleted.reference(), &gone, &[]);
     home.run("skopeo", &["delete", "--tls-verify=false", &gone]);
 
-    // What distribution 2 does not know itself: an artifact of an image, a
-    // manifest that does not say what it is.
-    let empty = registry.push_blob("ours/multi", b"{}");
-    let blob = registry.push_blob("ours/multi", b"signature");
-    let mut artifact: Value = serde_json::from_str(&image_manifest(
-        &descriptor(OCI_EMPTY, &empty, 2),
-        &[descriptor("text/plain", &blob, 9)],
-    ))
-    .expect("JSON");
-    artifact["artifactType"] = json!("application/vnd.example.signature");
-    let image = kept.read(&kept.image());
-    artifact["subject"] = descriptor(OCI_MANIFEST, &kept.image(), image.len());
-    let artifact = artifact.to_string();
-    let untyped = json!({
-        "schemaVersion": 2,
-        "config": descriptor(OCI_CONFIG, &empty, 2),
-        "layers": [descriptor(OCI_LAYER, &blob, 9)],
-    })
-    .to_string();
-    for (tag, manifest) in [("signature", &artifact), ("untyped", &untyped)] {
-        let reply = registry.push_manifest("ours/multi", tag, OCI_MANIFEST, manifest.as_bytes());
-        assert_eq!(reply.status, 201, "{}", reply.text());
-    }
+    let referrers = push_novelties(&registry, &kept);
     // An upload under way.
     let upload = registry.start_upload("ours/multi");
     let reply = registry.send("PATCH", &upload, &[], b"first ");
     assert_eq!(reply.status, 202, "{}", reply.text());
 
-    let referrers = format!("/v2/ours/multi/referrers/{}", kept.image());
     let before = (seen(registry.address), registry.get(&referrers).text());
     assert!(
         before.1.contains("application/vnd.example.signature"),
