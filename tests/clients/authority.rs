@@ -4,6 +4,7 @@ use std::fs;
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 
+use crate::common::Registry;
 use crate::home::Home;
 
 pub struct Authority {
@@ -11,6 +12,9 @@ pub struct Authority {
     /// The file with its certificate, alone in a folder.
     pub file: String,
     pub folder: String,
+    /// What its registry serves with.
+    pub server_cert: String,
+    pub server_key: String,
 }
 
 impl Authority {
@@ -28,6 +32,8 @@ impl Authority {
         Authority {
             issuer: Issuer::new(params, key),
             file,
+            server_cert: format!("{folder}-server.crt"),
+            server_key: format!("{folder}-server.key"),
             folder,
         }
     }
@@ -42,12 +48,12 @@ impl Authority {
         (certificate.pem(), key.serialize_pem())
     }
 
-    /// Writes them to files; gives the flags that make a registry use them.
-    pub fn certify(&self) -> [String; 4] {
-        let [cert, key] = ["crt", "key"].map(|kind| format!("{}-server.{kind}", self.folder));
-        let (certificate, private) = self.issue();
-        fs::write(&cert, certificate).expect("a file");
-        fs::write(&key, private).expect("a file");
-        ["--tls-cert".to_owned(), cert, "--tls-key".to_owned(), key]
+    /// Starts a registry with a certificate of this authority.
+    pub fn registry(&self) -> Registry {
+        let (certificate, key) = self.issue();
+        fs::write(&self.server_cert, certificate).expect("a file");
+        fs::write(&self.server_key, key).expect("a file");
+        let (cert, key) = (&self.server_cert, &self.server_key);
+        Registry::start(&["--tls-cert", cert, "--tls-key", key])
     }
 }

@@ -6,9 +6,13 @@ use std::net::Ipv4Addr;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use registry::oci::Digest;
+use serde_json::Value;
 
 use crate::authority::Authority;
-use crate::common::{DOCKER_LIST, DOCKER_MANIFEST, Registry, eventually, need, run};
+use crate::common::{DOCKER_LIST, DOCKER_MANIFEST, Registry, SOON, eventually, need, run};
 use crate::home::{Home, printed_digest};
 use crate::layout::Layout;
 use crate::tree::{self, Tree};
@@ -106,34 +110,36 @@ impl<'a> Engine<'a> {
 }
 
 impl Drop for Engine<'_> {
+    /// Nothing here may panic: a failed test gets here too.
     fn drop(&mut self) {
-        // It stops its containers and its containerd. Nothing here may panic:
-        // a failed test gets here too.
-        let pid = self.child.id().to_string();
-        drop(Command::new("kill").args(["-TERM", &pid]).status());
-        for _ in 0..200 {
-            if !matches!(self.child.try_wait(), Ok(None)) {
+        let kill = |signal: &str, pid: &str| {
+            drop(Command::new("kill").args([signal, pid]).status());
+        };
+        // It stops its containers and its containerd.
+        kill("-TERM", &self.child.id().to_string());
+        let deadline = Instant::now() + SOON;
+        while matches!(self.child.try_wait(), Ok(None)) {
+            if Instant::now() > deadline {
+                let containerd = self.home.path("engine/exec/containerd/containerd.pid");
+                kill(
+                    "-KILL",
+                    fs::read_to_string(containerd).unwrap_or_default().trim(),
+                );
+                drop(self.child.kill());
+                drop(self.child.wait());
                 break;
             }
-            std::thread::sleep(std::time::Duration::from_millis(100));
+            std::thread::sleep(Duration::from_millis(20));
         }
-        drop(self.child.kill());
-        drop(self.child.wait());
-        let containerd = self.home.path("engine/exec/containerd/containerd.pid");
-        if let Ok(pid) = fs::read_to_string(containerd) {
-            drop(Command::new("kill").args(["-KILL", pid.trim()]).status());
-        }
-        // Of containers that a killed engine left.
+        // Of containers that it could not stop.
         let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
         let folder = self.home.path("engine/");
-        for mount in mounts
+        let targets = mounts
             .lines()
             .rev()
-            .filter_map(|line| line.split(' ').nth(1))
-        {
-            if mount.starts_with(&folder) {
-                drop(Command::new("umount").args(["--lazy", mount]).status());
-            }
+            .filter_map(|line| line.split(' ').nth(1));
+        for target in targets.filter(|target| target.starts_with(&folder)) {
+            drop(Command::new("umount").args(["--lazy", target]).status());
         }
     }
 }
@@ -208,77 +214,63 @@ fn build_push_remove_pull_run() {
     assert_eq!(json["config"]["digest"], id);
     assert_eq!(json["layers"].as_array().map(Vec::len), Some(3));
 
-    // The same layers are mounted into another repository, not sent again.
-    let other = format!("{}/other:1", registry.host());
-    engine.docker(&["tag", &image, &other]);
-    assert_eq!(printed_digest(&engine.docker(&["push", &other])), pushed);
-    let mount = [
-        "/v2/other/blobs/uploads/?from=team%2Fapp&mount=",
-        "status=201",
-    ];
-    await_log(&registry, 3, &mount);
-
     engine.forget();
     let by_digest = format!("{}/team/app@{pushed}", registry.host());
     for name in [&image, &by_digest] {
         assert_eq!(printed_digest(&engine.docker(&["pull", name])), pushed);
         assert_eq!(engine.image_id(name), id);
     }
-    assert_eq!(
-        engine.docker(&["run", "--rm", "--network=none", &image]),
-        "content\n"
-    );
-    tree::assert_same("before and after", &files, &engine.files(&image));
+    let printed = engine.docker(&["run", "--rm", "--network=none", &image]);
+    assert_eq!(printed, "content\n");
+    tree::assert_same("pushed and pulled", &files, &engine.files(&image));
 
-    // The same image for clients with an unpacker of their own.
-    let layout = home.path("layout");
-    home.copy(
-        &format!("docker://{image}"),
-        &format!("oci:{layout}:1"),
-        &[],
-    );
-    let bundle = home.path("bundle");
-    home.run(
-        "umoci",
-        &["unpack", "--image", &format!("{layout}:1"), &bundle],
-    );
+    pulled_by_others(&home, &image, &reply.body, &files);
+    other_repositories(&engine, &registry, &image, &pushed);
+}
+
+/// The image that the engine pushed, for clients with an unpacker of their own.
+fn pulled_by_others(home: &Home, image: &str, manifest: &[u8], files: &Tree) {
+    let from = format!("docker://{image}");
+    let [layout, bundle, copy] = ["layout", "bundle", "copy"].map(|name| home.path(name));
+    home.copy(&from, &format!("dir:{copy}"), &[]);
+    let copied = fs::read(format!("{copy}/manifest.json")).expect("a file");
+    assert_eq!(copied, manifest);
+
+    home.copy(&from, &format!("oci:{layout}:1"), &[]);
+    let layout = format!("{layout}:1");
+    home.run("umoci", &["unpack", "--image", &layout, &bundle]);
     let unpacked = tree::read(&Path::new(&bundle).join("rootfs"));
-    let mounted = tree::read(Path::new(&home.podman_pull(&image)));
+    let mounted = tree::read(Path::new(&home.podman_pull(image)));
     tree::assert_same("umoci and podman", &unpacked, &mounted);
-    tree::assert_same("Docker and podman", &files, &without_engine_files(mounted));
-    let ids = home.podman(&["image", "inspect", "--format={{.Id}} {{.Digest}}", &image]);
-    assert_eq!(format!("sha256:{}", ids.trim()), format!("{id} {pushed}"));
-    let copied = home.path("copied");
-    home.copy(&format!("docker://{image}"), &format!("dir:{copied}"), &[]);
-    assert_eq!(
-        fs::read(format!("{copied}/manifest.json")).expect("a file"),
-        reply.body
-    );
+    let mounted = without_engine_files(mounted);
+    tree::assert_same("Docker and podman", files, &mounted);
+    let json: Value = serde_json::from_slice(manifest).expect("JSON");
+    let id = home.podman(&["image", "inspect", "--format=sha256:{{.Id}}", image]);
+    assert_eq!(json["config"]["digest"], id.trim());
+}
 
-    // A manifest list of the client's making, and a pull of every tag.
-    let list = format!("{}/team/list:1", registry.host());
-    engine.docker(&["manifest", "create", "--insecure", &list, &image]);
+/// The same image under other names: layers are mounted, not sent again; a
+/// manifest list of the client's making; every tag at once.
+fn other_repositories(engine: &Engine, registry: &Registry, image: &str, digest: &Digest) {
+    let other = format!("{}/other", registry.host());
+    let [list, plain] = ["list", "plain"].map(|tag| format!("{other}:{tag}"));
+    let id = engine.image_id(image);
+    engine.docker(&["tag", image, &plain]);
+    let pushed = engine.docker(&["push", "--all-tags", &other]);
+    assert_eq!(printed_digest(&pushed), *digest);
+    let mount = "/v2/other/blobs/uploads/?from=team%2Fapp&mount=";
+    await_log(registry, 3, &[mount, "status=201"]);
+
+    engine.docker(&["manifest", "create", "--insecure", &list, image]);
     engine.docker(&["manifest", "push", "--insecure", &list]);
-    let reply = manifest(registry.address, "team/list", "1");
+    let reply = manifest(registry.address, "other", "list");
     assert_eq!(reply.header("content-type"), Some(DOCKER_LIST));
-    assert_eq!(reply.json()["manifests"][0]["digest"], digest);
-    engine.docker(&["tag", &image, &format!("{}/team/list:2", registry.host())]);
-    engine.docker(&[
-        "push",
-        "--all-tags",
-        &format!("{}/team/list", registry.host()),
-    ]);
+    assert_eq!(reply.json()["manifests"][0]["digest"], digest.to_string());
+
     engine.forget();
-    engine.docker(&[
-        "pull",
-        "--all-tags",
-        &format!("{}/team/list", registry.host()),
-    ]);
-    for tag in ["1", "2"] {
-        assert_eq!(
-            engine.image_id(&format!("{}/team/list:{tag}", registry.host())),
-            id
-        );
+    engine.docker(&["pull", "--all-tags", &other]);
+    for name in [&list, &plain] {
+        assert_eq!(engine.image_id(name), id);
     }
 }
 
@@ -288,29 +280,16 @@ fn build_push_remove_pull_run() {
 fn over_tls() {
     let home = Home::new();
     let [ours, other] = ["ours", "other"].map(|name| Authority::new(&home, name));
-    let [registry, stranger] = [&ours, &other]
-        .map(|authority| Registry::start(&authority.certify().each_ref().map(String::as_str)));
+    let [registry, stranger] = [ours.registry(), other.registry()];
     let host =
         |registry: &Registry| format!("{}:{}", Ipv4Addr::UNSPECIFIED, registry.address.port());
     let image = format!("{}/team/app:1", host(&registry));
     let layout = Layout::make(&home.path("layout"), 1);
-    let trust = format!("--dest-cert-dir={}", ours.folder);
-    home.run(
-        "skopeo",
-        &[
-            "copy",
-            "--quiet",
-            &trust,
-            &layout.reference(),
-            &format!("docker://{image}"),
-        ],
-    );
+    home.copy(&layout.reference(), &format!("docker://{image}"), &[]);
 
     let engine = Engine::start(&home, Some(&ours));
-    assert_eq!(
-        printed_digest(&engine.docker(&["pull", &image])),
-        layout.image()
-    );
+    let pulled = engine.docker(&["pull", &image]);
+    assert_eq!(printed_digest(&pulled), layout.image());
     let id = engine.image_id(&image);
     let pushed = format!("{}/other:1", host(&registry));
     engine.docker(&["tag", &image, &pushed]);

@@ -11,7 +11,6 @@ use crate::common::{need, run};
 const PACKAGES: &[(&str, &str)] = &[
     ("curl", "curl"),
     ("docker", "docker.io"),
-    ("dockerd", "docker.io"),
     ("docker-registry", "docker-registry"),
     ("mmdebstrap", "mmdebstrap"),
     ("podman", "podman"),
@@ -49,9 +48,11 @@ impl Home {
         command
             .args(arguments)
             .current_dir(self.0.path())
-            .env("HOME", self.0.path())
-            // Some of the registries here do not look like this machine.
-            .env("NO_PROXY", "*");
+            .env("HOME", self.0.path());
+        // All but the Debian mirror are on this machine.
+        if program != "mmdebstrap" {
+            command.env("NO_PROXY", "*");
+        }
         command
     }
 

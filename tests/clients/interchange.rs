@@ -267,7 +267,7 @@ fn to_and_fro() {
         &at(registry.address, "theirs/list:gone"),
         &[],
     );
-    let delete = |name: &str| home.run("skopeo", &["delete", "--tls-verify=false", name]);
+    let delete = |name: &str| home.skopeo(&["delete"], name);
     delete(&at(registry.address, "theirs/list:gone"));
     let ours = seen(registry.address);
     assert!(registry.stop().success());
@@ -299,7 +299,7 @@ fn garbage_collect() {
     push_all_sorts(&home, registry.address, "ours", &kept);
     let gone = format!("docker://{}/ours/multi:gone", registry.host());
     home.copy(&deleted.reference(), &gone, &[]);
-    home.run("skopeo", &["delete", "--tls-verify=false", &gone]);
+    home.skopeo(&["delete"], &gone);
 
     let referrers = push_novelties(&registry, &kept);
     // An upload under way.

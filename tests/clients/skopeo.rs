@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::common::{DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, Registry};
 use crate::home::Home;
@@ -12,13 +12,16 @@ use crate::layout::{Layout, PLATFORMS, blobs};
 use crate::{await_log, manifest};
 
 impl Home {
-    /// `skopeo copy` from or to a registry without TLS.
+    /// `skopeo copy` between a layout and a registry without TLS.
     pub fn copy(&self, from: &str, to: &str, options: &[&str]) {
         const PLAIN: [&str; 2] = ["--src-tls-verify=false", "--dest-tls-verify=false"];
-        self.run(
-            "skopeo",
-            &[&["copy", "--quiet"], &PLAIN[..], options, &[from, to]].concat(),
-        );
+        let arguments = [&["copy", "--quiet"], &PLAIN[..], options, &[from, to]];
+        self.run("skopeo", &arguments.concat());
+    }
+
+    /// Another command of skopeo, about one name in a registry without TLS.
+    pub fn skopeo(&self, command: &[&str], name: &str) -> String {
+        self.run("skopeo", &[command, &["--tls-verify=false", name]].concat())
     }
 }
 
@@ -63,11 +66,8 @@ fn index_both_ways() {
         manifest(registry.address, "team/copy", "1").body,
         layout.read(&layout.index)
     );
-    await_log(
-        &registry,
-        3,
-        &["/v2/team/copy/blobs/uploads/?from=", "status=201"],
-    );
+    let mount = "/v2/team/copy/blobs/uploads/?from=";
+    await_log(&registry, 3, &[mount, "status=201"]);
 }
 
 /// A client that takes one image picks it from the index.
@@ -79,31 +79,11 @@ fn one_platform() {
     home.copy(&layout.reference(), &name, &["--all"]);
     for (architecture, image) in PLATFORMS.into_iter().zip(&layout.images) {
         let override_arch = format!("--override-arch={architecture}");
-        let config = home.run(
-            "skopeo",
-            &[
-                &override_arch,
-                "inspect",
-                "--tls-verify=false",
-                "--config",
-                &name,
-            ],
-        );
+        let config = home.skopeo(&[&override_arch, "inspect", "--config"], &name);
         let config: Value = serde_json::from_str(&config).expect("JSON");
         assert_eq!(config["architecture"], architecture);
         let one = format!("one:{architecture}");
-        home.run(
-            "skopeo",
-            &[
-                &override_arch,
-                "copy",
-                "--quiet",
-                "--src-tls-verify=false",
-                "--dest-tls-verify=false",
-                &name,
-                &at(&registry, &one),
-            ],
-        );
+        home.copy(&name, &at(&registry, &one), &[&override_arch]);
         let reply = manifest(registry.address, "one", architecture);
         assert_eq!(reply.body, layout.read(image));
         assert_eq!(reply.header("content-type"), Some(OCI_MANIFEST));
@@ -123,19 +103,11 @@ fn docker_types() {
         home.copy(&layout.reference(), &name, options);
         let reply = manifest(registry.address, "docker", tag);
         assert_eq!(reply.header("content-type"), Some(want));
-        let inspect = ["inspect", "--raw", "--tls-verify=false", &name];
-        assert_eq!(home.run("skopeo", &inspect), reply.text());
+        assert_eq!(home.skopeo(&["inspect", "--raw"], &name), reply.text());
     }
-    let refused = home.refused(
-        "skopeo",
-        &[
-            "copy",
-            "--dest-tls-verify=false",
-            "--format=v2s1",
-            &layout.reference(),
-            &at(&registry, "docker:schema1"),
-        ],
-    );
+    let schema1 = ["copy", "--dest-tls-verify=false", "--format=v2s1"];
+    let names = [&layout.reference()[..], &at(&registry, "docker:schema1")];
+    let refused = home.refused("skopeo", &[&schema1[..], &names].concat());
     assert!(refused.contains("schema 1"), "{refused}");
 }
 
@@ -150,34 +122,24 @@ fn inspect_list_delete() {
         ("old", &deleted),
         ("older", &deleted),
     ] {
-        home.copy(
-            &layout.reference(),
-            &at(&registry, &format!("team/app:{tag}")),
-            &[],
-        );
+        let name = at(&registry, &format!("team/app:{tag}"));
+        home.copy(&layout.reference(), &name, &[]);
     }
     let inspect = |tag: &str| {
         let name = at(&registry, &format!("team/app:{tag}"));
-        let text = home.run("skopeo", &["inspect", "--tls-verify=false", &name]);
-        serde_json::from_str::<Value>(&text).expect("JSON")
+        serde_json::from_str::<Value>(&home.skopeo(&["inspect"], &name)).expect("JSON")
     };
     let found = inspect("old");
     assert_eq!(found["Digest"], deleted.image().to_string());
     assert_eq!(found["Labels"]["seed"], "5");
-    assert_eq!(
-        found["RepoTags"],
-        serde_json::json!(["1", "1.0", "old", "older"])
-    );
+    assert_eq!(found["RepoTags"], json!(["1", "1.0", "old", "older"]));
 
     let name = at(&registry, "team/app:old");
-    home.run("skopeo", &["delete", "--tls-verify=false", &name]);
-    let list = |home: &Home| {
-        let name = at(&registry, "team/app");
-        let text = home.run("skopeo", &["list-tags", "--tls-verify=false", &name]);
-        serde_json::from_str::<Value>(&text).expect("JSON")["Tags"].clone()
-    };
+    home.skopeo(&["delete"], &name);
+    let list = home.skopeo(&["list-tags"], &at(&registry, "team/app"));
+    let list: Value = serde_json::from_str(&list).expect("JSON");
     // skopeo deletes by digest, and every tag that names it goes.
-    assert_eq!(list(&home), serde_json::json!(["1", "1.0"]));
+    assert_eq!(list["Tags"], json!(["1", "1.0"]));
     let refused = home.refused("skopeo", &["inspect", "--tls-verify=false", &name]);
     assert!(refused.contains("manifest unknown"), "{refused}");
     assert_eq!(inspect("1")["Digest"], kept.image().to_string());

@@ -6,23 +6,19 @@ use std::path::Path;
 use registry::oci::Algorithm;
 
 use crate::authority::Authority;
-use crate::common::{Registry, eventually, noise};
+use crate::common::{eventually, noise};
 use crate::home::Home;
 use crate::layout::{Layout, blobs};
 
 /// What curl exits with when it does not trust the certificate.
 const UNTRUSTED: &str = "curl: (60)";
 
-fn start(authority: &Authority) -> Registry {
-    Registry::start(&authority.certify().each_ref().map(String::as_str))
-}
-
 /// A blob of some size in the versions of HTTP, up and down.
 #[test]
 fn curl() {
     let home = Home::new();
     let authority = Authority::new(&home, "ours");
-    let registry = start(&authority);
+    let registry = authority.registry();
     let url = format!("https://{}", registry.host());
     let ping = format!("{url}/v2/");
     let refused = home.refused("curl", &["--silent", "--show-error", &ping]);
@@ -85,7 +81,7 @@ fn curl() {
 fn skopeo() {
     let home = Home::new();
     let [ours, other] = ["ours", "other"].map(|name| Authority::new(&home, name));
-    let registry = start(&ours);
+    let registry = ours.registry();
     let layout = Layout::make(&home.path("layout"), 1);
     let name = format!("docker://{}/team/app:1", registry.host());
     let copy = |authority: &Authority, from: &str, to: &str| {
@@ -114,10 +110,8 @@ fn skopeo() {
 fn reload() {
     let home = Home::new();
     let [old, new] = ["old", "new"].map(|name| Authority::new(&home, name));
-    let flags = old.certify();
-    let flags = flags.each_ref().map(String::as_str);
-    let [_, certificate, _, key] = flags;
-    let registry = Registry::start(&flags);
+    let registry = old.registry();
+    let [certificate, key] = [&old.server_cert, &old.server_key];
     let url = format!("https://{}/v2/", registry.host());
     let trusts = |authority: &Authority, other: &Authority, when: &str| {
         let curl = ["--silent", "--show-error", "--cacert"];

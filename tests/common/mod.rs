@@ -246,7 +246,8 @@ pub fn send_to(
     let chunked = headers
         .iter()
         .any(|(name, _)| name.eq_ignore_ascii_case("transfer-encoding"));
-    if !chunked && !(body.is_empty() && matches!(method, "GET" | "HEAD" | "DELETE")) {
+    let bodiless = body.is_empty() && matches!(method, "GET" | "HEAD" | "DELETE");
+    if !chunked && !bodiless {
         head.push_str(&format!("Content-Length: {}\r\n", body.len()));
     }
     for (name, value) in headers {
