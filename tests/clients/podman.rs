@@ -145,3 +145,35 @@ fn partial_pull() {
     // The table of contents at the end of each layer, at least.
     await_log(&registry, 2, &["/v2/team/app/blobs/", "status=206"]);
 }
+
+/// The catalog and the tags, as podman shows them.
+#[test]
+fn search() {
+    let (home, registry) = (Home::new(), Registry::start(&[]));
+    for name in ["tool:1", "team/app:2", "team/app:1", "app:1"] {
+        let (repository, tag) = name.split_once(':').expect("a tag");
+        registry.push_image(repository, tag, name);
+    }
+    let host = registry.host();
+    let search = |name: &str, options: &[&str]| {
+        let name = format!("{host}/{name}");
+        let search = ["search", "--tls-verify=false"];
+        home.podman(&[&search, options, &[&name]].concat())
+    };
+    for (term, want) in [
+        ("", &["app", "team/app", "tool"][..]),
+        ("app", &["app", "team/app"]),
+        ("nothing", &[]),
+    ] {
+        let found = search(term, &["--format={{.Name}}"]);
+        let found = found.replace(&format!("{host}/"), "");
+        assert_eq!(found.lines().collect::<Vec<_>>(), want, "{term:?}");
+    }
+    // A table, below a line of titles.
+    let tags = search("team/app", &["--list-tags"]);
+    let tags = tags
+        .lines()
+        .skip(1)
+        .flat_map(|line| line.split_whitespace().next_back());
+    assert_eq!(tags.collect::<Vec<_>>(), ["1", "2"]);
+}
