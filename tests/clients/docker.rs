@@ -1,5 +1,6 @@
 //! The Docker engine, run by the test with everything it writes in a temporary
-//! folder: no bridge, no firewall rules, no settings of the machine's.
+//! folder: no bridge, no firewall rules, no settings and no mounts of the
+//! machine's.
 
 use std::fs::{self, File};
 use std::net::Ipv4Addr;
@@ -18,6 +19,11 @@ use crate::layout::Layout;
 use crate::tree::{self, Tree};
 use crate::{await_log, manifest};
 
+/// Starts the engine. The machine's settings are hidden from it, and so are its
+/// mounts from the machine; should this program be killed, the kernel stops it.
+const ENGINE: &str =
+    r#"mount -t tmpfs tmpfs /etc/docker && exec setpriv --pdeathsig=TERM dockerd "$@""#;
+
 struct Engine<'a> {
     home: &'a Home,
     socket: String,
@@ -32,8 +38,7 @@ impl<'a> Engine<'a> {
         need("dockerd", "docker.io");
         let socket = format!("unix://{}", home.path("engine.sock"));
         let log = File::create(home.path("engine.log")).expect("a file");
-        // Should this program be killed, the kernel stops the engine.
-        let mut command = home.command("setpriv", &["--pdeathsig=TERM", "dockerd"]);
+        let mut command = home.command("unshare", &["--mount", "sh", "-c", ENGINE, "sh"]);
         command
             .args(["--data-root", &home.path("engine/data")])
             .args(["--exec-root", &home.path("engine/exec")])
@@ -48,7 +53,7 @@ impl<'a> Engine<'a> {
             command.env("SSL_CERT_FILE", &authority.file);
             command.env("SSL_CERT_DIR", &authority.folder);
         }
-        let child = command.spawn().expect("setpriv, of every Debian");
+        let child = command.spawn().expect("unshare, of every Debian");
         let mut engine = Engine {
             home,
             socket,
@@ -130,16 +135,6 @@ impl Drop for Engine<'_> {
                 break;
             }
             std::thread::sleep(Duration::from_millis(20));
-        }
-        // Of containers that it could not stop.
-        let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-        let folder = self.home.path("engine/");
-        let targets = mounts
-            .lines()
-            .rev()
-            .filter_map(|line| line.split(' ').nth(1));
-        for target in targets.filter(|target| target.starts_with(&folder)) {
-            drop(Command::new("umount").args(["--lazy", target]).status());
         }
     }
 }
