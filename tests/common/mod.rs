@@ -43,10 +43,9 @@ impl Registry {
     pub fn start(arguments: &[&str]) -> Registry {
         let temp = TempDir::new().expect("a temporary folder");
         let dir = temp.path().to_owned();
-        Registry {
-            _temp: Some(temp),
-            ..Registry::start_in(&dir, arguments)
-        }
+        let mut registry = Registry::start_in(&dir, arguments);
+        registry._temp = Some(temp);
+        registry
     }
 
     /// Starts a registry on a folder that outlives it.
@@ -162,38 +161,7 @@ impl Registry {
         headers: &[(&str, &str)],
         body: &[u8],
     ) -> io::Result<Reply> {
-        let mut stream = TcpStream::connect(self.address)?;
-        stream.set_read_timeout(Some(SOON))?;
-        stream.set_write_timeout(Some(SOON))?;
-        let mut head = format!(
-            "{method} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n",
-            self.address
-        );
-        let chunked = headers
-            .iter()
-            .any(|(name, _)| name.eq_ignore_ascii_case("transfer-encoding"));
-        if !chunked && !(body.is_empty() && matches!(method, "GET" | "HEAD" | "DELETE")) {
-            head.push_str(&format!("Content-Length: {}\r\n", body.len()));
-        }
-        for (name, value) in headers {
-            head.push_str(&format!("{name}: {value}\r\n"));
-        }
-        head.push_str("\r\n");
-        stream.write_all(head.as_bytes())?;
-        if chunked {
-            // Two chunks, so that more than one is seen to work.
-            for piece in body.chunks(body.len().div_ceil(2).max(1)) {
-                stream.write_all(format!("{:x}\r\n", piece.len()).as_bytes())?;
-                stream.write_all(piece)?;
-                stream.write_all(b"\r\n")?;
-            }
-            stream.write_all(b"0\r\n\r\n")?;
-        } else {
-            stream.write_all(body)?;
-        }
-        let mut bytes = Vec::new();
-        stream.read_to_end(&mut bytes)?;
-        Reply::parse(&bytes)
+        send_to(self.address, method, path, headers, body)
     }
 
     pub fn get(&self, path: &str) -> Reply {
@@ -261,6 +229,46 @@ impl Drop for Registry {
         drop(self.child.kill());
         drop(self.child.wait());
     }
+}
+
+/// Sends one request on a connection of its own, to any server.
+pub fn send_to(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> io::Result<Reply> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(SOON))?;
+    stream.set_write_timeout(Some(SOON))?;
+    let mut head = format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n");
+    let chunked = headers
+        .iter()
+        .any(|(name, _)| name.eq_ignore_ascii_case("transfer-encoding"));
+    let bodiless = body.is_empty() && matches!(method, "GET" | "HEAD" | "DELETE");
+    if !chunked && !bodiless {
+        head.push_str(&format!("Content-Length: {}\r\n", body.len()));
+    }
+    for (name, value) in headers {
+        head.push_str(&format!("{name}: {value}\r\n"));
+    }
+    head.push_str("\r\n");
+    stream.write_all(head.as_bytes())?;
+    if chunked {
+        // Two chunks, so that more than one is seen to work.
+        for piece in body.chunks(body.len().div_ceil(2).max(1)) {
+            stream.write_all(format!("{:x}\r\n", piece.len()).as_bytes())?;
+            stream.write_all(piece)?;
+            stream.write_all(b"\r\n")?;
+        }
+        stream.write_all(b"0\r\n\r\n")?;
+    } else {
+        stream.write_all(body)?;
+    }
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes)?;
+    Reply::parse(&bytes)
 }
 
 pub fn descriptor(media_type: &str, digest: &Digest, size: usize) -> Value {
