@@ -1,5 +1,7 @@
 //! The `repositories` family: the names of all repositories, in order, so that
-//! a page of the catalog does not walk the store. Key: the name; no value.
+//! a page of the catalog does not walk the store. Key: the name. Value: the time
+//! ([`Storage::manifests_changed`], 8 bytes, big-endian) of the state whose
+//! manifests have been read for their subjects, or nothing.
 //!
 //! A name is added before the first manifest of its repository is stored, and
 //! stays. So no push is ever missing from the catalog, and whoever reads it
@@ -16,8 +18,6 @@ use crate::storage::{Page, Storage};
 pub const FAMILY: &str = "repositories";
 /// Set once the whole store has been walked.
 const COMPLETE_KEY: &[u8] = b"catalog-complete";
-/// Set once the store's manifests have been read for their subjects.
-const REFERRERS_KEY: &[u8] = b"referrers-linked";
 
 #[derive(Debug, Default)]
 pub struct Progress {
@@ -32,20 +32,26 @@ impl Index {
 
     /// Adds a repository to the catalog; on disk when this returns.
     pub fn add_repository(&self, repository: &Repository) -> Result<()> {
-        self.insert(repository, true)
+        match self.repository_value(repository)? {
+            Some(_) => Ok(()),
+            None => self.put_repository(repository, b"", true),
+        }
     }
 
-    fn insert(&self, repository: &Repository, sync: bool) -> Result<()> {
-        let name = repository.as_str();
-        let known = self
-            .db
-            .get_pinned_cf(self.family(), name)
-            .map_err(|e| self.failed(e))?;
-        if known.is_some() {
-            return Ok(());
-        }
+    fn repository_value(&self, repository: &Repository) -> Result<Option<Vec<u8>>> {
         self.db
-            .put_cf_opt(self.family(), name, b"", &write_options(sync))
+            .get_cf(self.family(), repository.as_str())
+            .map_err(|e| self.failed(e))
+    }
+
+    fn put_repository(&self, repository: &Repository, value: &[u8], sync: bool) -> Result<()> {
+        self.db
+            .put_cf_opt(
+                self.family(),
+                repository.as_str(),
+                value,
+                &write_options(sync),
+            )
             .map_err(|e| self.failed(e))
     }
 
@@ -90,31 +96,31 @@ impl Index {
     }
 
     /// Brings the catalog up to date with the store, which another server may
-    /// have written since. Takes a folder listing a repository and, the first
-    /// time that the store may be changed, a reading of every manifest for its
-    /// subject. Meant for a thread of its own.
+    /// have written since. Takes a folder listing a repository. Where manifests
+    /// came or went and the store may be changed, they are also read for their
+    /// subjects. Meant for a thread of its own.
     pub fn scan(&self, storage: &Storage, read_only: bool) -> Result<()> {
-        let has = |key| Ok::<_, Error>(self.db.get(key).map_err(|e| self.failed(e))?.is_some());
+        let complete = self.db.get(COMPLETE_KEY).map_err(|e| self.failed(e))?;
         // Known from an earlier run: good enough while this one looks again.
         self.catalog
             .complete
-            .store(has(COMPLETE_KEY)?, Ordering::Release);
-        let link_referrers = !read_only && !has(REFERRERS_KEY)?;
+            .store(complete.is_some(), Ordering::Release);
         storage.walk(|repository| {
-            if storage.has_manifests(repository) {
-                self.insert(repository, false)?;
-                if link_referrers {
-                    storage.link_referrers(repository)?;
+            let Some(changed) = storage.manifests_changed(repository)? else {
+                return Ok(());
+            };
+            let (known, now) = (self.repository_value(repository)?, changed.to_be_bytes());
+            if read_only {
+                if known.is_none() {
+                    self.put_repository(repository, b"", false)?;
                 }
-                self.catalog.found.fetch_add(1, Ordering::Relaxed);
+            } else if known.as_deref() != Some(&now) {
+                storage.link_referrers(repository)?;
+                self.put_repository(repository, &now, false)?;
             }
+            self.catalog.found.fetch_add(1, Ordering::Relaxed);
             Ok::<_, Error>(())
         })?;
-        if link_referrers {
-            self.db
-                .put(REFERRERS_KEY, b"")
-                .map_err(|e| self.failed(e))?;
-        }
         // Synced, and with it all that was written before.
         self.db
             .put_opt(COMPLETE_KEY, b"", &write_options(true))

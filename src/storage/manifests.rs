@@ -134,6 +134,9 @@ impl Storage {
         let _lock = self.lock(repository);
         self.check_blobs(repository, manifest)?;
         let link = digest.to_string();
+        // By this folder distribution knows a repository; without it, its
+        // garbage-collect would remove the manifest.
+        self.durable.directory(&self.layout.layers(repository))?;
         self.durable.write(&self.layout.blob_data(digest), bytes)?;
         self.durable.write(
             &self.layout.revision_link(repository, digest),

@@ -16,6 +16,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
+use std::time::UNIX_EPOCH;
 
 use quick_cache::sync::Cache;
 
@@ -142,7 +143,9 @@ impl Storage {
             fs::create_dir_all(layout.base()).map_err(|e| Error::io("create", layout.base(), e))?;
             // From the store's folder up to the one that names the root.
             for folder in layout.base().ancestors().skip(1).take(4) {
-                durable::sync_directory(folder)?;
+                // Above a relative path of one part stands the current folder.
+                let current = folder.as_os_str().is_empty();
+                durable::sync_directory(if current { Path::new(".") } else { folder })?;
             }
         }
         let lock = lock(layout.base(), options.read_only)?;
@@ -188,6 +191,27 @@ impl Storage {
             fs::read_dir(self.layout.revisions(repository, algorithm))
                 .is_ok_and(|mut entries| entries.next().is_some())
         })
+    }
+
+    /// When a manifest last came to the repository or went from it, in
+    /// nanoseconds since 1970; `None` when it holds none.
+    pub fn manifests_changed(&self, repository: &Repository) -> Result<Option<u64>> {
+        let mut changed = None;
+        for algorithm in crate::oci::Algorithm::ALL {
+            let folder = self.layout.revisions(repository, algorithm);
+            let read = fs::read_dir(&folder).and_then(|mut entries| match entries.next() {
+                Some(_) => fs::metadata(&folder)?.modified().map(Some),
+                None => Ok(None),
+            });
+            let modified = match read {
+                Ok(modified) => modified,
+                Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+                Err(e) => return Err(Error::io("read", &folder, e)),
+            };
+            let since = modified.map(|time| time.duration_since(UNIX_EPOCH).unwrap_or_default());
+            changed = changed.max(since.map(|time| time.as_nanos() as u64));
+        }
+        Ok(changed)
     }
 
     /// Calls `visit` for every repository of the store, in no order. Costs a
