@@ -43,10 +43,9 @@ impl Registry {
     pub fn start(arguments: &[&str]) -> Registry {
         let temp = TempDir::new().expect("a temporary folder");
         let dir = temp.path().to_owned();
-        Registry {
-            _temp: Some(temp),
-            ..Registry::start_in(&dir, arguments)
-        }
+        let mut registry = Registry::start_in(&dir, arguments);
+        registry._temp = Some(temp);
+        registry
     }
 
     /// Starts a registry on a folder that outlives it.
