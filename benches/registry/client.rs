@@ -63,20 +63,26 @@ pub struct Target {
     pub tls: Option<Arc<ClientConfig>>,
 }
 
-/// Fetches a blob with so many clients at a time, each all of it. Gives the
-/// bytes a second of all together.
+/// Fetches a blob with so many clients at a time, each all of it, one client
+/// alone several times. Gives the bytes a second of all together.
 pub fn blob(target: &Target, path: &str, size: u64, clients: usize) -> Result<f64> {
+    /// A round of fewer would be too short to be measured.
+    const FETCHES: usize = 8;
+    let each = FETCHES.div_ceil(clients);
     let start = Barrier::new(clients + 1);
     let fetch = || {
         let connection = Connection::open(target);
         start.wait();
-        let answer = connection?.get(path, |_| ())?;
-        ensure!(answer.length == size, "GET {path}: {}", answer.head);
+        let mut connection = connection?;
+        for _ in 0..each {
+            let answer = connection.get(path, |_| ())?;
+            ensure!(answer.length == size, "GET {path}: {}", answer.head);
+        }
         Ok(())
     };
     std::thread::scope(|scope| {
         let clients: Vec<_> = (0..clients).map(|_| scope.spawn(fetch)).collect();
-        let number = clients.len() as f64;
+        let number = (clients.len() * each) as f64;
         start.wait();
         let begin = Instant::now();
         for client in clients {
