@@ -1,0 +1,358 @@
+//! The load: clients that cost as little as they can, because they run on the
+//! cores of the servers they measure, and are the same for every server.
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::{Arc, Barrier, LazyLock};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use registry::oci::{Algorithm, Digest};
+use rustls::ClientConfig;
+
+use crate::common::noise;
+use crate::tls::Tls;
+
+/// One read asks for so much.
+const BUFFER: usize = 512 << 10;
+/// Threads that share the connections of [`requests`].
+const LOADERS: usize = 2;
+/// Silence of a server that ends a measurement.
+const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Longer than the window of any compressor in use.
+static NOISE: LazyLock<Vec<u8>> = LazyLock::new(|| noise(1, 16 << 20));
+
+/// The bytes of a blob: the noise again and again, each time with another
+/// stamp before it. Never the same for two seeds, and never held.
+#[derive(Clone, Copy, Debug)]
+pub struct Content {
+    pub seed: u64,
+    pub size: u64,
+}
+
+impl Content {
+    pub fn pieces<E>(self, mut take: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
+        let (mut left, mut number) = (self.size, 0u64);
+        while left > 0 {
+            let stamp = [self.seed.to_le_bytes(), number.to_le_bytes()].concat();
+            for piece in [&stamp[..], &NOISE] {
+                let length = left.min(piece.len() as u64);
+                take(&piece[..length as usize])?;
+                left -= length;
+            }
+            number += 1;
+        }
+        Ok(())
+    }
+
+    pub fn digest(self) -> Digest {
+        let mut hasher = Algorithm::Sha256.hasher();
+        let Ok(()) = self.pieces(|piece| {
+            hasher.update(piece);
+            Ok::<_, std::convert::Infallible>(())
+        });
+        hasher.finish()
+    }
+}
+
+/// Where a server listens, and how to speak to it.
+#[derive(Clone, Debug)]
+pub struct Target {
+    pub address: SocketAddr,
+    pub tls: Option<Arc<ClientConfig>>,
+}
+
+/// Fetches a blob with so many clients at a time, each all of it, one client
+/// alone several times. Gives the bytes a second of all together.
+pub fn blob(target: &Target, path: &str, size: u64, clients: usize) -> Result<f64> {
+    /// A round of fewer would be too short to be measured.
+    const FETCHES: usize = 8;
+    let each = FETCHES.div_ceil(clients);
+    let start = Barrier::new(clients + 1);
+    let fetch = || {
+        let connection = Connection::open(target);
+        start.wait();
+        let mut connection = connection?;
+        for _ in 0..each {
+            let answer = connection.get(path, |_| ())?;
+            ensure!(answer.length == size, "GET {path}: {}", answer.head);
+        }
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..clients).map(|_| scope.spawn(fetch)).collect();
+        let number = (clients.len() * each) as f64;
+        start.wait();
+        let begin = Instant::now();
+        for client in clients {
+            client.join().expect("a client does not panic")?;
+        }
+        Ok(size as f64 * number / begin.elapsed().as_secs_f64())
+    })
+}
+
+/// Fetches a blob once and looks at every byte of it.
+pub fn check_blob(target: &Target, path: &str, digest: &Digest) -> Result<()> {
+    let mut hasher = Algorithm::Sha256.hasher();
+    Connection::open(target)?.get(path, |piece| hasher.update(piece))?;
+    let actual = hasher.finish();
+    ensure!(actual == *digest, "GET {path}: the content is {actual}");
+    Ok(())
+}
+
+/// Pushes a blob: POST, one PATCH, PUT. Gives the seconds that took.
+pub fn push(target: &Target, repository: &str, content: Content) -> Result<f64> {
+    let digest = content.digest();
+    let mut connection = Connection::open(target)?;
+    let begin = Instant::now();
+    let start = format!("/v2/{repository}/blobs/uploads/");
+    let answer = connection.send_body("POST", &start, None, 202)?;
+    let answer = connection.send_body("PATCH", &answer.location()?, Some(content), 202)?;
+    let location = answer.location()?;
+    let and = if location.contains('?') { '&' } else { '?' };
+    let end = format!("{location}{and}digest={digest}");
+    connection.send_body("PUT", &end, None, 201)?;
+    Ok(begin.elapsed().as_secs_f64())
+}
+
+/// Sends the same request on so many connections again and again. Gives the
+/// answers a second of all together.
+///
+/// A thread goes round its connections: takes the answer, sends the next
+/// request. Two system calls a request and no waiting for readiness; a server
+/// always has a request of every other connection before it.
+pub fn requests(target: &Target, request: &str, clients: usize, time: Duration) -> Result<f64> {
+    let start = Barrier::new(LOADERS);
+    let load = || {
+        let connections: Result<Vec<_>> = (0..clients / LOADERS)
+            .map(|_| Repeated::open(target, request))
+            .collect();
+        start.wait();
+        let mut connections = connections?;
+        let begin = Instant::now();
+        for connection in &mut connections {
+            connection.send()?;
+        }
+        let mut answers = 0u64;
+        while begin.elapsed() < time {
+            for connection in &mut connections {
+                connection.receive()?;
+                connection.send()?;
+            }
+            answers += connections.len() as u64;
+        }
+        for connection in &mut connections {
+            connection.receive()?;
+        }
+        answers += connections.len() as u64;
+        Ok(answers as f64 / begin.elapsed().as_secs_f64())
+    };
+    std::thread::scope(|scope| {
+        let loaders: Vec<_> = (0..LOADERS).map(|_| scope.spawn(load)).collect();
+        let rates = loaders
+            .into_iter()
+            .map(|loader| loader.join().expect("no panic"));
+        rates.sum()
+    })
+}
+
+/// A connection that asks for one thing again and again. Every answer must be
+/// as long as the first and have its status.
+struct Repeated<'a> {
+    stream: TcpStream,
+    request: &'a [u8],
+    buffer: Vec<u8>,
+    length: usize,
+}
+
+impl<'a> Repeated<'a> {
+    fn open(target: &Target, request: &'a str) -> Result<Repeated<'a>> {
+        let mut connection = Connection::open(target)?;
+        connection.send(request.as_bytes())?;
+        let answer = connection.answer(!request.starts_with("HEAD "), |_| ())?;
+        ensure!(answer.status == 200, "{request}: {}", answer.head);
+        let body = if request.starts_with("HEAD ") {
+            0
+        } else {
+            answer.length
+        };
+        let length = answer.head.len() + body as usize;
+        Ok(Repeated {
+            stream: connection.stream,
+            request: request.as_bytes(),
+            buffer: vec![0; length],
+            length,
+        })
+    }
+
+    fn send(&mut self) -> io::Result<()> {
+        self.stream.write_all(self.request)
+    }
+
+    fn receive(&mut self) -> Result<()> {
+        self.stream.read_exact(&mut self.buffer[..self.length])?;
+        ensure!(
+            self.buffer.starts_with(b"HTTP/1.1 200 "),
+            "another answer than the first"
+        );
+        Ok(())
+    }
+}
+
+/// A connection for one request at a time.
+pub struct Connection {
+    stream: TcpStream,
+    tls: Option<Tls>,
+    buffer: Vec<u8>,
+}
+
+/// The head of an answer, and how many bytes followed it.
+pub struct Answer {
+    pub status: u16,
+    pub head: String,
+    pub length: u64,
+}
+
+impl Answer {
+    fn header(&self, name: &str) -> Option<&str> {
+        self.head
+            .lines()
+            .filter_map(|line| line.split_once(':'))
+            .find(|(key, _)| key.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.trim())
+    }
+
+    /// Path and query of where to go on.
+    fn location(&self) -> Result<String> {
+        let location = self
+            .header("location")
+            .context("an answer without Location")?;
+        let path = match location.split_once("://") {
+            Some((_, rest)) => &rest[rest.find('/').unwrap_or(rest.len())..],
+            None => location,
+        };
+        Ok(path.to_owned())
+    }
+}
+
+impl Connection {
+    pub fn open(target: &Target) -> Result<Connection> {
+        let mut stream = TcpStream::connect(target.address)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(TIMEOUT))?;
+        stream.set_write_timeout(Some(TIMEOUT))?;
+        let tls = match &target.tls {
+            Some(config) => Some(Tls::handshake(Arc::clone(config), &mut stream)?),
+            None => None,
+        };
+        let buffer = vec![0; BUFFER];
+        Ok(Connection {
+            stream,
+            tls,
+            buffer,
+        })
+    }
+
+    fn send(&mut self, bytes: &[u8]) -> Result<()> {
+        match &mut self.tls {
+            Some(tls) => tls.send(&mut self.stream, bytes),
+            None => Ok(self.stream.write_all(bytes)?),
+        }
+    }
+
+    /// Waits for bytes and hands them over.
+    fn receive(&mut self, mut take: impl FnMut(&[u8])) -> Result<()> {
+        match &mut self.tls {
+            Some(tls) => tls.receive(&mut self.stream, take),
+            None => {
+                let n = self.stream.read(&mut self.buffer)?;
+                ensure!(n > 0, "the server closed the connection");
+                take(&self.buffer[..n]);
+                Ok(())
+            }
+        }
+    }
+
+    pub fn get(&mut self, path: &str, body: impl FnMut(&[u8])) -> Result<Answer> {
+        self.send(request("GET", path).as_bytes())?;
+        let answer = self.answer(true, body)?;
+        ensure!(answer.status == 200, "GET {path}: {}", answer.head);
+        Ok(answer)
+    }
+
+    fn send_body(
+        &mut self,
+        method: &str,
+        path: &str,
+        body: Option<Content>,
+        status: u16,
+    ) -> Result<Answer> {
+        let length = body.map_or(0, |content| content.size);
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: registry\r\nContent-Length: {length}\r\n\
+             Content-Type: application/octet-stream\r\n\r\n"
+        );
+        self.send(head.as_bytes())?;
+        if let Some(content) = body {
+            content.pieces(|piece| self.send(piece))?;
+        }
+        let answer = self.answer(true, |_| ())?;
+        ensure!(answer.status == status, "{method} {path}: {}", answer.head);
+        Ok(answer)
+    }
+
+    /// Takes an answer, its body piece by piece.
+    fn answer(&mut self, has_body: bool, mut body: impl FnMut(&[u8])) -> Result<Answer> {
+        const HEAD_MAX: usize = 64 << 10;
+        let mut head = Vec::new();
+        let mut end = None;
+        while end.is_none() {
+            self.receive(|piece| head.extend_from_slice(piece))?;
+            end = head.windows(4).position(|w| w == b"\r\n\r\n");
+            if end.is_none() && head.len() > HEAD_MAX {
+                bail!("an answer without end of its head");
+            }
+        }
+        let start = end.context("found above")? + 4;
+        let mut received = (head.len() - start) as u64;
+        body(&head[start..]);
+        head.truncate(start);
+        let mut answer = Answer {
+            status: 0,
+            head: String::from_utf8(head)?,
+            length: 0,
+        };
+        answer.status = answer
+            .head
+            .split(' ')
+            .nth(1)
+            .and_then(|status| status.parse().ok())
+            .with_context(|| format!("no status in {:?}", answer.head))?;
+        answer.length = match answer.header("content-length") {
+            Some(length) => length.parse()?,
+            None => 0,
+        };
+        if has_body {
+            while received < answer.length {
+                self.receive(|piece| {
+                    received += piece.len() as u64;
+                    body(piece);
+                })?;
+            }
+            ensure!(
+                received == answer.length,
+                "more bytes than Content-Length says"
+            );
+        }
+        Ok(answer)
+    }
+}
+
+/// A request without a body.
+pub fn request(method: &str, path: &str) -> String {
+    format!(
+        "{method} {path} HTTP/1.1\r\nHost: registry\r\nUser-Agent: bench\r\nAccept: {}\r\n\r\n",
+        crate::common::OCI_MANIFEST
+    )
+}

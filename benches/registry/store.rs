@@ -1,0 +1,96 @@
+//! Stores written straight to the disk, in distribution's layout, so that both
+//! servers find the same files.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use registry::oci::{Algorithm, Digest};
+
+use crate::client::Content;
+use crate::common::{OCI_CONFIG, OCI_LAYER, descriptor, image_manifest};
+
+/// A `rootdirectory`.
+#[derive(Debug)]
+pub struct Store {
+    pub root: PathBuf,
+}
+
+impl Store {
+    pub fn new(root: PathBuf) -> io::Result<Store> {
+        fs::create_dir_all(root.join("docker/registry/v2/repositories"))?;
+        Ok(Store { root })
+    }
+
+    fn base(&self) -> PathBuf {
+        self.root.join("docker/registry/v2")
+    }
+
+    /// Stores a blob; gives its digest.
+    pub fn blob(&self, content: Content) -> io::Result<Digest> {
+        let digest = content.digest();
+        let mut file = self.create_blob(&digest)?;
+        content.pieces(|piece| file.write_all(piece))?;
+        Ok(digest)
+    }
+
+    fn small_blob(&self, bytes: &[u8]) -> io::Result<Digest> {
+        let digest = Algorithm::Sha256.digest(bytes);
+        self.create_blob(&digest)?.write_all(bytes)?;
+        Ok(digest)
+    }
+
+    fn create_blob(&self, digest: &Digest) -> io::Result<File> {
+        let hex = digest.hex();
+        let folder = self.base().join("blobs/sha256").join(&hex[..2]).join(&hex);
+        fs::create_dir_all(&folder)?;
+        File::create(folder.join("data"))
+    }
+
+    /// Stores an image of one layer that is a blob already; gives the digest of
+    /// its manifest, which no repository names yet.
+    pub fn image(&self, layer: &Digest, size: u64) -> io::Result<Image> {
+        let config = b"{}";
+        let config_digest = self.small_blob(config)?;
+        let manifest = image_manifest(
+            &descriptor(OCI_CONFIG, &config_digest, config.len()),
+            &[descriptor(OCI_LAYER, layer, size as usize)],
+        );
+        Ok(Image {
+            manifest: self.small_blob(manifest.as_bytes())?,
+            blobs: [config_digest, *layer],
+        })
+    }
+
+    /// Gives an image to a repository under every one of `tags`.
+    pub fn repository(&self, name: &str, image: &Image, tags: &[&str]) -> io::Result<()> {
+        let repository = self.base().join("repositories").join(name);
+        for blob in &image.blobs {
+            link(&repository.join("_layers"), blob)?;
+        }
+        let manifests = repository.join("_manifests");
+        link(&manifests.join("revisions"), &image.manifest)?;
+        for tag in tags {
+            let tag = manifests.join("tags").join(tag);
+            link(&tag.join("index"), &image.manifest)?;
+            write_link(&tag.join("current"), &image.manifest)?;
+        }
+        Ok(())
+    }
+}
+
+/// What a repository links to.
+#[derive(Debug)]
+pub struct Image {
+    pub manifest: Digest,
+    blobs: [Digest; 2],
+}
+
+fn link(folder: &Path, digest: &Digest) -> io::Result<()> {
+    write_link(&folder.join("sha256").join(digest.hex()), digest)
+}
+
+fn write_link(folder: &Path, digest: &Digest) -> io::Result<()> {
+    fs::create_dir_all(folder)?;
+    fs::write(folder.join("link"), digest.to_string())
+}
