@@ -253,7 +253,8 @@ fn written_by_another_server() {
     assert_eq!(tags.json(), json!({"name": "top", "tags": ["all", "v2"]}));
 }
 
-/// Another server adds a repository while this one is stopped.
+/// Another server adds a repository, and a referrer to an image of ours, while
+/// this one is stopped.
 #[test]
 fn written_by_two_servers_in_turn() {
     let dir = tempfile::tempdir().expect("a folder");
@@ -263,12 +264,20 @@ fn written_by_two_servers_in_turn() {
     let store = Store::new(dir.path());
     store.manifest("theirs", &digest);
     store.tag("theirs", "v1", &digest);
+    let sbom = artifact(&digest);
+    let sbom_digest = store.content(sbom.as_bytes());
+    store.manifest("ours", &sbom_digest);
     let registry = Registry::start_in(dir.path(), &[]);
     let catalog = json!({"repositories": ["ours", "theirs"]});
     eventually("the catalog shows both", || {
         registry.get("/v2/_catalog").json() == catalog
     });
     assert_eq!(registry.get("/v2/theirs/manifests/v1").status, 200);
+    let path = format!("/v2/ours/referrers/{digest}");
+    let sbom_digest = sbom_digest.to_string();
+    eventually("the referrer is found", || {
+        registry.get(&path).json()["manifests"][0]["digest"] == *sbom_digest
+    });
 }
 
 /// Distribution keeps all content under its sha256, and links other digests
