@@ -1,15 +1,16 @@
+//! The HTTP API, case by case: statuses, codes, headers and bytes, from the
+//! distribution specification's text, RFC 9110 and what Docker clients need.
+
 #[path = "../common/mod.rs"]
 mod common;
 
-use common::Registry;
-
-#[test]
-fn ping() {
-    let registry = Registry::start(&[]);
-    let reply = registry.get("/v2/");
-    assert_eq!(reply.status, 200);
-    assert_eq!(
-        reply.header("docker-distribution-api-version"),
-        Some("registry/2.0")
-    );
-}
+mod blobs;
+mod catalog;
+mod errors;
+mod manifests;
+mod referrers;
+mod stores;
+mod support;
+mod tags;
+mod uploads;
+mod wire;
