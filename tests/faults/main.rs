@@ -6,4 +6,5 @@ mod common;
 
 mod crash;
 mod disk;
+mod net;
 mod probe;
