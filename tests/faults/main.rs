@@ -7,4 +7,5 @@ mod common;
 mod crash;
 mod disk;
 mod net;
+mod operation;
 mod probe;
