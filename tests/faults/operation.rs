@@ -111,6 +111,25 @@ fn drain() {
     assert!(reply.body == pushed);
 }
 
+/// Whatever its threads are doing at that moment, a server that stops says so
+/// by its exit code. The index may still be busy with its start, or in use.
+#[test]
+fn stops_cleanly() {
+    const ROUNDS: usize = 80;
+    let temp = TempDir::new().expect("a temporary folder");
+    for round in 0..ROUNDS {
+        let mut registry = Registry::start_in(temp.path(), &["--log-level", "warn"]);
+        if round % 2 == 0 {
+            assert_eq!(registry.get("/v2/_catalog").status, 200);
+        }
+        registry.signal("TERM");
+        let status = registry.wait();
+        let log = registry.log();
+        assert_eq!(status.code(), Some(0), "round {round}: {status}: {log}");
+        assert_eq!(log, "", "round {round}");
+    }
+}
+
 /// A push that has stopped coming, held open.
 fn stall(registry: &Registry) -> Wire {
     let location = registry.start_upload("a");
