@@ -90,6 +90,7 @@ impl Error {
             },
             Error::Index(e) => match e {
                 index::Error::CatalogIncomplete(_) => (S::SERVICE_UNAVAILABLE, UNKNOWN),
+                index::Error::DiskFull { .. } => (S::INSUFFICIENT_STORAGE, UNKNOWN),
                 index::Error::Db { .. } | index::Error::Storage(_) => {
                     (S::INTERNAL_SERVER_ERROR, UNKNOWN)
                 }
@@ -119,7 +120,8 @@ impl Error {
     /// system errors) goes to the log, under the request's id.
     fn message(&self, id: u64) -> String {
         match self {
-            Error::Storage(storage::Error::DiskFull { .. }) => {
+            Error::Storage(storage::Error::DiskFull { .. })
+            | Error::Index(index::Error::DiskFull { .. }) => {
                 "the registry's disk is full, nothing was stored: tell its operator".to_owned()
             }
             _ if self.status_and_code().0 == StatusCode::INTERNAL_SERVER_ERROR => {

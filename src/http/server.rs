@@ -236,6 +236,8 @@ async fn connection(
     http1
         .timer(TokioTimer::new())
         .header_read_timeout(http.header_timeout)
+        // A client that has sent everything may say so and still be answered.
+        .half_close(true)
         .max_header_size(HEAD_MAX);
 
     let ended = match &shared.tls {

@@ -19,6 +19,10 @@ pub enum Error {
         source: rocksdb::Error,
     },
     #[error(
+        "the disk is full: cannot write to the index in {path}; free space there and push again"
+    )]
+    DiskFull { path: PathBuf },
+    #[error(
         "the catalog is being built from the store ({0} repositories so far): try again in a moment"
     )]
     CatalogIncomplete(u64),
@@ -64,10 +68,12 @@ impl Index {
     }
 
     fn failed(&self, source: rocksdb::Error) -> Error {
-        Error::Db {
-            path: self.path.clone(),
-            source,
+        let path = self.path.clone();
+        // The binding keeps of RocksDB's kinds the coarse one only.
+        if source.as_ref().contains("No space left on device") {
+            return Error::DiskFull { path };
         }
+        Error::Db { path, source }
     }
 }
 
@@ -79,10 +85,10 @@ fn open(path: &Path) -> Result<DB, rocksdb::Error> {
     options.set_write_buffer_size(4 << 20);
     options.set_max_open_files(256);
     options.set_keep_log_file_num(2);
-    let families = [ColumnFamilyDescriptor::new(
-        catalog::FAMILY,
-        options.clone(),
-    )];
+    // The default family is named too: left out, it gets buffers of 64 MiB, and
+    // after a full disk RocksDB waits for as much space before it writes again.
+    let families = ["default", catalog::FAMILY]
+        .map(|family| ColumnFamilyDescriptor::new(family, options.clone()));
     DB::open_cf_descriptors(&options, path, families)
 }
 

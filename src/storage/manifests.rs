@@ -2,8 +2,9 @@
 //!
 //! A manifest is a blob with a revision link in its repository; a tag is a
 //! link to a revision. The order of the steps keeps every moment consistent: a
-//! push links blob, revision, referrer, tags; a delete goes the other way, so
-//! a tag never names a manifest that is not there.
+//! push links blob, referrer, revision, tags; a delete goes the other way, so
+//! a tag never names a manifest that is not there, and no manifest is missing
+//! among its subject's referrers. A referrer without its revision is passed over.
 
 use std::fs;
 use std::io;
@@ -138,17 +139,18 @@ impl Storage {
         // garbage-collect would remove the manifest.
         self.durable.directory(&self.layout.layers(repository))?;
         self.durable.write(&self.layout.blob_data(digest), bytes)?;
-        self.durable.write(
-            &self.layout.revision_link(repository, digest),
-            link.as_bytes(),
-        )?;
-        self.forget(repository, &Reference::Digest(*digest));
+        // Before the revision: one that is there shows among its referrers.
         if let Some(subject) = &manifest.subject {
             self.durable.write(
                 &self.layout.referrer_link(repository, subject, digest),
                 link.as_bytes(),
             )?;
         }
+        self.durable.write(
+            &self.layout.revision_link(repository, digest),
+            link.as_bytes(),
+        )?;
+        self.forget(repository, &Reference::Digest(*digest));
         for tag in tags {
             self.durable.write(
                 &self.layout.tag_index(repository, tag, digest),
@@ -228,12 +230,13 @@ impl Storage {
                 removed?;
             }
         }
+        let removed = self.remove_link(&self.layout.revision_link(repository, digest));
+        self.forget(repository, &reference);
+        removed?;
         if let Some(subject) = subject {
             self.remove_link(&self.layout.referrer_link(repository, &subject, digest))?;
         }
-        let removed = self.remove_link(&self.layout.revision_link(repository, digest));
-        self.forget(repository, &reference);
-        removed
+        Ok(())
     }
 
     fn remove_link(&self, link: &std::path::Path) -> Result<()> {

@@ -188,8 +188,11 @@ impl Storage {
     /// Whether the repository holds a manifest, and so belongs in the catalog.
     pub fn has_manifests(&self, repository: &Repository) -> bool {
         crate::oci::Algorithm::ALL.into_iter().any(|algorithm| {
-            fs::read_dir(self.layout.revisions(repository, algorithm))
-                .is_ok_and(|mut entries| entries.next().is_some())
+            let revisions = fs::read_dir(self.layout.revisions(repository, algorithm));
+            // A push that was cut off may leave a folder without its link.
+            revisions.is_ok_and(|mut entries| {
+                entries.any(|entry| entry.is_ok_and(|e| e.path().join("link").is_file()))
+            })
         })
     }
 

@@ -50,12 +50,17 @@ impl Registry {
 
     /// Starts a registry on a folder that outlives it.
     pub fn start_in(dir: &Path, arguments: &[&str]) -> Registry {
+        Registry::spawn(dir, Registry::command(dir, arguments))
+    }
+
+    /// Starts a registry by a command of the test's own, which serves `dir`.
+    pub fn spawn(dir: &Path, mut command: Command) -> Registry {
         let log = File::options()
             .create(true)
             .append(true)
             .open(dir.join("log"))
             .expect("the log file");
-        let mut child = Registry::command(dir, arguments)
+        let mut child = command
             .stdout(Stdio::piped())
             .stderr(log)
             .spawn()

@@ -1,2 +1,11 @@
+//! Faults on purpose: kills, full disks, broken connections, hostile clients,
+//! and how the server is operated through them.
+
 #[path = "../common/mod.rs"]
 mod common;
+
+mod crash;
+mod disk;
+mod net;
+mod operation;
+mod probe;

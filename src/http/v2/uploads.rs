@@ -47,18 +47,46 @@ pub async fn start(
     let Some(digest) = digest else {
         return Ok(progress(StatusCode::ACCEPTED, &repository, id, 0));
     };
+    let nameless = Nameless {
+        storage: Some(Arc::clone(&app.storage)),
+        repository: repository.clone(),
+        id,
+    };
     let writer = write(app, &repository, id).await?;
-    match receive(app, writer, &mut exchange.body).await {
-        Ok(writer) => blocking(move || writer.commit(&digest)).await?,
-        Err(e) => {
-            // The client has no address to go on with.
-            let (storage, name) = (Arc::clone(&app.storage), repository.clone());
+    let writer = receive(app, writer, &mut exchange.body).await?;
+    nameless.keep();
+    // Which leaves nothing of the upload, whatever comes of it.
+    blocking(move || writer.commit(&digest)).await?;
+    Ok(created(&repository, &digest))
+}
+
+/// An upload in one request, whose client gets no address to go on with. It
+/// goes with the request, also with one that is cut off and never answered.
+struct Nameless {
+    /// `None`: somebody else sees to the upload.
+    storage: Option<Arc<storage::Storage>>,
+    repository: Repository,
+    id: Uuid,
+}
+
+impl Nameless {
+    fn keep(mut self) {
+        self.storage = None;
+    }
+}
+
+impl Drop for Nameless {
+    fn drop(&mut self) {
+        let Some(storage) = self.storage.take() else {
+            return;
+        };
+        let (repository, id) = (self.repository.clone(), self.id);
+        // Without a runtime the server is stopping; purging finds the upload.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             // Gone already after a failed write.
-            drop(blocking(move || storage.cancel_upload(&name, id)).await);
-            return Err(e);
+            runtime.spawn_blocking(move || drop(storage.cancel_upload(&repository, id)));
         }
     }
-    Ok(created(&repository, &digest))
 }
 
 /// Everything else happens at the upload's own address.
