@@ -14,7 +14,7 @@ BENCH ?=
 BUILD_PACKAGES = g++ libclang-dev make
 # The clients that the tests use, and what the tests build images from.
 TEST_PACKAGES = $(BUILD_PACKAGES) busybox-static ca-certificates curl docker.io docker-registry \
-	gpg mmdebstrap mount podman procps skopeo umoci util-linux
+	e2fsprogs gpg mmdebstrap mount podman procps skopeo umoci util-linux
 BENCH_PACKAGES = $(BUILD_PACKAGES) docker-registry wrk
 
 ROOT := $(filter 0,$(shell id -u))

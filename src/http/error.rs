@@ -32,7 +32,7 @@ pub enum Error {
     #[error("this resource takes {0} only")]
     MethodNotAllowed(&'static str),
     #[error("this registry is read-only")]
-    ReadOnly,
+    ReadOnly(&'static str),
     #[error("{0:?} is not the id of an upload")]
     UploadId(String),
     #[error("the query {0:?} is not UTF-8")]
@@ -103,7 +103,9 @@ impl Error {
             Error::Digest(_) | Error::DigestMissing => (S::BAD_REQUEST, "DIGEST_INVALID"),
             Error::Manifest(_) | Error::TagWithTag => (S::BAD_REQUEST, "MANIFEST_INVALID"),
             Error::RouteUnknown => (S::NOT_FOUND, "UNSUPPORTED"),
-            Error::MethodNotAllowed(_) | Error::ReadOnly => (S::METHOD_NOT_ALLOWED, "UNSUPPORTED"),
+            Error::MethodNotAllowed(_) | Error::ReadOnly(_) => {
+                (S::METHOD_NOT_ALLOWED, "UNSUPPORTED")
+            }
             Error::UploadId(_) => (S::NOT_FOUND, "BLOB_UPLOAD_UNKNOWN"),
             Error::Query(_) | Error::PageSize(_) => (S::BAD_REQUEST, "UNSUPPORTED"),
             Error::Busy => (S::TOO_MANY_REQUESTS, "TOOMANYREQUESTS"),
@@ -139,24 +141,27 @@ impl Error {
         } else {
             tracing::debug!(id = format_args!("{id:016x}"), error = %self, "request refused");
         }
-        let message = self.message(id);
         let errors: Vec<Value> = match self {
-            Error::Storage(storage::Error::ManifestBlobUnknown { missing, .. }) => missing
+            // A message each, short: there can be as many as a manifest holds.
+            Error::Storage(storage::Error::ManifestBlobUnknown {
+                repository,
+                missing,
+            }) => missing
                 .iter()
-                .map(|digest| json!({"code": code, "message": message, "detail": {"digest": digest.to_string()}}))
+                .map(|digest| {
+                    let message = format!("{digest} is not in repository {repository}: push it first");
+                    json!({"code": code, "message": message, "detail": {"digest": digest.to_string()}})
+                })
                 .collect(),
-            _ => vec![json!({"code": code, "message": message})],
+            _ => vec![json!({"code": code, "message": self.message(id)})],
         };
         let mut response = Response::new(Body::from(json!({"errors": errors}).to_string()));
         *response.status_mut() = status;
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         match self {
-            Error::MethodNotAllowed(methods) => {
+            Error::MethodNotAllowed(methods) | Error::ReadOnly(methods) => {
                 headers.insert(ALLOW, HeaderValue::from_static(methods));
-            }
-            Error::ReadOnly => {
-                headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
             }
             Error::OutOfOrder {
                 repository,

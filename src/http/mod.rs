@@ -161,15 +161,14 @@ async fn answer(
 }
 
 async fn dispatch(app: &Arc<App>, route: Route, exchange: &mut Exchange) -> Result<Response<Body>> {
-    if !route
-        .methods()
-        .split(", ")
-        .any(|method| method == exchange.method.as_str())
-    {
-        return Err(Error::MethodNotAllowed(route.methods()));
-    }
-    if app.read_only && !exchange.is_read() {
-        return Err(Error::ReadOnly);
+    let takes = |methods: &str| methods.split(", ").any(|m| m == exchange.method.as_str());
+    let allowed = route.methods(app.read_only);
+    if !takes(allowed) {
+        return Err(if takes(route.methods(false)) {
+            Error::ReadOnly(allowed)
+        } else {
+            Error::MethodNotAllowed(allowed)
+        });
     }
     match route {
         Route::Ping => Ok(json("{}".into())),

@@ -68,8 +68,10 @@ impl Route {
     }
 
     /// For `Allow` and for a request with another method.
-    pub fn methods(&self) -> &'static str {
+    pub fn methods(&self, read_only: bool) -> &'static str {
         match self {
+            Route::Uploads(_) if read_only => "",
+            _ if read_only => "GET, HEAD",
             Route::Ping
             | Route::Catalog
             | Route::Tags(_)

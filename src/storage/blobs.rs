@@ -131,26 +131,29 @@ impl Storage {
         digest: &Digest,
         from: Option<&Repository>,
     ) -> Result<bool> {
-        let found = match from {
-            Some(from) => match self.blob_size(from, digest) {
-                Ok(_) => true,
-                Err(Error::BlobUnknown { .. }) => false,
-                Err(e) => return Err(e),
-            },
-            None => self.layout.blob_data(digest).is_file(),
+        // Where the content lies: not always under `digest`, see above.
+        let target = match from {
+            Some(from) => read_link(&self.layout.layer_link(from, digest))?,
+            None => Some(*digest),
         };
-        if found {
-            self.link_blob(to, digest)?;
-        }
-        Ok(found)
+        let Some(target) = target.filter(|t| self.layout.blob_data(t).is_file()) else {
+            return Ok(false);
+        };
+        self.link_blob(to, digest, &target)?;
+        Ok(true)
     }
 
-    pub(super) fn link_blob(&self, repository: &Repository, digest: &Digest) -> Result<()> {
+    pub(super) fn link_blob(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        target: &Digest,
+    ) -> Result<()> {
         let _lock = self.lock(repository);
         self.blob_sizes.remove(&BlobKey(repository, digest));
         self.durable.write(
             &self.layout.layer_link(repository, digest),
-            digest.to_string().as_bytes(),
+            target.to_string().as_bytes(),
         )
     }
 

@@ -105,21 +105,48 @@ impl Durable {
     /// Takes a tree away in one step, then frees its space. `false`: it was
     /// not there.
     pub fn remove(&self, path: &Path) -> Result<bool> {
-        let aside = self.scratch_path();
-        match fs::rename(path, &aside) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
-            other => other.map_err(|e| Error::io("remove", path, e))?,
+        let folder = path
+            .parent()
+            .expect("a folder of the store lies in a folder");
+        let removed = self.remove_all(folder, [path.to_owned()])?;
+        Ok(removed > 0)
+    }
+
+    /// Takes trees of one folder away, each in one step, with one sync for all
+    /// of them; gives their number.
+    pub fn remove_all(
+        &self,
+        folder: &Path,
+        trees: impl IntoIterator<Item = PathBuf>,
+    ) -> Result<usize> {
+        let mut removed = HashSet::new();
+        let mut aside = Vec::new();
+        let mut result = Ok(());
+        for path in trees {
+            let to = self.scratch_path();
+            match fs::rename(&path, &to) {
+                Ok(()) => {
+                    removed.insert(path);
+                    aside.push(to);
+                }
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) => {
+                    result = Err(Error::io("remove", &path, e));
+                    break;
+                }
+            }
         }
-        self.known
-            .lock()
-            .expect("never poisoned: no panic inside")
-            .retain(|known| !known.starts_with(path));
-        sync_directory(
-            path.parent()
-                .expect("a folder of the store lies in a folder"),
-        )?;
-        discard(&aside);
-        Ok(true)
+        if !removed.is_empty() {
+            self.known
+                .lock()
+                .expect("never poisoned: no panic inside")
+                .retain(|known| !known.ancestors().any(|path| removed.contains(path)));
+            sync_directory(folder)?;
+            for path in &aside {
+                discard(path);
+            }
+        }
+        result.map(|()| removed.len())
     }
 }
 

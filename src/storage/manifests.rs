@@ -6,6 +6,7 @@
 //! a tag never names a manifest that is not there, and no manifest is missing
 //! among its subject's referrers. A referrer without its revision is passed over.
 
+use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::sync::Arc;
@@ -174,7 +175,8 @@ impl Storage {
             &manifest.blobs
         };
         let mut missing = Vec::new();
-        for digest in required {
+        let mut seen = HashSet::new();
+        for digest in required.iter().filter(|&digest| seen.insert(digest)) {
             match self.blob_size_locked(repository, digest) {
                 Ok(_) => {}
                 Err(Error::BlobUnknown { digest, .. }) => missing.push(digest),
@@ -184,7 +186,6 @@ impl Storage {
         if missing.is_empty() {
             return Ok(());
         }
-        missing.dedup();
         Err(Error::ManifestBlobUnknown {
             repository: repository.clone(),
             missing,
@@ -222,14 +223,24 @@ impl Storage {
             Err(Error::Damaged { .. }) => None,
             Err(e) => return Err(e),
         };
+        let mut tags = Vec::new();
         for tag in self.tag_names(repository)? {
             let tag = tag?;
-            if read_link(&self.layout.tag_current(repository, &tag))?.as_ref() == Some(digest) {
-                let removed = self.durable.remove(&self.layout.tag(repository, &tag));
-                self.forget(repository, &Reference::Tag(tag));
-                removed?;
+            match read_link(&self.layout.tag_current(repository, &tag)) {
+                Ok(Some(named)) if named == *digest => tags.push(tag),
+                // A damaged tag names nothing.
+                Ok(_) | Err(Error::Damaged { .. }) => {}
+                Err(e) => return Err(e),
             }
         }
+        let paths = tags.iter().map(|tag| self.layout.tag(repository, tag));
+        let removed = self
+            .durable
+            .remove_all(&self.layout.tags(repository), paths);
+        for tag in tags {
+            self.forget(repository, &Reference::Tag(tag));
+        }
+        removed?;
         let removed = self.remove_link(&self.layout.revision_link(repository, digest));
         self.forget(repository, &reference);
         removed?;

@@ -46,7 +46,7 @@ pub enum Error {
         reference: Reference,
     },
     #[error(
-        "the manifest names blobs that repository {repository} does not hold: push {missing:?} first"
+        "the manifest names {} blobs that repository {repository} does not hold: push them first", missing.len()
     )]
     ManifestBlobUnknown {
         repository: Repository,
@@ -199,22 +199,22 @@ impl Storage {
     /// When a manifest last came to the repository or went from it, in
     /// nanoseconds since 1970; `None` when it holds none.
     pub fn manifests_changed(&self, repository: &Repository) -> Result<Option<u64>> {
-        let mut changed = None;
+        if !self.has_manifests(repository) {
+            return Ok(None);
+        }
+        let mut changed = 0;
         for algorithm in crate::oci::Algorithm::ALL {
             let folder = self.layout.revisions(repository, algorithm);
-            let read = fs::read_dir(&folder).and_then(|mut entries| match entries.next() {
-                Some(_) => fs::metadata(&folder)?.modified().map(Some),
-                None => Ok(None),
-            });
-            let modified = match read {
-                Ok(modified) => modified,
-                Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+            match fs::metadata(&folder).and_then(|metadata| metadata.modified()) {
+                Ok(time) => {
+                    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+                    changed = changed.max(since.as_nanos() as u64);
+                }
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
                 Err(e) => return Err(Error::io("read", &folder, e)),
-            };
-            let since = modified.map(|time| time.duration_since(UNIX_EPOCH).unwrap_or_default());
-            changed = changed.max(since.map(|time| time.as_nanos() as u64));
+            }
         }
-        Ok(changed)
+        Ok(Some(changed))
     }
 
     /// Calls `visit` for every repository of the store, in no order. Costs a

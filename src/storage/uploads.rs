@@ -10,7 +10,7 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
@@ -33,6 +33,8 @@ pub type Sessions = Mutex<HashMap<(Repository, Uuid), Arc<Session>>>;
 pub struct Session {
     /// Bytes received, also while somebody is writing.
     offset: AtomicU64,
+    /// Set while somebody may still be writing.
+    cancelled: AtomicBool,
     /// `None` while somebody is writing.
     state: Mutex<Option<State>>,
 }
@@ -93,6 +95,7 @@ impl Storage {
     ) -> Arc<Session> {
         let session = Arc::new(Session {
             offset: AtomicU64::new(offset),
+            cancelled: AtomicBool::new(false),
             state: Mutex::new(Some(state)),
         });
         let mut sessions = self
@@ -180,10 +183,14 @@ impl Storage {
     }
 
     pub fn cancel_upload(&self, repository: &Repository, id: Uuid) -> Result<()> {
-        self.sessions
+        let session = self
+            .sessions
             .lock()
             .expect("never poisoned: no panic inside")
             .remove(&(repository.clone(), id));
+        if let Some(session) = session {
+            session.cancelled.store(true, Ordering::Release);
+        }
         let folder = self.layout.upload(repository, id);
         fs::remove_dir_all(&folder).map_err(|e| unknown_or("remove", &folder, e, repository, id))
     }
@@ -308,8 +315,21 @@ impl UploadWriter {
     /// link to it, all of it synced. On an error nothing of it is left.
     pub fn commit(mut self, digest: &Digest) -> Result<()> {
         let result = self.publish(digest);
+        // Cancelled meanwhile, it failed for want of its file.
+        let result = result.or_else(|error| self.check().and(Err(error)));
         self.discard();
         result
+    }
+
+    /// Fails once the upload is cancelled.
+    pub fn check(&self) -> Result<()> {
+        if self.session.cancelled.load(Ordering::Acquire) {
+            return Err(Error::UploadUnknown {
+                repository: self.repository.clone(),
+                id: self.id,
+            });
+        }
+        Ok(())
     }
 
     fn publish(&mut self, digest: &Digest) -> Result<()> {
@@ -332,7 +352,7 @@ impl UploadWriter {
             .sync_all()
             .map_err(|e| Error::io("sync", &data, e))?;
         self.storage.install_blob(&data, digest)?;
-        self.storage.link_blob(&self.repository, digest)
+        self.storage.link_blob(&self.repository, digest, digest)
     }
 
     /// Forgets the upload and removes what is left of it.

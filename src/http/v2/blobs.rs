@@ -48,7 +48,12 @@ pub async fn blob(
     );
     headers.insert(DOCKER_CONTENT_DIGEST, header(digest.to_string()));
 
-    let range = match range::wanted(&exchange.headers, &etag, size) {
+    let wanted = match exchange.method {
+        // Range means something for GET alone (RFC 9110, 14.2).
+        Method::HEAD if !range::not_modified(&exchange.headers, &etag) => Wanted::All,
+        _ => range::wanted(&exchange.headers, &etag, size),
+    };
+    let range = match wanted {
         Wanted::All => 0..size,
         Wanted::Part(part) => {
             headers.insert(

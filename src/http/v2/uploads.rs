@@ -103,6 +103,7 @@ pub async fn upload(
             let writer = write(app, &repository, id).await?;
             check_range(exchange, &repository, id, &writer)?;
             let writer = receive(app, writer, &mut exchange.body).await?;
+            writer.check()?;
             Ok(progress(
                 StatusCode::ACCEPTED,
                 &repository,
