@@ -94,7 +94,7 @@ impl Report {
                 println!("{key}: {value}");
             }
             println!(
-                "\n{:<46} {:>12} {:>12} {:>7} {:>8}  met",
+                "\n{:<54} {:>12} {:>12} {:>7} {:>8}  met",
                 "", "ours", "beside", "ratio", "target"
             );
         }
@@ -120,7 +120,7 @@ impl Report {
             println!("{line}");
         } else {
             println!(
-                "{:<46} {:>12} {:>12} {ratio:>7.2} {:>8}  {}",
+                "{:<54} {:>12} {:>12} {ratio:>7.2} {:>8}  {}",
                 row.what,
                 row.unit.show(ours),
                 row.unit.show(other),
