@@ -1,4 +1,4 @@
-//! A container registry whose images are also file systems.
+//! A container image registry for people who want to look inside images.
 //!
 //! Dependencies go one way: `cli` -> `http` -> `index` -> `storage` -> `oci`.
 

@@ -8,7 +8,7 @@ use clap::{Parser, Subcommand};
 
 use crate::config::ServeArgs;
 
-/// A container registry whose images are also file systems.
+/// A container image registry for people who want to look inside images.
 #[derive(Debug, Parser)]
 #[command(name = "registry", version, max_term_width = 110)]
 pub struct Cli {
