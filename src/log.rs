@@ -15,6 +15,8 @@ use tracing_subscriber::fmt::MakeWriter;
 
 /// Bytes of lines that wait for the writing thread.
 const BUFFER_MAX: usize = 4 << 20;
+/// How long the end of the program waits for a reader of stderr.
+const FLUSH: std::time::Duration = std::time::Duration::from_secs(1);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Format {
@@ -86,10 +88,15 @@ pub fn start(format: Format, level: Level) -> io::Result<()> {
 pub fn flush() {
     if let Some(log) = LOG.get() {
         let mut pending = log.pending();
+        let deadline = Instant::now() + FLUSH;
         while pending.busy || !pending.lines.is_empty() {
-            pending = log
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            (pending, _) = log
                 .changed
-                .wait(pending)
+                .wait_timeout(pending, left)
                 .unwrap_or_else(PoisonError::into_inner);
         }
     }

@@ -77,10 +77,10 @@ fn allow_connections(wanted: u32) -> Result<u32> {
     /// The database's files, the blobs being read and written, the listeners.
     const OTHERS: u64 = 1024;
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
-    let (_, hard) =
+    let (soft, hard) =
         getrlimit(Resource::RLIMIT_NOFILE).context("cannot read the limit of open files")?;
     // Each connection may have a blob open.
-    let need = (2 * u64::from(wanted) + OTHERS).min(hard);
+    let need = (2 * u64::from(wanted) + OTHERS).min(hard).max(soft);
     setrlimit(Resource::RLIMIT_NOFILE, need, hard)
         .context("cannot raise the limit of open files")?;
     let allowed = need.saturating_sub(OTHERS).max(need / 2) / 2;

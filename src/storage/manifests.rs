@@ -80,7 +80,11 @@ impl Storage {
         if let Some(manifest) = self.cached_manifest(repository, reference) {
             return Ok(manifest);
         }
-        let _lock = self.lock(repository);
+        // Behind a long change, read without keeping: a reader that waited would
+        // take a thread from all others.
+        let Some(_lock) = self.try_lock(repository) else {
+            return self.load(repository, reference);
+        };
         let manifest = self.load(repository, reference)?;
         self.manifests.insert(
             (repository.clone(), reference.clone()),

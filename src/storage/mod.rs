@@ -15,7 +15,7 @@ use std::fs::{self, File, TryLockError};
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{self, Mutex, MutexGuard};
 use std::time::UNIX_EPOCH;
 
 use quick_cache::sync::Cache;
@@ -178,6 +178,16 @@ impl Storage {
         self.shards[shard]
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// [`Storage::lock`], unless another holds it.
+    fn try_lock(&self, repository: &Repository) -> Option<MutexGuard<'_, ()>> {
+        let shard = self.hash.hash_one(repository) as usize % SHARDS;
+        match self.shards[shard].try_lock() {
+            Ok(guard) => Some(guard),
+            Err(sync::TryLockError::Poisoned(e)) => Some(e.into_inner()),
+            Err(sync::TryLockError::WouldBlock) => None,
+        }
     }
 
     /// Whether anything was ever pushed to the repository.

@@ -20,9 +20,9 @@ use super::durable::discard;
 use super::{Error, Result, Storage};
 use crate::oci::{Algorithm, Digest, Hasher, Repository};
 
-/// Uploads whose hash is kept in memory, a few hundred bytes each. One more
-/// forgets an idle one, which then costs reading its data again.
-const SESSIONS_MAX: usize = 16 << 10;
+/// Uploads whose hash is kept in memory, and an open file each. One more forgets
+/// the idle one whose data takes least to read again.
+const SESSIONS_MAX: usize = 512;
 /// Bytes written before the kernel is asked to start writing them out, so that
 /// the sync at the end has little left to wait for.
 const WRITEBACK: u64 = 8 << 20;
@@ -35,8 +35,22 @@ pub struct Session {
     offset: AtomicU64,
     /// Set while somebody may still be writing.
     cancelled: AtomicBool,
-    /// `None` while somebody is writing.
-    state: Mutex<Option<State>>,
+    slot: Mutex<Slot>,
+}
+
+#[derive(Debug)]
+enum Slot {
+    /// Not read since this process started, or forgot it.
+    Unread,
+    /// Somebody reads it again, or writes.
+    Busy,
+    Idle(State),
+}
+
+impl Session {
+    fn slot(&self) -> std::sync::MutexGuard<'_, Slot> {
+        self.slot.lock().expect("never poisoned: no panic inside")
+    }
 }
 
 #[derive(Debug)]
@@ -78,25 +92,19 @@ impl Storage {
             repository,
             id,
             0,
-            State {
+            Slot::Idle(State {
                 file,
                 hasher: algorithm.hasher(),
-            },
+            }),
         );
         Ok(id)
     }
 
-    fn remember(
-        &self,
-        repository: &Repository,
-        id: Uuid,
-        offset: u64,
-        state: State,
-    ) -> Arc<Session> {
+    fn remember(&self, repository: &Repository, id: Uuid, offset: u64, slot: Slot) -> Arc<Session> {
         let session = Arc::new(Session {
             offset: AtomicU64::new(offset),
             cancelled: AtomicBool::new(false),
-            state: Mutex::new(Some(state)),
+            slot: Mutex::new(slot),
         });
         let mut sessions = self
             .sessions
@@ -106,7 +114,8 @@ impl Storage {
             // An upload in a writer's hands has a second owner.
             let idle = sessions
                 .iter()
-                .find(|(_, s)| Arc::strong_count(s) == 1)
+                .filter(|(_, s)| Arc::strong_count(s) == 1)
+                .min_by_key(|(_, s)| s.offset.load(Ordering::Relaxed))
                 .map(|(key, _)| key.clone());
             if let Some(key) = idle {
                 sessions.remove(&key);
@@ -148,16 +157,28 @@ impl Storage {
         let session = match self.session(repository, id) {
             Some(session) => session,
             None => {
-                let (offset, state) = self.reopen(repository, id)?;
-                self.remember(repository, id, offset, state)
+                let offset = self.upload_offset(repository, id)?;
+                self.remember(repository, id, offset, Slot::Unread)
             }
         };
-        let state = session
-            .state
-            .lock()
-            .expect("never poisoned: no panic inside")
-            .take();
-        let state = state.ok_or(Error::UploadBusy { id })?;
+        let slot = std::mem::replace(&mut *session.slot(), Slot::Busy);
+        let state = match slot {
+            Slot::Idle(state) => state,
+            Slot::Busy => return Err(Error::UploadBusy { id }),
+            // Opened only while nobody else can finish it: its file becomes a
+            // blob, and a blob never changes.
+            Slot::Unread => match self.reopen(repository, id) {
+                Ok((offset, state)) => {
+                    session.offset.store(offset, Ordering::Release);
+                    state
+                }
+                Err(error) => {
+                    *session.slot() = Slot::Unread;
+                    self.forget_upload(repository, id);
+                    return Err(error);
+                }
+            },
+        };
         let written_out = session.offset.load(Ordering::Acquire);
         Ok(UploadWriter {
             storage: Arc::clone(self),
@@ -183,16 +204,24 @@ impl Storage {
     }
 
     pub fn cancel_upload(&self, repository: &Repository, id: Uuid) -> Result<()> {
-        let session = self
-            .sessions
-            .lock()
-            .expect("never poisoned: no panic inside")
-            .remove(&(repository.clone(), id));
-        if let Some(session) = session {
+        if let Some(session) = self.session(repository, id) {
             session.cancelled.store(true, Ordering::Release);
         }
         let folder = self.layout.upload(repository, id);
-        fs::remove_dir_all(&folder).map_err(|e| unknown_or("remove", &folder, e, repository, id))
+        let removed = fs::remove_dir_all(&folder)
+            .map_err(|e| unknown_or("remove", &folder, e, repository, id));
+        // Only now: a session made before could not be told from a live one.
+        if let Some(session) = self.forget_upload(repository, id) {
+            session.cancelled.store(true, Ordering::Release);
+        }
+        removed
+    }
+
+    fn forget_upload(&self, repository: &Repository, id: Uuid) -> Option<Arc<Session>> {
+        self.sessions
+            .lock()
+            .expect("never poisoned: no panic inside")
+            .remove(&(repository.clone(), id))
     }
 
     /// Removes the uploads that nothing was written to for `ttl`; gives their
@@ -369,11 +398,7 @@ impl UploadWriter {
 impl Drop for UploadWriter {
     fn drop(&mut self) {
         if let Some(state) = self.state.take() {
-            *self
-                .session
-                .state
-                .lock()
-                .expect("never poisoned: no panic inside") = Some(state);
+            *self.session.slot() = Slot::Idle(state);
         }
     }
 }
