@@ -38,14 +38,8 @@ pub struct ServeArgs {
     pub listen: Vec<SocketAddr>,
 
     /// Listen on 127.0.0.1:N; may be repeated; PORT in the environment serves when neither this nor --listen is given
-    #[arg(
-        short,
-        long,
-        value_name = "N",
-        env = "REGISTRY_PORT",
-        value_delimiter = ','
-    )]
-    pub port: Vec<u16>,
+    #[arg(short, long, value_name = "N", env = "REGISTRY_PORT", value_delimiter = ',', value_parser = port)]
+    pub port: Vec<Port>,
 
     /// Serve TLS with this certificate chain (PEM); read again on SIGHUP
     #[arg(long, value_name = "FILE", env = "REGISTRY_TLS_CERT")]
@@ -109,6 +103,21 @@ pub struct ServeArgs {
     pub max_connections: u32,
 }
 
+/// A port, or none where the value is not meant for us: Kubernetes and Docker
+/// set `REGISTRY_PORT=tcp://…` beside a service called `registry`.
+#[derive(Clone, Copy, Debug)]
+pub struct Port(Option<u16>);
+
+fn port(text: &str) -> Result<Port, String> {
+    if text.starts_with("tcp://") || text.starts_with("udp://") {
+        return Ok(Port(None));
+    }
+    let port = text
+        .parse()
+        .map_err(|_| "want a number from 0 to 65535".to_owned())?;
+    Ok(Port(Some(port)))
+}
+
 /// `30s`, `1h 30m`, `168h`.
 fn duration(text: &str) -> Result<Duration, String> {
     let parsed: Result<jiff::SignedDuration, _> = text.parse();
@@ -148,7 +157,12 @@ impl ServeArgs {
         let npm_port = check_environment(environment)?;
         let loopback = |port| SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port);
         let mut listen = self.listen;
-        listen.extend(self.port.into_iter().map(loopback));
+        listen.extend(
+            self.port
+                .into_iter()
+                .filter_map(|port| port.0)
+                .map(loopback),
+        );
         if listen.is_empty() {
             listen.push(npm_port.map_or(DEFAULT_LISTEN, loopback));
         }
@@ -237,13 +251,13 @@ fn check_environment(
 /// Kubernetes and Docker tell containers about a service called `registry` in
 /// variables such as `REGISTRY_SERVICE_HOST` and `REGISTRY_PORT_5000_TCP`.
 fn is_service_link(name: &str) -> bool {
-    [
+    const PREFIXES: [&str; 4] = [
         "REGISTRY_SERVICE_HOST",
         "REGISTRY_SERVICE_PORT",
         "REGISTRY_PORT_",
-    ]
-    .iter()
-    .any(|prefix| name.starts_with(prefix))
+        "REGISTRY_ENV_",
+    ];
+    name == "REGISTRY_NAME" || PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
 
 #[cfg(test)]

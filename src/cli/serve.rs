@@ -20,12 +20,13 @@ use crate::storage::{self, Storage};
 
 /// The longest time between two searches for abandoned uploads.
 const PURGE_EVERY: Duration = Duration::from_secs(3600);
+/// The first waits for the start to be over.
+const PURGE_FIRST: Duration = Duration::from_secs(60);
 
 pub fn run(mut config: Serve) -> Result<ExitCode> {
     let start = Instant::now();
     log::start(config.log, config.log_level).context("cannot start the log")?;
-    let dir = config.dir.display().to_string();
-    fs::create_dir_all(&config.dir).with_context(|| format!("cannot create --dir {dir}"))?;
+    storage::create_root(&config.dir)?;
     let _lock = storage::lock(&config.dir, false)?;
     config.http.max_connections = allow_connections(config.http.max_connections)?;
     let storage = Arc::new(Storage::open(&config.storage)?);
@@ -40,6 +41,7 @@ pub fn run(mut config: Serve) -> Result<ExitCode> {
             Arc::clone(&storage),
             Arc::clone(&index),
             config.storage.read_only,
+            config.http.max_connections,
         );
         let server = Server::bind(config.http.clone(), app).await?;
         let stop = signals(server.tls_reloader())?;
@@ -190,13 +192,14 @@ fn background(config: &Serve, storage: Arc<Storage>, index: Arc<Index>) -> Resul
     if !read_only {
         let ttl = config.upload_ttl;
         let purge = move || {
+            std::thread::sleep(ttl.min(PURGE_FIRST));
             loop {
-                std::thread::sleep(ttl.min(PURGE_EVERY));
                 match storage.purge_uploads(ttl) {
                     Ok(0) => {}
                     Ok(uploads) => tracing::info!(uploads, "removed abandoned uploads"),
                     Err(error) => tracing::error!(%error, "cannot remove abandoned uploads"),
                 }
+                std::thread::sleep(ttl.min(PURGE_EVERY));
             }
         };
         std::thread::Builder::new()

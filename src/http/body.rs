@@ -55,16 +55,19 @@ pub struct BlobBody {
     next: Option<JoinHandle<storage::Result<Bytes>>>,
     /// Goes to the access log with the body, ended or given up.
     request: Option<log::Request>,
+    _permit: OwnedSemaphorePermit,
 }
 
 impl Body {
-    pub fn blob(blob: Blob, range: Range<u64>) -> Body {
+    /// `permit` is given back when the body ends.
+    pub fn blob(blob: Blob, range: Range<u64>, permit: OwnedSemaphorePermit) -> Body {
         STREAMS.fetch_add(1, Ordering::Relaxed);
         Body::Blob(Box::new(BlobBody {
             blob: Arc::new(blob),
             left: range,
             next: None,
             request: None,
+            _permit: permit,
         }))
     }
 

@@ -9,8 +9,9 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::body::Body;
+use super::v2::manifests::TAGS_MAX;
 use crate::oci::manifest::MANIFEST_MAX;
-use crate::oci::{DigestError, ManifestError, NameError, Repository};
+use crate::oci::{Digest, DigestError, ManifestError, NameError, Repository};
 use crate::{index, storage};
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -43,6 +44,10 @@ pub enum Error {
     DigestMissing,
     #[error("tag= goes with a push by digest only")]
     TagWithTag,
+    #[error("one push sets at most {TAGS_MAX} tags")]
+    TooManyTags,
+    #[error("the manifest took too long to arrive")]
+    BodyTimeout,
     #[error("too many manifests are being pushed at this moment: try again")]
     Busy,
     #[error("the manifest is larger than {MANIFEST_MAX} bytes")]
@@ -108,6 +113,8 @@ impl Error {
             }
             Error::UploadId(_) => (S::NOT_FOUND, "BLOB_UPLOAD_UNKNOWN"),
             Error::Query(_) | Error::PageSize(_) => (S::BAD_REQUEST, "UNSUPPORTED"),
+            Error::TooManyTags => (S::URI_TOO_LONG, "UNSUPPORTED"),
+            Error::BodyTimeout => (S::REQUEST_TIMEOUT, "MANIFEST_INVALID"),
             Error::Busy => (S::TOO_MANY_REQUESTS, "TOOMANYREQUESTS"),
             Error::ManifestTooLarge => (S::PAYLOAD_TOO_LARGE, "SIZE_INVALID"),
             Error::ContentRange(_) => (S::BAD_REQUEST, "BLOB_UPLOAD_INVALID"),
@@ -142,17 +149,10 @@ impl Error {
             tracing::debug!(id = format_args!("{id:016x}"), error = %self, "request refused");
         }
         let errors: Vec<Value> = match self {
-            // A message each, short: there can be as many as a manifest holds.
             Error::Storage(storage::Error::ManifestBlobUnknown {
                 repository,
                 missing,
-            }) => missing
-                .iter()
-                .map(|digest| {
-                    let message = format!("{digest} is not in repository {repository}: push it first");
-                    json!({"code": code, "message": message, "detail": {"digest": digest.to_string()}})
-                })
-                .collect(),
+            }) => missing_blobs(code, repository, missing),
             _ => vec![json!({"code": code, "message": self.message(id)})],
         };
         let mut response = Response::new(Body::from(json!({"errors": errors}).to_string()));
@@ -181,4 +181,17 @@ impl Error {
         }
         response
     }
+}
+
+/// An error for each missing blob. A manifest may name 50,000 of them, and the
+/// client may be slow to read of them, so only the first have their own.
+fn missing_blobs(code: &str, repository: &Repository, missing: &[Digest]) -> Vec<Value> {
+    const LISTED: usize = 100;
+    let listed = missing.iter().take(LISTED).map(|digest| {
+        let message = format!("{digest} is not in repository {repository}: push it first");
+        json!({"code": code, "message": message, "detail": {"digest": digest.to_string()}})
+    });
+    let more = missing.len().saturating_sub(LISTED);
+    let rest = (more > 0).then(|| json!({"code": code, "message": format!("and {more} more")}));
+    listed.chain(rest).collect()
 }

@@ -33,6 +33,8 @@ pub use server::Server;
 const UPLOAD_BUFFERS: usize = 32 << 20;
 /// Bytes of manifests being received and checked, for all together.
 const MANIFEST_BUFFERS: usize = 64 << 20;
+/// Manifests parsed at a time.
+const PARSING: usize = 2;
 
 /// What requests work with.
 #[derive(Debug)]
@@ -44,11 +46,16 @@ pub struct App {
     draining: AtomicBool,
     upload_buffers: Arc<Semaphore>,
     manifest_buffers: Arc<Semaphore>,
+    /// What JSON becomes in memory is many times its bytes.
+    parsing: Semaphore,
+    /// A file is open, and parts of it are mapped, for each.
+    blob_responses: Arc<Semaphore>,
     next_id: AtomicU64,
 }
 
 impl App {
-    pub fn new(storage: Arc<Storage>, index: Arc<Index>, read_only: bool) -> App {
+    /// `connections`: how many there may be, and so how many open blobs.
+    pub fn new(storage: Arc<Storage>, index: Arc<Index>, read_only: bool, connections: u32) -> App {
         // Ids of two runs should not meet in one log.
         let start = uuid::Uuid::new_v4().as_u64_pair().0;
         App {
@@ -58,6 +65,8 @@ impl App {
             draining: AtomicBool::new(false),
             upload_buffers: Arc::new(Semaphore::new(UPLOAD_BUFFERS)),
             manifest_buffers: Arc::new(Semaphore::new(MANIFEST_BUFFERS)),
+            parsing: Semaphore::new(PARSING),
+            blob_responses: Arc::new(Semaphore::new(connections as usize)),
             next_id: AtomicU64::new(start),
         }
     }

@@ -30,7 +30,7 @@ use crate::config::Http;
 /// Bytes of one request head.
 const HEAD_MAX: usize = 64 << 10;
 /// Requests at a time on one HTTP/2 connection, and what each may send ahead.
-const H2_STREAMS: u32 = 128;
+const H2_STREAMS: u32 = 32;
 const H2_STREAM_WINDOW: u32 = 1 << 20;
 const H2_CONNECTION_WINDOW: u32 = 4 << 20;
 
@@ -138,6 +138,7 @@ impl Server {
             tasks.spawn(accept(Arc::clone(&self.shared), listener, stop.clone()));
         }
         if let Some((listener, handle)) = self.metrics {
+            tasks.spawn(upkeep(handle.clone()));
             tasks.spawn(serve_metrics(listener, handle));
         }
         // An error means that the sender is gone, which asks for a stop too.
@@ -188,13 +189,11 @@ fn load_tls((cert, key): &(PathBuf, PathBuf)) -> anyhow::Result<rustls::ServerCo
 
 async fn accept(shared: Arc<Shared>, listener: TcpListener, stop: watch::Receiver<bool>) {
     loop {
-        // At the limit, clients wait in the kernel's queue.
-        let permit = Arc::clone(&shared.connections)
-            .acquire_owned()
-            .await
-            .expect("the semaphore is never closed");
         match listener.accept().await {
             Ok((stream, client)) => {
+                // At the limit this one waits, and more in the kernel's queue.
+                let permit = Arc::clone(&shared.connections).acquire_owned().await;
+                let permit = permit.expect("the semaphore is never closed");
                 tokio::spawn(connection(
                     Arc::clone(&shared),
                     stream,
@@ -217,7 +216,7 @@ async fn connection(
     stream: TcpStream,
     client: SocketAddr,
     _permit: OwnedSemaphorePermit,
-    stop: watch::Receiver<bool>,
+    mut stop: watch::Receiver<bool>,
 ) {
     let _counted = metrics::Connection::new();
     // Without it a small answer may wait for the acknowledgement of another.
@@ -258,7 +257,12 @@ async fn connection(
             let handshake = TlsAcceptor::from(config).accept_with(stream, |tls| {
                 tls.set_buffer_limit(Some(TLS_BUFFER));
             });
-            let stream = match tokio::time::timeout(http.header_timeout, handshake).await {
+            let handshake = tokio::time::timeout(http.header_timeout, handshake);
+            let shaken = tokio::select! {
+                shaken = handshake => shaken,
+                _ = stop.wait_for(|&stop| stop) => return,
+            };
+            let stream = match shaken {
                 Ok(Ok(stream)) => stream,
                 Ok(Err(error)) => {
                     tracing::debug!(%client, %error, "TLS handshake failed");
@@ -324,10 +328,19 @@ async fn drive<C: GracefulConnection<Error = hyper::Error>>(
     }
 }
 
+/// Folds what was measured together, so that it does not grow until somebody
+/// asks for it.
+async fn upkeep(handle: PrometheusHandle) {
+    let mut every = tokio::time::interval(Duration::from_secs(5));
+    loop {
+        every.tick().await;
+        handle.run_upkeep();
+    }
+}
+
 async fn serve_metrics(listener: TcpListener, handle: PrometheusHandle) {
     let render = |handle: PrometheusHandle, request: Request<Incoming>| async move {
         let mut response = if request.uri().path() == "/metrics" {
-            handle.run_upkeep();
             Response::new(Body::from(handle.render()))
         } else {
             let mut response = Response::new(Body::from("the metrics are at /metrics\n"));

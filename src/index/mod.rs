@@ -49,13 +49,21 @@ impl Index {
             path: path.to_owned(),
             source,
         };
+        // RocksDB opens nothing that has families it is not told of. Without a
+        // database there are none.
+        let families = DB::list_cf(&Options::default(), path).unwrap_or_default();
+        if families
+            .iter()
+            .any(|family| !FAMILIES.contains(&family.as_str()))
+        {
+            remove(path).map_err(failed)?;
+        }
         let mut db = open(path).map_err(failed)?;
         let found = db.get(FORMAT_KEY).map_err(failed)?;
         if found.as_deref() != Some(FORMAT) {
             if found.is_some() {
-                tracing::info!(path = %path.display(), "the index has another format and is made anew");
                 drop(db);
-                DB::destroy(&Options::default(), path).map_err(failed)?;
+                remove(path).map_err(failed)?;
                 db = open(path).map_err(failed)?;
             }
             db.put(FORMAT_KEY, FORMAT).map_err(failed)?;
@@ -77,6 +85,15 @@ impl Index {
     }
 }
 
+fn remove(path: &Path) -> Result<(), rocksdb::Error> {
+    tracing::info!(path = %path.display(), "the index has another format and is made anew");
+    DB::destroy(&Options::default(), path)
+}
+
+/// The default family is named too: left out, it gets buffers of 64 MiB, and
+/// after a full disk RocksDB waits for as much space before it writes again.
+const FAMILIES: [&str; 2] = ["default", catalog::FAMILY];
+
 fn open(path: &Path) -> Result<DB, rocksdb::Error> {
     let mut options = Options::default();
     options.create_if_missing(true);
@@ -85,10 +102,7 @@ fn open(path: &Path) -> Result<DB, rocksdb::Error> {
     options.set_write_buffer_size(4 << 20);
     options.set_max_open_files(256);
     options.set_keep_log_file_num(2);
-    // The default family is named too: left out, it gets buffers of 64 MiB, and
-    // after a full disk RocksDB waits for as much space before it writes again.
-    let families = ["default", catalog::FAMILY]
-        .map(|family| ColumnFamilyDescriptor::new(family, options.clone()));
+    let families = FAMILIES.map(|family| ColumnFamilyDescriptor::new(family, options.clone()));
     DB::open_cf_descriptors(&options, path, families)
 }
 
@@ -108,6 +122,18 @@ mod tests {
         assert_eq!(index.repositories("", 10).unwrap().items, [repository]);
         index.db.put(FORMAT_KEY, b"0").unwrap();
         drop(index);
+        assert_eq!(
+            Index::open(&path)
+                .unwrap()
+                .repositories("", 10)
+                .unwrap()
+                .items,
+            []
+        );
+
+        let mut options = Options::default();
+        options.create_missing_column_families(true);
+        drop(DB::open_cf(&options, &path, ["default", catalog::FAMILY, "later"]).unwrap());
         assert_eq!(
             Index::open(&path)
                 .unwrap()

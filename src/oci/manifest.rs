@@ -69,10 +69,8 @@ fn serialize_digest<S: serde::Serializer>(
 pub struct Manifest {
     pub media_type: MediaType,
     /// Blobs that the repository must hold: the config and every layer that
-    /// is distributable.
+    /// is distributable. The children of an index need not be there.
     pub blobs: Vec<Digest>,
-    /// Manifests that an index names. They may be absent (a sparse index).
-    pub children: Vec<Digest>,
     pub subject: Option<Digest>,
     /// The manifest's own artifactType, or its config's media type. An index
     /// without one has none.
@@ -180,14 +178,12 @@ impl Manifest {
             let manifests = document
                 .manifests
                 .ok_or(ManifestError::Missing("manifests"))?;
-            let children = manifests
-                .iter()
-                .map(|m| m.digest("manifests"))
-                .collect::<Result<_, _>>()?;
+            for child in &manifests {
+                child.digest("manifests")?;
+            }
             return Ok(Manifest {
                 media_type,
                 blobs: Vec::new(),
-                children,
                 subject,
                 artifact_type,
                 annotations,
@@ -214,7 +210,6 @@ impl Manifest {
         Ok(Manifest {
             media_type,
             blobs,
-            children: Vec::new(),
             subject,
             artifact_type,
             annotations,
@@ -316,14 +311,14 @@ mod tests {
     }
 
     #[test]
-    fn index_names_children() {
+    fn index_needs_no_children() {
         let text = format!(
             r#"{{"schemaVersion":2,"manifests":[{}]}}"#,
             descriptor(1, OCI)
         );
         let index = Manifest::parse(text.as_bytes(), None).unwrap();
         assert_eq!(index.media_type, MediaType::OciIndex);
-        assert_eq!((index.children.len(), index.blobs.len()), (1, 0));
+        assert_eq!(index.blobs, []);
         assert_eq!(index.artifact_type, None);
     }
 

@@ -1,11 +1,11 @@
 //! Blobs: read, link into repositories, unlink. A blob lies once in the store;
 //! a repository's link decides whether it may be read there.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use memmap2::{Advice, MmapOptions};
@@ -78,31 +78,25 @@ impl Storage {
         if let Some(size) = self.cached_blob_size(repository, digest) {
             return Ok(size);
         }
-        let _lock = self.lock(repository);
-        self.blob_size_locked(repository, digest)
+        // As for manifests: behind a long change, read without keeping.
+        match self.try_lock(repository) {
+            Some(_lock) => self.blob_size_locked(repository, digest),
+            None => Ok(self.open_blob(repository, digest)?.size),
+        }
     }
 
     pub(super) fn blob_size_locked(&self, repository: &Repository, digest: &Digest) -> Result<u64> {
         if let Some(size) = self.cached_blob_size(repository, digest) {
             return Ok(size);
         }
-        let unknown = || Error::BlobUnknown {
-            repository: repository.clone(),
-            digest: *digest,
-        };
-        // Distribution links a blob pushed under another algorithm to its
-        // sha256, so the link says where the content lies.
-        let target = read_link(&self.layout.layer_link(repository, digest))?.ok_or_else(unknown)?;
-        let path = self.layout.blob_data(&target);
-        let size = match fs::metadata(&path) {
-            Ok(metadata) => metadata.len(),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(unknown()),
-            Err(e) => return Err(Error::io("read", &path, e)),
-        };
+        let size = self.open_blob(repository, digest)?.size;
         self.blob_sizes.insert((repository.clone(), *digest), size);
         Ok(size)
     }
 
+    /// Opens a blob that the repository links. Distribution links a blob pushed
+    /// under another algorithm to its sha256, so the link says where the content
+    /// lies.
     pub fn open_blob(&self, repository: &Repository, digest: &Digest) -> Result<Blob> {
         let unknown = || Error::BlobUnknown {
             repository: repository.clone(),
@@ -136,25 +130,47 @@ impl Storage {
             Some(from) => read_link(&self.layout.layer_link(from, digest))?,
             None => Some(*digest),
         };
-        let Some(target) = target.filter(|t| self.layout.blob_data(t).is_file()) else {
+        let Some(target) = target else {
             return Ok(false);
         };
-        self.link_blob(to, digest, &target)?;
+        let data = self.layout.blob_data(&target);
+        if !data.try_exists().map_err(|e| Error::io("read", &data, e))? {
+            return Ok(false);
+        }
+        let _lock = self.lock(to);
+        self.blob_sizes.remove(&BlobKey(to, digest));
+        self.durable.write(
+            &self.layout.layer_link(to, digest),
+            target.to_string().as_bytes(),
+        )?;
         Ok(true)
     }
 
-    pub(super) fn link_blob(
+    /// Gives the synced file `data` the name of its digest, and the repository a
+    /// link to it. A copy that is there already is replaced: the same bytes, and
+    /// sound ones if it was not.
+    pub(super) fn install_blob(
         &self,
         repository: &Repository,
+        data: &Path,
         digest: &Digest,
-        target: &Digest,
     ) -> Result<()> {
-        let _lock = self.lock(repository);
-        self.blob_sizes.remove(&BlobKey(repository, digest));
-        self.durable.write(
-            &self.layout.layer_link(repository, digest),
-            target.to_string().as_bytes(),
-        )
+        let link = self.layout.layer_link(repository, digest);
+        // Written before the blob gets its name, so that a disk that is full by
+        // now keeps nothing of it.
+        let aside = {
+            let _lock = self.lock(repository);
+            self.durable.prepare(&link, digest.to_string().as_bytes())?
+        };
+        let installed = self
+            .durable
+            .install(data, &self.layout.blob_data(digest))
+            .and_then(|()| {
+                let _lock = self.lock(repository);
+                self.blob_sizes.remove(&BlobKey(repository, digest));
+                self.durable.install(&aside, &link)
+            });
+        installed.inspect_err(|_| discard(&aside))
     }
 
     /// Takes a blob out of a repository. The store keeps the content, which
@@ -163,9 +179,10 @@ impl Storage {
         let _lock = self.lock(repository);
         let link = self.layout.layer_link(repository, digest);
         let folder = link.parent().expect("a link lies in a folder of its own");
-        let removed = self.durable.remove(folder)?;
+        let removed = self.durable.remove(folder);
+        // Also after an error: the link may be gone.
         self.blob_sizes.remove(&BlobKey(repository, digest));
-        if removed {
+        if removed? {
             Ok(())
         } else {
             Err(Error::BlobUnknown {
@@ -173,14 +190,6 @@ impl Storage {
                 digest: *digest,
             })
         }
-    }
-
-    /// Gives the synced file `from` the name of its digest. A copy that is
-    /// there already is replaced: the same bytes, and sound ones if it was not.
-    pub(super) fn install_blob(&self, from: &std::path::Path, digest: &Digest) -> Result<()> {
-        self.durable
-            .install(from, &self.layout.blob_data(digest))
-            .inspect_err(|_| discard(from))
     }
 }
 

@@ -91,15 +91,20 @@ impl Durable {
 
     /// Writes a small file in one step: readers see the old or the new.
     pub fn write(&self, to: &Path, bytes: &[u8]) -> Result<()> {
+        let aside = self.prepare(to, bytes)?;
+        self.install(&aside, to).inspect_err(|_| discard(&aside))
+    }
+
+    /// Does all of [`Durable::write`] that takes space on the disk. What it
+    /// gives is to be installed as `to`, or discarded.
+    pub fn prepare(&self, to: &Path, bytes: &[u8]) -> Result<PathBuf> {
+        self.directory(to.parent().expect("a file of the store lies in a folder"))?;
         let aside = self.scratch_path();
-        let written = File::create_new(&aside)
+        File::create_new(&aside)
             .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
-            .map_err(|e| Error::io("write", to, e));
-        let result = written.and_then(|()| self.install(&aside, to));
-        if result.is_err() {
-            discard(&aside);
-        }
-        result
+            .map_err(|e| Error::io("write", to, e))
+            .inspect_err(|_| discard(&aside))?;
+        Ok(aside)
     }
 
     /// Takes a tree away in one step, then frees its space. `false`: it was
@@ -166,7 +171,26 @@ pub fn discard(path: &Path) {
     }
 }
 
-pub fn sync_directory(path: &Path) -> Result<()> {
+/// Makes a folder, with those above it, so that it is there after power loss.
+pub fn create_root(path: &Path) -> Result<()> {
+    fs::create_dir_all(path).map_err(|e| Error::io("create", path, e))?;
+    for folder in path.ancestors().skip(1) {
+        // Above a relative path of one part stands the current folder.
+        let current = folder.as_os_str().is_empty();
+        match sync_directory(if current { Path::new(".") } else { folder }) {
+            // One that this process may not read, or cannot sync, it did not make.
+            Err(Error::Io { source, .. })
+                if matches!(
+                    source.kind(),
+                    io::ErrorKind::PermissionDenied | io::ErrorKind::InvalidInput
+                ) => {}
+            other => other?,
+        }
+    }
+    Ok(())
+}
+
+fn sync_directory(path: &Path) -> Result<()> {
     File::open(path)
         .and_then(|d| d.sync_all())
         .map_err(|e| Error::io("sync", path, e))

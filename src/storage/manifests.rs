@@ -15,7 +15,7 @@ use bytes::Bytes;
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
-use super::{Error, Page, Result, Storage, read_link};
+use super::{Error, Page, Result, Storage, exists, read_link};
 use crate::oci::manifest::{MANIFEST_MAX, stored_media_type};
 use crate::oci::{Algorithm, Descriptor, Digest, Manifest, Reference, Repository, Tag};
 
@@ -56,11 +56,12 @@ impl quick_cache::Equivalent<(Repository, Reference)> for ManifestKey<'_> {
     }
 }
 
-/// Referrers listed on one page: at most so many, and so many bytes of them.
+/// Referrers listed on one page.
 const REFERRERS_PAGE: usize = 100;
-const REFERRERS_PAGE_BYTES: usize = MANIFEST_MAX;
-/// Referrers read for one page, whatever the filter lets through.
+/// What is read for one page, whatever the filter lets through: so many, and so
+/// many bytes of them.
 const REFERRERS_READ: usize = 1000;
+const REFERRERS_READ_BYTES: usize = 2 * MANIFEST_MAX;
 
 impl Storage {
     /// A manifest that is in memory. Never blocks.
@@ -171,6 +172,12 @@ impl Storage {
         Ok(())
     }
 
+    /// Fails unless the repository holds what the manifest needs.
+    pub fn check_manifest(&self, repository: &Repository, manifest: &Manifest) -> Result<()> {
+        let _lock = self.lock(repository);
+        self.check_blobs(repository, manifest)
+    }
+
     fn check_blobs(&self, repository: &Repository, manifest: &Manifest) -> Result<()> {
         // The config says what the image is; without it there is no image.
         let required = if self.sparse_images {
@@ -262,14 +269,12 @@ impl Storage {
 
     /// The repository's tags after `last`, at most `n`.
     pub fn tags(&self, repository: &Repository, last: &str, n: usize) -> Result<Page<Tag>> {
-        if !self.repository_exists(repository) {
+        if !self.repository_exists(repository)? {
             return Err(Error::RepositoryUnknown(repository.clone()));
         }
-        let exists = |tag: &Tag| self.layout.tag_current(repository, tag).is_file();
-        let names = self
-            .tag_names(repository)?
-            .filter(|tag| tag.as_ref().map_or(true, exists));
-        Page::smallest(names, last, n)
+        // Distribution's crashes leave folders without a link.
+        let wanted = |tag: &Tag| exists(&self.layout.tag_current(repository, tag));
+        Page::smallest(self.tag_names(repository)?, last, n, wanted)
     }
 
     /// The folder names below `tags`, in no order.
@@ -320,11 +325,11 @@ impl Storage {
             };
             let wanted = artifact_type
                 .is_none_or(|wanted| manifest.artifact_type.as_deref() == Some(wanted));
-            size += if wanted { stored.bytes.len() } else { 0 };
+            size += stored.bytes.len();
             read += 1;
-            let full = page.items.len() >= REFERRERS_PAGE
-                || (size > REFERRERS_PAGE_BYTES && !page.items.is_empty());
-            if full || read > REFERRERS_READ {
+            let full = page.items.len() >= REFERRERS_PAGE || read > REFERRERS_READ;
+            // One is read whatever its size, so that every page goes on.
+            if full || (size > REFERRERS_READ_BYTES && page.next.is_some()) {
                 return Ok(page);
             }
             page.next = Some(digest.to_string());

@@ -23,6 +23,7 @@ use quick_cache::sync::Cache;
 use crate::oci::{Digest, Reference, Repository, Tag};
 
 pub use blobs::Blob;
+pub use durable::create_root;
 pub use manifests::StoredManifest;
 pub use uploads::UploadWriter;
 
@@ -140,13 +141,7 @@ impl Storage {
         let layout = Layout::new(&options.root);
         let scratch = layout.scratch();
         if !options.read_only {
-            fs::create_dir_all(layout.base()).map_err(|e| Error::io("create", layout.base(), e))?;
-            // From the store's folder up to the one that names the root.
-            for folder in layout.base().ancestors().skip(1).take(4) {
-                // Above a relative path of one part stands the current folder.
-                let current = folder.as_os_str().is_empty();
-                durable::sync_directory(if current { Path::new(".") } else { folder })?;
-            }
+            durable::create_root(layout.base())?;
         }
         let lock = lock(layout.base(), options.read_only)?;
         if !options.read_only {
@@ -191,25 +186,37 @@ impl Storage {
     }
 
     /// Whether anything was ever pushed to the repository.
-    pub fn repository_exists(&self, repository: &Repository) -> bool {
-        self.layout.manifests(repository).is_dir() || self.layout.layers(repository).is_dir()
+    pub fn repository_exists(&self, repository: &Repository) -> Result<bool> {
+        Ok(exists(&self.layout.manifests(repository))? || exists(&self.layout.layers(repository))?)
     }
 
     /// Whether the repository holds a manifest, and so belongs in the catalog.
-    pub fn has_manifests(&self, repository: &Repository) -> bool {
-        crate::oci::Algorithm::ALL.into_iter().any(|algorithm| {
-            let revisions = fs::read_dir(self.layout.revisions(repository, algorithm));
-            // A push that was cut off may leave a folder without its link.
-            revisions.is_ok_and(|mut entries| {
-                entries.any(|entry| entry.is_ok_and(|e| e.path().join("link").is_file()))
-            })
-        })
+    pub fn has_manifests(&self, repository: &Repository) -> Result<bool> {
+        for algorithm in crate::oci::Algorithm::ALL {
+            let folder = self.layout.revisions(repository, algorithm);
+            let entries = match fs::read_dir(&folder) {
+                Ok(entries) => entries,
+                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+                Err(e) => return Err(Error::io("list", &folder, e)),
+            };
+            for entry in entries {
+                // A push that was cut off may leave a folder without its link.
+                let link = entry
+                    .map_err(|e| Error::io("list", &folder, e))?
+                    .path()
+                    .join("link");
+                if exists(&link)? {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
     }
 
     /// When a manifest last came to the repository or went from it, in
     /// nanoseconds since 1970; `None` when it holds none.
     pub fn manifests_changed(&self, repository: &Repository) -> Result<Option<u64>> {
-        if !self.has_manifests(repository) {
+        if !self.has_manifests(repository)? {
             return Ok(None);
         }
         let mut changed = 0;
@@ -241,6 +248,10 @@ impl Storage {
             let entries = match fs::read_dir(&path) {
                 Ok(entries) => entries,
                 Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                    tracing::warn!(path = %path.display(), %error, "passed over a folder in the store");
+                    continue;
+                }
                 Err(e) => return Err(Error::io("list", &path, e).into()),
             };
             let mut is_repository = false;
@@ -288,6 +299,11 @@ pub fn lock(base: &Path, shared: bool) -> Result<File> {
     }
 }
 
+/// Whether there is something; an error is not an absence.
+fn exists(path: &Path) -> Result<bool> {
+    path.try_exists().map_err(|e| Error::io("read", path, e))
+}
+
 /// The digest that a link file holds; `None` without the file.
 fn read_link(path: &Path) -> Result<Option<Digest>> {
     match fs::read_to_string(path) {
@@ -320,17 +336,24 @@ pub struct Page<T> {
 }
 
 impl Page<Tag> {
-    /// The `n` smallest of `names` above `last`, whatever order they come in.
-    /// Memory follows `n`, not the number of names.
+    /// The `n` smallest of `names` above `last` that are `wanted`, whatever order
+    /// they come in. Memory follows `n`, not the number of names; asked is only
+    /// for those that would stand on the page.
     fn smallest(
         names: impl Iterator<Item = Result<Tag>>,
         last: &str,
         n: usize,
+        wanted: impl Fn(&Tag) -> Result<bool>,
     ) -> Result<Page<Tag>> {
         let mut kept = std::collections::BTreeSet::new();
         for name in names {
             let name = name?;
-            if name.as_str() > last {
+            let full = kept.len() > n;
+            if name.as_str() <= last || (full && kept.last().is_some_and(|largest| name > *largest))
+            {
+                continue;
+            }
+            if wanted(&name)? {
                 kept.insert(name);
                 if kept.len() > n + 1 {
                     kept.pop_last();
@@ -353,10 +376,15 @@ mod tests {
 
     #[test]
     fn pages() {
-        let names = ["b", "a", "ab", "a-1", "c"];
+        let names = ["b", "a", "gone", "ab", "a-1", "c"];
         let page = |last: &str, n| {
-            let page =
-                Page::smallest(names.iter().map(|s| Ok(s.parse().unwrap())), last, n).unwrap();
+            let page = Page::smallest(
+                names.iter().map(|s| Ok(s.parse().unwrap())),
+                last,
+                n,
+                |tag| Ok(tag.as_str() != "gone"),
+            )
+            .unwrap();
             (
                 page.items
                     .iter()

@@ -44,7 +44,7 @@ enum Slot {
     Unread,
     /// Somebody reads it again, or writes.
     Busy,
-    Idle(State),
+    Idle(Box<State>),
 }
 
 impl Session {
@@ -66,7 +66,7 @@ pub struct UploadWriter {
     repository: Repository,
     id: Uuid,
     session: Arc<Session>,
-    state: Option<State>,
+    state: Option<Box<State>>,
     /// Where the last started write-out ended.
     written_out: u64,
 }
@@ -92,10 +92,10 @@ impl Storage {
             repository,
             id,
             0,
-            Slot::Idle(State {
+            Slot::Idle(Box::new(State {
                 file,
                 hasher: algorithm.hasher(),
-            }),
+            })),
         );
         Ok(id)
     }
@@ -191,7 +191,7 @@ impl Storage {
     }
 
     /// Finds an upload that this process does not remember.
-    fn reopen(&self, repository: &Repository, id: Uuid) -> Result<(u64, State)> {
+    fn reopen(&self, repository: &Repository, id: Uuid) -> Result<(u64, Box<State>)> {
         let path = self.layout.upload(repository, id).join("data");
         let mut file = File::options()
             .read(true)
@@ -200,7 +200,7 @@ impl Storage {
             .map_err(|e| unknown_or("open", &path, e, repository, id))?;
         let mut hasher = Algorithm::Sha256.hasher();
         let offset = hash_file(&mut file, &mut hasher).map_err(|e| Error::io("read", &path, e))?;
-        Ok((offset, State { file, hasher }))
+        Ok((offset, Box::new(State { file, hasher })))
     }
 
     pub fn cancel_upload(&self, repository: &Repository, id: Uuid) -> Result<()> {
@@ -320,6 +320,7 @@ impl UploadWriter {
     /// Adds bytes. After an error the upload is gone, and so are its bytes: on
     /// a full disk they would be in everybody's way.
     pub fn append(mut self, pieces: &[bytes::Bytes]) -> Result<UploadWriter> {
+        self.check()?;
         for piece in pieces {
             let state = self.state();
             if let Err(e) = state.file.write_all(piece) {
@@ -380,8 +381,7 @@ impl UploadWriter {
             .file
             .sync_all()
             .map_err(|e| Error::io("sync", &data, e))?;
-        self.storage.install_blob(&data, digest)?;
-        self.storage.link_blob(&self.repository, digest, digest)
+        self.storage.install_blob(&self.repository, &data, digest)
     }
 
     /// Forgets the upload and removes what is left of it.

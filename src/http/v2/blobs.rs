@@ -31,12 +31,21 @@ pub async fn blob(
         return Ok(response);
     }
 
-    let size = match storage.cached_blob_size(&repository, &digest) {
-        Some(size) => size,
-        None => {
-            let (storage, repository) = (Arc::clone(&storage), repository.clone());
-            blocking(move || storage.blob_size(&repository, &digest)).await?
+    // What is there when it is opened counts, so a GET asks the file itself.
+    let (size, opened) = match exchange.method {
+        Method::GET => {
+            let permit = Arc::clone(&app.blob_responses).acquire_owned().await;
+            let permit = permit.expect("the semaphore is never closed");
+            let blob = blocking(move || storage.open_blob(&repository, &digest)).await?;
+            (blob.size, Some((blob, permit)))
         }
+        _ => match storage.cached_blob_size(&repository, &digest) {
+            Some(size) => (size, None),
+            None => (
+                blocking(move || storage.blob_size(&repository, &digest)).await?,
+                None,
+            ),
+        },
     };
     let etag = format!("\"{digest}\"");
     let mut response = Response::new(Body::Empty);
@@ -77,17 +86,12 @@ pub async fn blob(
         HeaderValue::from_static("application/octet-stream"),
     );
     headers.insert(CONTENT_LENGTH, (range.end - range.start).into());
-    if exchange.method == Method::GET {
-        *response.body_mut() = blocking(move || {
-            let blob = storage.open_blob(&repository, &digest)?;
-            let length = range.end - range.start;
-            if length > SMALL {
-                Ok(Body::blob(blob, range))
-            } else {
-                blob.read(range).map(Body::from)
-            }
-        })
-        .await?;
+    if let Some((blob, permit)) = opened {
+        *response.body_mut() = if range.end - range.start > SMALL {
+            Body::blob(blob, range, permit)
+        } else {
+            blocking(move || blob.read(range)).await?.into()
+        };
     }
     Ok(response)
 }

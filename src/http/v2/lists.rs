@@ -99,7 +99,7 @@ fn held(
             }
             read += 1;
             last = repository.as_str().to_owned();
-            if storage.has_manifests(&repository) {
+            if storage.has_manifests(&repository)? {
                 page.items.push(repository);
             }
         }

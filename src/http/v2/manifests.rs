@@ -1,6 +1,7 @@
 //! `/v2/NAME/manifests/REFERENCE`
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderValue, LOCATION};
 use hyper::{Method, Response, StatusCode};
@@ -12,6 +13,11 @@ use crate::http::{App, Exchange, blocking, range};
 use crate::oci::manifest::MANIFEST_MAX;
 use crate::oci::{Algorithm, Manifest, Reference, Repository, Tag};
 use crate::storage::{self, StoredManifest};
+
+/// Tags that one push may set.
+pub const TAGS_MAX: usize = 64;
+/// What a client gets to send a manifest, which takes room from all others.
+const BODY_TIME: Duration = Duration::from_secs(60);
 
 pub async fn manifest(
     app: &Arc<App>,
@@ -68,9 +74,15 @@ async fn put(
     repository: Repository,
     reference: Reference,
 ) -> Result<Response<Body>> {
-    let mut tags = Vec::new();
+    let mut tags: Vec<Tag> = Vec::new();
     for (_, value) in exchange.query.iter().filter(|(key, _)| key == "tag") {
-        tags.push(value.parse::<Tag>()?);
+        let tag = value.parse()?;
+        if !tags.contains(&tag) {
+            tags.push(tag);
+        }
+        if tags.len() > TAGS_MAX {
+            return Err(Error::TooManyTags);
+        }
     }
     if matches!(reference, Reference::Tag(_)) && !tags.is_empty() {
         return Err(Error::TagWithTag);
@@ -79,33 +91,51 @@ async fn put(
         .headers
         .get(CONTENT_TYPE)
         .map(|value| crate::log::escape(value.as_bytes()));
-    let body = exchange
-        .body
-        .collect(MANIFEST_MAX, &app.manifest_buffers)
-        .await?;
-    let (bytes, room) = body.ok_or(Error::ManifestTooLarge)?;
+    let body = exchange.body.collect(MANIFEST_MAX, &app.manifest_buffers);
+    let body = tokio::time::timeout(BODY_TIME, body)
+        .await
+        .map_err(|_| Error::BodyTimeout)?;
+    let (bytes, room) = body?.ok_or(Error::ManifestTooLarge)?;
 
-    let (storage, index) = (Arc::clone(&app.storage), Arc::clone(&app.index));
-    let (name, asked, accepted) = (repository.clone(), reference.clone(), tags.clone());
-    let (digest, subject) = blocking(move || {
-        let _room = room;
+    let asked = reference.clone();
+    let parsing = app
+        .parsing
+        .acquire()
+        .await
+        .expect("the semaphore is never closed");
+    let (digest, manifest, bytes) = blocking(move || {
         let algorithm = match &reference {
             Reference::Digest(digest) => digest.algorithm(),
             Reference::Tag(_) => Algorithm::Sha256,
         };
         let digest = algorithm.digest(&bytes);
-        match reference {
-            Reference::Tag(tag) => tags.push(tag),
-            Reference::Digest(expected) if expected != digest => {
-                let mismatch = storage::Error::digest_mismatch(&expected, &digest);
-                return Err(Error::Storage(mismatch));
-            }
-            Reference::Digest(_) => {}
+        if let Reference::Digest(expected) = &reference
+            && *expected != digest
+        {
+            return Err(Error::Storage(storage::Error::digest_mismatch(
+                expected, &digest,
+            )));
         }
         let manifest = Manifest::parse(&bytes, content_type.as_deref())?;
+        Ok((digest, manifest, bytes))
+    })
+    .await?;
+    drop(parsing);
+
+    let accepted = tags.clone();
+    if let Reference::Tag(tag) = &asked {
+        tags.push(tag.clone());
+    }
+    let subject = manifest.subject;
+    let (storage, index) = (Arc::clone(&app.storage), Arc::clone(&app.index));
+    let name = repository.clone();
+    blocking(move || {
+        let _room = room;
+        // Before the catalog learns the name, which it keeps.
+        storage.check_manifest(&repository, &manifest)?;
         index.add_repository(&repository)?;
         storage.put_manifest(&repository, &tags, &manifest, &digest, &bytes)?;
-        Ok((digest, manifest.subject))
+        Ok::<_, Error>(())
     })
     .await?;
 
