@@ -200,6 +200,7 @@ impl Bench {
             }
         }
         let [ours, other] = &values;
+        let memory = format!("peak memory: {what}");
         report.row(&Row {
             what,
             unit,
@@ -208,7 +209,7 @@ impl Bench {
             goal,
         });
         report.row(&Row {
-            what: "  peak memory meanwhile".to_owned(),
+            what: memory,
             unit: Unit::Bytes,
             ours: &[servers[0].peak_memory()?],
             other: &[servers[1].peak_memory()?],
