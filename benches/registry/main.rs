@@ -141,8 +141,9 @@ struct Bench {
     temp: TempDir,
     folders: Cell<u32>,
     certificate: Certificate,
-    /// Read by both servers, so from the same pages of the page cache.
-    store: Store,
+    /// Of one content, by hard links, so that both servers read the same pages
+    /// of the page cache.
+    roots: [PathBuf; 2],
     blob: Digest,
 }
 
@@ -150,16 +151,18 @@ impl Bench {
     fn new(options: Options) -> Result<Bench> {
         fs::create_dir_all(&options.dir)?;
         let temp = TempDir::with_prefix_in("bench", &options.dir)?;
-        let store = Store::new(temp.path().join("store"))?;
+        let roots = ["ours", "beside"].map(|name| temp.path().join(name));
+        let store = Store::new(roots[0].clone())?;
         let size = options.size * MB;
         let blob = store.blob(Content { seed: 0, size })?;
         store.repository(REPOSITORY, &store.image(&blob, size)?, &[TAG])?;
+        common::run(Command::new("cp").arg("-al").args(&roots));
         Ok(Bench {
             certificate: Certificate::write(temp.path())?,
             folders: Cell::new(0),
             options,
             temp,
-            store,
+            roots,
             blob,
         })
     }
@@ -197,6 +200,7 @@ impl Bench {
             }
         }
         let [ours, other] = &values;
+        let memory = format!("peak memory: {what}");
         report.row(&Row {
             what,
             unit,
@@ -205,7 +209,7 @@ impl Bench {
             goal,
         });
         report.row(&Row {
-            what: "  peak memory meanwhile".to_owned(),
+            what: memory,
             unit: Unit::Bytes,
             ours: &[servers[0].peak_memory()?],
             other: &[servers[1].peak_memory()?],
@@ -224,7 +228,7 @@ impl Bench {
             if tls { ", TLS" } else { "" },
             if clients > 1 { "s" } else { "" },
         );
-        let roots = [self.store.root.as_path(); 2];
+        let roots = self.roots.each_ref().map(PathBuf::as_path);
         let what = (what, Unit::BytesPerSecond, goal);
         self.compare(report, what, roots, tls, |target, round| {
             if round == 0 {
@@ -267,7 +271,7 @@ impl Bench {
 
     fn requests(&self, report: &Report, what: String, request: &str, goal: Goal) -> Result<()> {
         let time = Duration::from_secs(self.options.seconds);
-        let roots = [self.store.root.as_path(); 2];
+        let roots = self.roots.each_ref().map(PathBuf::as_path);
         let what = (what, Unit::RequestsPerSecond, goal);
         self.compare(report, what, roots, false, |target, _| {
             client::requests(target, request, CLIENTS, time)
