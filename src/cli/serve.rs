@@ -26,7 +26,7 @@ const PURGE_FIRST: Duration = Duration::from_secs(60);
 pub fn run(mut config: Serve) -> Result<ExitCode> {
     let start = Instant::now();
     log::start(config.log, config.log_level).context("cannot start the log")?;
-    storage::create_root(&config.dir)?;
+    storage::create_root(&config.dir).context("--dir cannot be used")?;
     let _lock = storage::lock(&config.dir, false)?;
     config.http.max_connections = allow_connections(config.http.max_connections)?;
     let storage = Arc::new(Storage::open(&config.storage)?);

@@ -23,7 +23,7 @@ use crate::storage::{self, Blob};
 /// each: the one being sent and the next. They count as resident memory.
 const MAPPED_MAX: u64 = 24 << 20;
 /// A slice is at most so long: more gains nothing,
-const SLICE_MAX: u64 = 4 << 20;
+const SLICE_MAX: u64 = 1 << 20;
 /// and at least so long, however many responses there are: less costs more
 /// system calls than it saves memory.
 const SLICE_MIN: u64 = 256 << 10;

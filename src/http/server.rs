@@ -36,7 +36,7 @@ const H2_CONNECTION_WINDOW: u32 = 4 << 20;
 
 /// Bytes encrypted before they are sent, a connection: rustls' own 64 KiB cost
 /// more system calls.
-const TLS_BUFFER: usize = 256 << 10;
+const TLS_BUFFER: usize = 512 << 10;
 /// What an idle connection gets to close in order.
 const GOODBYE: Duration = Duration::from_secs(1);
 
