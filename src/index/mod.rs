@@ -12,11 +12,11 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(
-        "the index in {path} cannot be used: {source}; if that stays so, stop the server and remove {path}, it is made anew"
+        "the index in {path} cannot be used: {cause}; if that stays so, stop the server and remove {path}, it is made anew"
     )]
     Db {
         path: PathBuf,
-        source: rocksdb::Error,
+        cause: rocksdb::Error,
     },
     #[error(
         "the disk is full: cannot write to the index in {path}; free space there and push again"
@@ -45,9 +45,9 @@ pub struct Index {
 impl Index {
     /// Opens the database in `path`, or makes it.
     pub fn open(path: &Path) -> Result<Index> {
-        let failed = |source| Error::Db {
+        let failed = |cause| Error::Db {
             path: path.to_owned(),
-            source,
+            cause,
         };
         // RocksDB opens nothing that has families it is not told of. Without a
         // database there are none.
@@ -75,13 +75,13 @@ impl Index {
         })
     }
 
-    fn failed(&self, source: rocksdb::Error) -> Error {
+    fn failed(&self, cause: rocksdb::Error) -> Error {
         let path = self.path.clone();
         // The binding keeps of RocksDB's kinds the coarse one only.
-        if source.as_ref().contains("No space left on device") {
+        if cause.as_ref().contains("No space left on device") {
             return Error::DiskFull { path };
         }
-        Error::Db { path, source }
+        Error::Db { path, cause }
     }
 }
 

@@ -34,10 +34,10 @@ pub enum ManifestError {
     Ambiguous,
     #[error("the manifest has no {0}")]
     Missing(&'static str),
-    #[error("in {field}: {source}")]
+    #[error("in {field}: {cause}")]
     Digest {
         field: &'static str,
-        source: DigestError,
+        cause: DigestError,
     },
     #[error("in {field}: size {size} is negative")]
     Size { field: &'static str, size: i64 },
@@ -106,7 +106,7 @@ impl RawDescriptor {
         let text = self.digest.as_deref().unwrap_or_default();
         let digest = text
             .parse()
-            .map_err(|source| ManifestError::Digest { field, source })?;
+            .map_err(|cause| ManifestError::Digest { field, cause })?;
         match self.size {
             Some(size) if size < 0 => Err(ManifestError::Size { field, size }),
             Some(_) | None => Ok(digest),

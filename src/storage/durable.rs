@@ -179,9 +179,9 @@ pub fn create_root(path: &Path) -> Result<()> {
         let current = folder.as_os_str().is_empty();
         match sync_directory(if current { Path::new(".") } else { folder }) {
             // One that this process may not read, or cannot sync, it did not make.
-            Err(Error::Io { source, .. })
+            Err(Error::Io { cause, .. })
                 if matches!(
-                    source.kind(),
+                    cause.kind(),
                     io::ErrorKind::PermissionDenied | io::ErrorKind::InvalidInput
                 ) => {}
             other => other?,

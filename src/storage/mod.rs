@@ -70,11 +70,12 @@ pub enum Error {
     },
     #[error("the disk is full: cannot {action} {path}; free space there and push again")]
     DiskFull { action: &'static str, path: PathBuf },
-    #[error("cannot {action} {path}: {source}")]
+    // Not `source`: the message has the cause already.
+    #[error("cannot {action} {path}: {cause}")]
     Io {
         action: &'static str,
         path: PathBuf,
-        source: io::Error,
+        cause: io::Error,
     },
     #[error("{path} is damaged: {why}")]
     Damaged { path: PathBuf, why: String },
@@ -90,8 +91,8 @@ impl Error {
         }
     }
 
-    pub(crate) fn io(action: &'static str, path: &Path, source: io::Error) -> Error {
-        match source.kind() {
+    pub(crate) fn io(action: &'static str, path: &Path, cause: io::Error) -> Error {
+        match cause.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Error::DiskFull {
                 action,
                 path: path.to_owned(),
@@ -99,7 +100,7 @@ impl Error {
             _ => Error::Io {
                 action,
                 path: path.to_owned(),
-                source,
+                cause,
             },
         }
     }
