@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::common::{
     DOCKER_LIST, DOCKER_MANIFEST, OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST, Registry, Reply,
-    descriptor, eventually,
+    descriptor, eventually, image_manifest,
 };
 use crate::support::{
     Connection, EMPTY_JSON, absent, bare_manifest, empty_config, files, header_values, headers,
@@ -872,4 +872,73 @@ fn delete() {
 
     push();
     assert_eq!(statuses(), [200, 200, 200], "pushed again");
+}
+
+/// A manifest can name more layers than an answer should list.
+#[test]
+fn thousands_of_missing_layers() {
+    const LAYERS: usize = 2000;
+    const LISTED: usize = 100;
+    let registry = registry(&[]);
+    let layers: Vec<Value> = (0..LAYERS)
+        .map(|i| descriptor(OCI_LAYER, &sha256(&i.to_le_bytes()), 8))
+        .collect();
+    let document = image_manifest(&config(), &layers);
+    let reply = registry.push_manifest("a", "v1", OCI_MANIFEST, document.as_bytes());
+    assert_eq!(reply.status, 404);
+    let document = reply.json();
+    let errors = document["errors"].as_array().expect("errors");
+    assert_eq!(errors.len(), LISTED + 1);
+    for (i, error) in errors.iter().enumerate() {
+        assert_eq!(error["code"], "MANIFEST_BLOB_UNKNOWN", "{error}");
+        let message = error["message"].as_str().expect("a message");
+        let says = match layers.get(i).filter(|_| i < LISTED) {
+            Some(layer) => layer["digest"].as_str().expect("a digest").to_owned(),
+            None => (LAYERS - LISTED).to_string(),
+        };
+        assert!(message.contains(&says), "{says} in {message}");
+    }
+    refused(
+        &get(&registry, "v1"),
+        404,
+        "MANIFEST_UNKNOWN",
+        "nothing is stored",
+    );
+}
+
+/// Every tag costs its own waits for the disk, so one push sets so many only.
+#[test]
+fn many_tag_parameters() {
+    const MAX: usize = 64;
+    let registry = registry(&[]);
+    let document = bare_manifest(&registry, "a");
+    let bytes = document.as_bytes();
+    let digest = sha256(bytes);
+    let tags: Vec<String> = (0..=MAX).map(|i| format!("t{i}")).collect();
+    let push = |tags: &[&[String]]| {
+        let query: Vec<String> = tags
+            .concat()
+            .iter()
+            .map(|tag| format!("tag={tag}"))
+            .collect();
+        let reference = format!("{digest}?{}", query.join("&"));
+        registry.push_manifest("a", &reference, OCI_MANIFEST, bytes)
+    };
+    refused(&push(&[&tags]), 414, "UNSUPPORTED", "one too many");
+    for reference in ["t0", "t64", &digest.to_string()] {
+        refused(
+            &get(&registry, reference),
+            404,
+            "MANIFEST_UNKNOWN",
+            reference,
+        );
+    }
+    let repeated = push(&[&tags[..3], &tags[..MAX], &tags[5..7]]);
+    assert_eq!(repeated.status, 201, "{}", repeated.text());
+    assert_eq!(
+        header_values(&repeated, "oci-tag"),
+        tags[..MAX],
+        "each once, in order"
+    );
+    pulls(&registry, "t63", OCI_MANIFEST, &digest, &document);
 }

@@ -11,7 +11,8 @@ use crate::common::{
     image_manifest, noise,
 };
 use crate::support::{
-    EMPTY_JSON, Store, bare_manifest, closing, empty_config, files, header_values, refused, sha256,
+    EMPTY_JSON, Store, bare_manifest, closing, empty_config, files, header_values, headers,
+    refused, sha256,
 };
 
 fn artifact(subject: &Digest) -> String {
@@ -317,5 +318,47 @@ fn stops_in_order() {
             "{status}, round {round}; log:\n{}",
             registry.log()
         );
+    }
+}
+
+/// A blob is mended by pushing it again, to whatever repository: all that link
+/// it then serve it whole, those too that have served it damaged.
+#[test]
+fn mended_blob() {
+    let dir = tempfile::tempdir().expect("a folder");
+    // More than is copied, and little.
+    for content in [noise(50, 300_000), noise(51, 1000)] {
+        let store = Store::new(dir.path());
+        let digest = sha256(&content);
+        store.data(&digest, &content[..content.len() / 3]);
+        for repository in ["a", "mounted"] {
+            store.blob(repository, &digest, &digest);
+        }
+        let registry = Registry::start_in(dir.path(), &[]);
+        let blob = |repository: &str| format!("/v2/{repository}/blobs/{digest}");
+        for repository in ["a", "mounted"] {
+            registry.head(&blob(repository));
+            assert!(registry.get(&blob(repository)).body != content);
+        }
+        assert_eq!(registry.push_blob("b", &content), digest);
+        let length = content.len().to_string();
+        for repository in ["a", "mounted", "b"] {
+            for reply in [
+                registry.head(&blob(repository)),
+                registry.get(&blob(repository)),
+            ] {
+                assert_eq!(reply.status, 200, "{repository}");
+                headers(&reply, &[("content-length", Some(&length))], repository);
+                assert!(reply.body.is_empty() || reply.body == content);
+            }
+            assert!(
+                registry.get(&blob(repository)).body == content,
+                "{repository}"
+            );
+            let end = content.len() - 1;
+            let range = format!("bytes={end}-");
+            let part = registry.send("GET", &blob(repository), &[("Range", &range)], b"");
+            assert_eq!((part.status, &part.body[..]), (206, &content[end..]));
+        }
     }
 }

@@ -191,9 +191,14 @@ impl Store {
     /// Content that belongs to no repository yet.
     pub fn content(&self, bytes: &[u8]) -> Digest {
         let digest = sha256(bytes);
+        self.data(&digest, bytes);
+        digest
+    }
+
+    /// Content under a digest that need not be its own.
+    pub fn data(&self, digest: &Digest, bytes: &[u8]) {
         let hex = digest.hex();
         self.write(format!("blobs/sha256/{}/{hex}/data", &hex[..2]), bytes);
-        digest
     }
 
     /// Lets a repository serve `target` as the blob `name`.

@@ -1,5 +1,7 @@
 //! Listing tags.
 
+use std::fs;
+
 use serde_json::json;
 
 use crate::common::{OCI_MANIFEST, Registry};
@@ -173,4 +175,41 @@ fn thousands() {
     }
     let reply = registry.get("/v2/a/manifests/2000");
     assert_eq!(reply.text(), manifest);
+}
+
+/// The page is small, the folder it is taken from is not, and some of what
+/// lies there is no tag.
+#[test]
+fn small_pages_of_a_large_folder() {
+    const TAGS: usize = 20_000;
+    let registry = Registry::start(&[]);
+    push(&registry, &["00000"]);
+    let folder = registry.store().join("repositories/a/_manifests/tags");
+    let link = folder.join("00000/current/link");
+    for i in 1..TAGS {
+        let current = folder.join(format!("{i:05}/current"));
+        fs::create_dir_all(&current).expect("writable");
+        // A crash of distribution leaves a folder without its link.
+        if i % 10 != 1 {
+            fs::hard_link(&link, current.join("link")).expect("writable");
+        }
+    }
+    for (query, want, next) in [
+        ("n=1", &["00000"][..], Some("last=00000&n=1")),
+        ("n=1&last=00000", &["00002"], Some("last=00002&n=1")),
+        ("n=1&last=00001", &["00002"], Some("last=00002&n=1")),
+        (
+            "n=2&last=12339",
+            &["12340", "12342"],
+            Some("last=12342&n=2"),
+        ),
+        ("n=1&last=19997", &["19998"], Some("last=19998&n=1")),
+        ("n=1&last=19998", &["19999"], None),
+        ("n=1&last=19999", &[], None),
+    ] {
+        let reply = registry.get(&format!("/v2/a/tags/list?{query}"));
+        assert_eq!(reply.json(), json!({"name": "a", "tags": want}), "{query}");
+        let next = next.map(|query| format!("/v2/a/tags/list?{query}"));
+        assert_eq!(next_page(&reply), next, "{query}");
+    }
 }

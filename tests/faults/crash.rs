@@ -750,3 +750,55 @@ fn uploads_survive() {
         assert_sound(&registry);
     }
 }
+
+/// After a kill an upload is read again, which takes its time: meanwhile it
+/// has one writer, for a blob never changes once it has its name.
+#[test]
+fn one_writer_while_an_upload_is_read_again() {
+    /// Mostly a hole: slow to hash, quick to write.
+    const SIZE: usize = 256 << 20;
+    let temp = TempDir::new().expect("a temporary folder");
+    let mut registry = Registry::start_in(temp.path(), &[]);
+    let mut content = noise(1, 100_000);
+    let location = registry.start_upload("a");
+    assert_eq!(registry.send("PATCH", &location, &[], &content).status, 202);
+    registry.kill();
+    content.resize(SIZE, 0);
+    let digest = Algorithm::Sha256.digest(&content);
+    let uploads = registry.store().join("repositories/a/_uploads");
+    let data = files(&uploads).into_iter().find(|p| p.ends_with("data"));
+    let data = fs::canonicalize(data.expect("the upload")).expect("a path");
+    let file = fs::File::options().append(true).open(&data);
+    let file = file.expect("the upload");
+    file.set_len(SIZE as u64).expect("space for a hole");
+
+    registry = Registry::start_in(temp.path(), &[]);
+    let put = format!("{location}?digest={digest}");
+    let mut first = Wire::new(&registry);
+    first.head("PUT", &put, "Content-Length: 0");
+    let descriptors = format!("/proc/{}/fd", registry.pid());
+    eventually("the upload is being read", || {
+        let mut open = fs::read_dir(&descriptors).expect("a running registry");
+        open.any(|fd| fs::read_link(fd.expect("an entry").path()).is_ok_and(|path| path == data))
+    });
+    for (method, path, body) in [
+        ("PATCH", &location, &b"other bytes"[..]),
+        ("PUT", &put, b""),
+    ] {
+        let reply = registry.send(method, path, &[], body);
+        assert!(
+            matches!(reply.status, 404 | 409),
+            "{method}: {}",
+            reply.text()
+        );
+    }
+    assert_eq!(first.reply().expect("an answer").status, 201);
+    let reply = registry.get(&format!("/v2/a/blobs/{digest}"));
+    assert!(reply.status == 200 && reply.body == content);
+    let reply = registry.send("PUT", &put, &[], b"");
+    assert_eq!(
+        (reply.status, reply.code()),
+        (404, "BLOB_UPLOAD_UNKNOWN".into())
+    );
+    assert_sound(&registry);
+}

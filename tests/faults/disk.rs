@@ -310,6 +310,43 @@ fn full() {
     }
 }
 
+/// A push needs several inodes, for its upload, its link, its blob and the
+/// folders of each: whichever is the first one missing, nothing is visible and
+/// no file is left.
+#[test]
+fn every_inode_missing_in_turn() {
+    const ENOUGH: usize = 40;
+    let mount = Mount::tmpfs("size=8m,nr_inodes=400");
+    let registry = registry_on(&mount);
+    let mut refused = 0;
+    loop {
+        // A repository and a blob of their own, so that no folder is there yet.
+        let name = format!("r{refused}");
+        let content = noise(refused as u64, 100);
+        let digest = Algorithm::Sha256.digest(&content);
+        let before = files(&mount.store());
+        let mut filler = mount.fill_inodes();
+        assert!(filler.len() > refused, "the disk is too small");
+        filler.truncate(filler.len() - refused);
+        let path = format!("/v2/{name}/blobs/uploads/?digest={digest}");
+        let reply = registry.send("POST", &path, &[], &content);
+        let blob = registry.get(&format!("/v2/{name}/blobs/{digest}"));
+        if reply.status == 201 {
+            assert!(blob.status == 200 && blob.body == content);
+            break;
+        }
+        let what = format!("{refused} inodes");
+        assert_full(&what, &reply);
+        assert_eq!(blob.status, 404, "{what}");
+        assert_eq!(files(&mount.store()), before, "{what}");
+        refused += 1;
+        assert!(refused < ENOUGH, "a push needs no more");
+    }
+    // The upload's, the link's and the blob's own files at the least.
+    assert!(refused > 3, "{refused}");
+    assert_sound(&registry);
+}
+
 /// The index needs space too: for the name of a new repository.
 #[test]
 fn index_on_a_full_disk() {

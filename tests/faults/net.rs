@@ -3,6 +3,7 @@
 
 use std::io::Write;
 use std::net::Shutdown;
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -272,23 +273,22 @@ fn connection_limit() {
     assert_sound(&registry);
 }
 
-/// A TLS handshake that does not come, breaks off, or is none.
-#[test]
-fn handshakes() {
+/// A registry with a certificate of its own, and more arguments.
+fn start_tls(more: &[&str]) -> Registry {
+    // Read at the start only.
     let temp = tempfile::tempdir().expect("a temporary folder");
     let made = rcgen::generate_simple_self_signed(["localhost".into()]).expect("a certificate");
     let (cert, key) = (temp.path().join("cert.pem"), temp.path().join("key.pem"));
     std::fs::write(&cert, made.cert.pem()).expect("a file");
     std::fs::write(&key, made.signing_key.serialize_pem()).expect("a file");
-    let text = |path: &std::path::Path| path.to_str().expect("UTF-8").to_owned();
-    let registry = Registry::start(&[
-        "--tls-cert",
-        &text(&cert),
-        "--tls-key",
-        &text(&key),
-        "--header-timeout",
-        "1s",
-    ]);
+    let [cert, key] = [&cert, &key].map(|path| path.to_str().expect("UTF-8"));
+    Registry::start(&[&["--tls-cert", cert, "--tls-key", key], more].concat())
+}
+
+/// A TLS handshake that does not come, breaks off, or is none.
+#[test]
+fn handshakes() {
+    let registry = start_tls(&["--header-timeout", "1s"]);
     for (what, bytes, waits) in [
         ("nothing", &b""[..], true),
         ("the start of a record", b"\x16\x03\x01\x02\x00\x01", true),
@@ -312,6 +312,78 @@ fn handshakes() {
         wire.is_silent(Duration::from_millis(50)),
         "it still accepts"
     );
+}
+
+/// Nothing was asked on a connection without a handshake, so that a stop need
+/// not wait for `--header-timeout`.
+#[test]
+fn handshakes_do_not_delay_the_stop() {
+    for (what, bytes) in [
+        ("nothing", &b""[..]),
+        ("the start of a record", b"\x16\x03\x01\x02\x00\x01"),
+    ] {
+        let mut registry = start_tls(&[]);
+        let mut silent = Wire::new(&registry);
+        silent.send(bytes).expect("the registry reads");
+        // Connections are taken in order: after this one, the first was too.
+        let mut next = Wire::new(&registry);
+        next.send("no TLS\r\n\r\n").expect("the registry reads");
+        next.rest();
+        let start = Instant::now();
+        let status = registry.stop();
+        let took = start.elapsed();
+        assert_eq!(status.code(), Some(0), "{what}: {}", registry.log());
+        assert!(took < Duration::from_secs(3), "{what}: {took:?}");
+        silent.rest();
+    }
+}
+
+/// Many more uploads than files may be open: those begun first are forgotten
+/// in memory, not lost.
+#[test]
+fn more_uploads_than_files() {
+    const UPLOADS: usize = 3000;
+    let temp = tempfile::tempdir().expect("a temporary folder");
+    let serve = Registry::command(temp.path(), &[]);
+    let mut command = Command::new("prlimit");
+    command.arg("--nofile=1024:1024").arg(serve.get_program());
+    command.args(serve.get_args());
+    let registry = Registry::spawn(temp.path(), command);
+    let mut wire = Wire::new(&registry);
+    let mut ask = |method: &str, path: &str, body: &[u8]| {
+        let length = body.len();
+        // In one piece: a small second one may wait for an acknowledgement.
+        let head =
+            format!("{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n");
+        wire.send([head.as_bytes(), body].concat())
+            .expect("the registry reads");
+        let reply = wire.reply().expect("an answer");
+        assert_eq!(reply.status, 202, "{method} {path}: {}", reply.text());
+        reply.header("location").expect("a location").to_owned()
+    };
+    let digest = registry.push_blob("a", b"pushed before");
+    let locations: Vec<String> = (0..UPLOADS)
+        .map(|i| {
+            let location = ask("POST", "/v2/a/blobs/uploads/", b"");
+            // All of one length, so that none is worth more than another.
+            ask("PATCH", &location, format!("{i:04}, ").as_bytes())
+        })
+        .collect();
+    assert_eq!(
+        registry.get(&blob_path("a", &digest)).text(),
+        "pushed before"
+    );
+    registry.push_image("a", "v1", "pushed after");
+    for i in [0, 1, UPLOADS / 2, UPLOADS - 1] {
+        ask("PATCH", &locations[i], b"continued, ");
+        let content = format!("{i:04}, continued, ended");
+        let digest = Algorithm::Sha256.digest(content.as_bytes());
+        let path = format!("{}?digest={digest}", locations[i]);
+        let reply = registry.send("PUT", &path, &[], b"ended");
+        assert_eq!(reply.status, 201, "{i}: {}", reply.text());
+        assert_eq!(registry.get(&blob_path("a", &digest)).text(), content);
+    }
+    assert_sound(&registry);
 }
 
 /// Heads that are too large are refused while they come, not kept.

@@ -3,8 +3,9 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -13,7 +14,7 @@ use registry::oci::Algorithm;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::common::{REGISTRY, Registry, eventually, noise};
+use crate::common::{REGISTRY, Registry, eventually, noise, run};
 use crate::probe::{Wire, assert_sound, files, memory, outcome};
 
 #[test]
@@ -128,6 +129,44 @@ fn stops_cleanly() {
         assert_eq!(status.code(), Some(0), "round {round}: {status}: {log}");
         assert_eq!(log, "", "round {round}");
     }
+}
+
+/// A log that nobody reads holds up neither requests nor the stop.
+#[test]
+fn stops_with_a_full_pipe_for_its_log() {
+    let temp = TempDir::new().expect("a temporary folder");
+    let pipe = temp.path().join("pipe");
+    run(Command::new("mkfifo").arg(&pipe));
+    let serve = Registry::command(temp.path(), &["--log", "json"]);
+    let mut command = Command::new("sh");
+    // Opened to read as well, so that it has a reader: one that never reads.
+    command.args(["-c", r#"exec "$@" 2<>"$0""#]).arg(&pipe);
+    command.arg(serve.get_program()).args(serve.get_args());
+    let mut registry = Registry::spawn(temp.path(), command);
+    let mut filler = fs::File::options()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(&pipe)
+        .expect("the pipe");
+    for piece in [&[b'\n'; 4096][..], b"\n"] {
+        let full = loop {
+            if let Err(e) = filler.write_all(piece) {
+                break e;
+            }
+        };
+        assert_eq!(full.kind(), ErrorKind::WouldBlock);
+    }
+    let mut wire = Wire::new(&registry);
+    for _ in 0..1000 {
+        assert_eq!(wire.get("/v2/").status, 200);
+    }
+    drop(wire);
+    let start = Instant::now();
+    registry.signal("TERM");
+    assert_eq!(registry.wait().code(), Some(0));
+    let took = start.elapsed();
+    assert!(took < Duration::from_secs(5), "{took:?}");
 }
 
 /// A push that has stopped coming, held open.
@@ -703,6 +742,31 @@ fn variables_are_used() {
     );
 }
 
+/// Variables by which Docker and Kubernetes tell of a service or a linked
+/// container called `registry` are no settings, `REGISTRY_PORT` included.
+#[test]
+fn service_links() {
+    let temp = TempDir::new().expect("a temporary folder");
+    let mut command = serve();
+    command.arg("--dir").arg(temp.path()).envs([
+        ("REGISTRY_PORT", "tcp://10.0.0.1:5000"),
+        ("REGISTRY_NAME", "/app/registry"),
+        ("REGISTRY_SERVICE_HOST", "10.0.0.1"),
+        ("REGISTRY_SERVICE_PORT", "5000"),
+        ("REGISTRY_SERVICE_PORT_HTTP", "5000"),
+        ("REGISTRY_PORT_5000_TCP", "tcp://10.0.0.1:5000"),
+        ("REGISTRY_PORT_5000_TCP_ADDR", "10.0.0.1"),
+        ("REGISTRY_PORT_5000_TCP_PORT", "5000"),
+        ("REGISTRY_PORT_5000_TCP_PROTO", "tcp"),
+        // The default port may be taken; this serves only where REGISTRY_PORT
+        // says nothing.
+        ("PORT", "0"),
+    ]);
+    let registry = Registry::spawn(temp.path(), command);
+    assert!(registry.address.ip().is_loopback(), "{}", registry.ready);
+    assert_eq!(registry.get("/v2/").status, 200);
+}
+
 /// Settings that contradict each other or mean nothing stop the start.
 #[test]
 fn settings_that_stop_the_start() {
@@ -752,6 +816,8 @@ fn settings_that_stop_the_start() {
         (&["--metrics-listen", &taken], &[], 1, &taken),
         (&[], &[("REGISTRY_NONSENSE", "1")], 1, "REGISTRY_NONSENSE"),
         (&[], &[("REGISTRY_READ_ONLY", "perhaps")], 2, "--read-only"),
+        // Neither a port nor the address of a linked service.
+        (&[], &[("REGISTRY_PORT", "abc")], 2, "--port"),
         (&["--port", "0"], &[("PORT", "http")], 1, "PORT"),
     ] {
         let mut command = serve();
