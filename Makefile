@@ -15,7 +15,7 @@ BUILD_PACKAGES = g++ libclang-dev make
 # The clients that the tests use, and what the tests build images from.
 TEST_PACKAGES = $(BUILD_PACKAGES) busybox-static ca-certificates curl docker.io docker-registry \
 	e2fsprogs gpg mmdebstrap mount podman procps skopeo umoci util-linux
-BENCH_PACKAGES = $(BUILD_PACKAGES) docker-registry wrk
+BENCH_PACKAGES = $(BUILD_PACKAGES) docker-registry
 
 ROOT := $(filter 0,$(shell id -u))
 SUDO := $(if $(ROOT),,sudo)

@@ -162,14 +162,18 @@ impl Storage {
             let _lock = self.lock(repository);
             self.durable.prepare(&link, digest.to_string().as_bytes())?
         };
-        let installed = self
-            .durable
-            .install(data, &self.layout.blob_data(digest))
-            .and_then(|()| {
-                let _lock = self.lock(repository);
-                self.blob_sizes.remove(&BlobKey(repository, digest));
-                self.durable.install(&aside, &link)
-            });
+        let blob = self.layout.blob_data(digest);
+        let size = |path: &Path| std::fs::metadata(path).map(|m| m.len()).ok();
+        let mended = size(&blob).is_some_and(|damaged| Some(damaged) != size(data));
+        let installed = self.durable.install(data, &blob).and_then(|()| {
+            // Other repositories link it too, and not all under `digest`.
+            if mended {
+                self.blob_sizes.clear();
+            }
+            let _lock = self.lock(repository);
+            self.blob_sizes.remove(&BlobKey(repository, digest));
+            self.durable.install(&aside, &link)
+        });
         installed.inspect_err(|_| discard(&aside))
     }
 
