@@ -115,32 +115,25 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("db");
         let repository = "a/b".parse().unwrap();
+        let listed = |index: &Index| index.repositories("", 10).unwrap().items;
         let index = Index::open(&path).unwrap();
         index.add_repository(&repository).unwrap();
         drop(index);
         let index = Index::open(&path).unwrap();
-        assert_eq!(index.repositories("", 10).unwrap().items, [repository]);
+        assert_eq!(listed(&index), std::slice::from_ref(&repository));
+
         index.db.put(FORMAT_KEY, b"0").unwrap();
         drop(index);
-        assert_eq!(
-            Index::open(&path)
-                .unwrap()
-                .repositories("", 10)
-                .unwrap()
-                .items,
-            []
-        );
+        let index = Index::open(&path).unwrap();
+        assert_eq!(listed(&index), [], "another version");
 
+        index.add_repository(&repository).unwrap();
+        drop(index);
         let mut options = Options::default();
         options.create_missing_column_families(true);
-        drop(DB::open_cf(&options, &path, ["default", catalog::FAMILY, "later"]).unwrap());
-        assert_eq!(
-            Index::open(&path)
-                .unwrap()
-                .repositories("", 10)
-                .unwrap()
-                .items,
-            []
-        );
+        let later = ["default", catalog::FAMILY, "later"];
+        drop(DB::open_cf(&options, &path, later).unwrap());
+        let index = Index::open(&path).unwrap();
+        assert_eq!(listed(&index), [], "a family of a later version");
     }
 }

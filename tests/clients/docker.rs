@@ -183,8 +183,8 @@ fn debian(home: &Home) -> String {
 const DOCKERFILE: &str = r#"FROM debian
 SHELL ["/bin/busybox", "sh", "-c"]
 RUN busybox --install -s /bin
-RUN rm -r /etc/issue /usr/share/doc && ln /etc/debian_version /etc/version && mkdir -m 1777 /work && echo content > /work/file && chmod 4711 /work/file
-CMD ["cat", "/work/file"]
+RUN rm -r /etc/issue /usr/share/doc && ln /etc/debian_version /etc/version && mkdir -m 1777 /data && echo content > /data/file && chmod 4711 /data/file
+CMD ["cat", "/data/file"]
 "#;
 
 #[test]
