@@ -50,7 +50,8 @@ impl Index {
             cause,
         };
         // RocksDB opens nothing that has families it is not told of. Without a
-        // database there are none.
+        // database there are none, and one that cannot be read says why when it
+        // is opened.
         let families = DB::list_cf(&Options::default(), path).unwrap_or_default();
         if families
             .iter()

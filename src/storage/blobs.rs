@@ -1,7 +1,7 @@
 //! Blobs: read, link into repositories, unlink. A blob lies once in the store;
 //! a repository's link decides whether it may be read there.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
@@ -156,15 +156,15 @@ impl Storage {
         digest: &Digest,
     ) -> Result<()> {
         let link = self.layout.layer_link(repository, digest);
+        let blob = self.layout.blob_data(digest);
+        let there = size(&blob)?;
+        let mended = there.is_some() && there != size(data)?;
         // Written before the blob gets its name, so that a disk that is full by
         // now keeps nothing of it.
         let aside = {
             let _lock = self.lock(repository);
             self.durable.prepare(&link, digest.to_string().as_bytes())?
         };
-        let blob = self.layout.blob_data(digest);
-        let size = |path: &Path| std::fs::metadata(path).map(|m| m.len()).ok();
-        let mended = size(&blob).is_some_and(|damaged| Some(damaged) != size(data));
         let installed = self.durable.install(data, &blob).and_then(|()| {
             // Other repositories link it too, and not all under `digest`.
             if mended {
@@ -194,6 +194,15 @@ impl Storage {
                 digest: *digest,
             })
         }
+    }
+}
+
+/// The size of a file; `None` without the file.
+fn size(path: &Path) -> Result<Option<u64>> {
+    match fs::metadata(path) {
+        Ok(metadata) => Ok(Some(metadata.len())),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(Error::io("read", path, e)),
     }
 }
 

@@ -225,6 +225,7 @@ impl Storage {
             let folder = self.layout.revisions(repository, algorithm);
             match fs::metadata(&folder).and_then(|metadata| metadata.modified()) {
                 Ok(time) => {
+                    // Times before 1970 count as 1970.
                     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
                     changed = changed.max(since.as_nanos() as u64);
                 }
