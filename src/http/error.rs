@@ -96,9 +96,11 @@ impl Error {
             Error::Index(e) => match e {
                 index::Error::CatalogIncomplete(_) => (S::SERVICE_UNAVAILABLE, UNKNOWN),
                 index::Error::DiskFull { .. } => (S::INSUFFICIENT_STORAGE, UNKNOWN),
-                index::Error::Db { .. } | index::Error::Storage(_) => {
-                    (S::INTERNAL_SERVER_ERROR, UNKNOWN)
-                }
+                index::Error::Refused { .. } => (S::UNPROCESSABLE_ENTITY, "UNSUPPORTED"),
+                index::Error::Db { .. }
+                | index::Error::Record { .. }
+                | index::Error::Damaged { .. }
+                | index::Error::Storage(_) => (S::INTERNAL_SERVER_ERROR, UNKNOWN),
             },
             Error::Name(e) => match e {
                 NameError::Repository(_) => (S::BAD_REQUEST, "NAME_INVALID"),

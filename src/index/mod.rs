@@ -2,10 +2,20 @@
 //! costs time, never data: what is missing is made again from the store.
 
 mod catalog;
+pub mod codec;
+mod layers;
+pub mod records;
+mod rows;
 
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
-use rocksdb::{ColumnFamilyDescriptor, DB, Options};
+use rocksdb::{BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, Options};
+
+use crate::oci::Digest;
+
+pub use layers::{IndexedLayer, Layers};
+pub use rows::{Children, LayerWriter, Names};
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -26,13 +36,31 @@ pub enum Error {
         "the catalog is being built from the store ({0} repositories so far): try again in a moment"
     )]
     CatalogIncomplete(u64),
+    #[error(
+        "{what} in the index in {path} cannot be read: {cause}; `registry index --force` makes it anew"
+    )]
+    Record {
+        path: PathBuf,
+        what: &'static str,
+        cause: records::RecordError,
+    },
+    #[error("layer {layer} has no index, its files cannot be shown: {reason}")]
+    Refused { layer: Box<Digest>, reason: String },
+    #[error(
+        "layer {layer} is damaged at byte {offset} of its tar stream: {why}; push it again, or restore it"
+    )]
+    Damaged {
+        layer: Box<Digest>,
+        offset: u64,
+        why: String,
+    },
     #[error(transparent)]
     Storage(#[from] crate::storage::Error),
 }
 
 /// The encoding of everything in the database. Another version found on disk
 /// is removed and made anew, never read.
-const FORMAT: &[u8] = b"1";
+const FORMAT: &[u8] = b"2";
 const FORMAT_KEY: &[u8] = b"format";
 
 #[derive(Debug)]
@@ -40,6 +68,7 @@ pub struct Index {
     db: DB,
     path: PathBuf,
     catalog: catalog::Progress,
+    next_layer: Mutex<u64>,
 }
 
 impl Index {
@@ -69,11 +98,23 @@ impl Index {
             }
             db.put(FORMAT_KEY, FORMAT).map_err(failed)?;
         }
-        Ok(Index {
+        let index = Index {
             db,
             path: path.to_owned(),
             catalog: catalog::Progress::default(),
-        })
+            next_layer: Mutex::default(),
+        };
+        index.clean_layers()?;
+        Ok(index)
+    }
+
+    /// Where the seekable copy of a layer lies that cannot be sought in as it is.
+    pub fn copy_path(&self, layer: u64) -> PathBuf {
+        self.copies().join(format!("{layer:016x}"))
+    }
+
+    fn copies(&self) -> PathBuf {
+        self.path.with_file_name("seekable")
     }
 
     fn failed(&self, cause: rocksdb::Error) -> Error {
@@ -93,7 +134,17 @@ fn remove(path: &Path) -> Result<(), rocksdb::Error> {
 
 /// The default family is named too: left out, it gets buffers of 64 MiB, and
 /// after a full disk RocksDB waits for as much space before it writes again.
-const FAMILIES: [&str; 2] = ["default", catalog::FAMILY];
+const FAMILIES: [&str; 6] = [
+    "default",
+    catalog::FAMILY,
+    rows::LAYERS,
+    rows::ENTRIES,
+    rows::NAMES,
+    rows::SPANS,
+];
+
+/// Blocks of all families kept in memory, in bytes.
+const BLOCK_CACHE: usize = 32 << 20;
 
 fn open(path: &Path) -> Result<DB, rocksdb::Error> {
     let mut options = Options::default();
@@ -103,6 +154,13 @@ fn open(path: &Path) -> Result<DB, rocksdb::Error> {
     options.set_write_buffer_size(4 << 20);
     options.set_max_open_files(256);
     options.set_keep_log_file_num(2);
+    options.set_compression_type(DBCompressionType::Zstd);
+    let mut blocks = BlockBasedOptions::default();
+    blocks.set_block_cache(&Cache::new_lru_cache(BLOCK_CACHE));
+    // Most look-ups of a path find nothing in most layers.
+    blocks.set_bloom_filter(10.0, false);
+    blocks.set_block_size(16 << 10);
+    options.set_block_based_table_factory(&blocks);
     let families = FAMILIES.map(|family| ColumnFamilyDescriptor::new(family, options.clone()));
     DB::open_cf_descriptors(&options, path, families)
 }

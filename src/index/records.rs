@@ -1,0 +1,265 @@
+//! What the index stores, and how it is encoded: a version byte, then the
+//! record in postcard's wire format (<https://postcard.jamesmunns.com/wire-format>).
+//! Whoever changes a record changes [`VERSION`], with which the whole index is
+//! made anew; the golden bytes below tell when that is forgotten.
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::codec::{Checkpoint, Compression};
+
+/// The version of every record.
+pub const VERSION: u8 = 1;
+/// Larger values are not decoded. An entry has at most a path's length of link,
+/// xattrs and holes, all of which a layer's limits bound below this.
+pub const RECORD_MAX: usize = 8 << 20;
+
+/// A span's window, compressed, may not claim to be larger.
+const WINDOW_MAX: usize = super::codec::WINDOW;
+
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    #[error("it has version {0}, want {VERSION}")]
+    Version(u8),
+    #[error("it is {0} bytes long")]
+    Size(usize),
+    #[error("{0}")]
+    Encoding(#[from] postcard::Error),
+    #[error("its window cannot be decompressed")]
+    Window,
+}
+
+/// What is known of a layer, under its digest. Written last: without it nothing
+/// else of the layer is visible.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum State {
+    Ready(Layer),
+    /// Why there is no index of it: a sentence for users.
+    Refused(String),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Layer {
+    /// Stands for the layer in the keys of its rows.
+    pub number: u64,
+    pub compression: Compression,
+    /// The spans lie in the seekable copy, not in the blob.
+    pub copied: bool,
+    /// Bytes of the blob.
+    pub compressed: u64,
+    /// Bytes of the tar stream.
+    pub uncompressed: u64,
+    /// sha256 of the tar stream.
+    pub diff_id: [u8; 32],
+    /// Rows in `entries` that are something in the layer: no whiteouts.
+    pub entries: u64,
+    pub spans: u64,
+    /// Hard links to what a layer below may hold.
+    pub foreign_links: u64,
+}
+
+/// Nanoseconds count forward, also before 1970.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Time {
+    pub seconds: i64,
+    pub nanoseconds: u32,
+}
+
+/// A piece of a sparse file that holds data, in bytes of the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Extent {
+    pub offset: u64,
+    pub length: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Kind {
+    Regular,
+    Directory,
+    Symlink,
+    Character,
+    Block,
+    Fifo,
+    /// A hard link whose target is not in its layer: `link` is the target's path.
+    ForeignLink,
+    /// A directory that the layer has entries below, but none for itself.
+    Implicit,
+    /// The same, with nothing but whiteouts below: no directory by itself.
+    Passage,
+    /// Removes what lower layers have under its path.
+    Whiteout,
+}
+
+/// One path of one layer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    pub kind: Kind,
+    /// Permission bits, with setuid, setgid and sticky.
+    pub mode: u16,
+    pub uid: u32,
+    pub gid: u32,
+    pub mtime: Time,
+    /// What stat shows: bytes of a file, of a symlink's target.
+    pub size: u64,
+    /// Where the content lies in the tar stream.
+    pub offset: u64,
+    /// Tells the layer's inodes apart: where the member that made it starts in the
+    /// tar stream. A hard link has its target's.
+    pub inode: u64,
+    /// Names of the inode in this layer.
+    pub links: u32,
+    /// Hides what lower layers have under its path: an opaque directory, or a
+    /// whiteout of the same name beside the entry.
+    pub hides: bool,
+    /// Major and minor.
+    pub device: (u32, u32),
+    /// A symlink's target as stored; a [`Kind::ForeignLink`]'s as a path of the image.
+    pub link: Vec<u8>,
+    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    /// The pieces that lie, one after the other, at `offset`; without it the
+    /// whole file does.
+    pub sparse: Option<Vec<Extent>>,
+    /// Of a regular file's content, holes as zeros.
+    pub sha256: Option<[u8; 32]>,
+}
+
+impl Entry {
+    /// A directory that nothing describes.
+    pub fn implicit(kind: Kind) -> Entry {
+        Entry {
+            kind,
+            mode: 0o755,
+            uid: 0,
+            gid: 0,
+            mtime: Time::default(),
+            size: 0,
+            offset: 0,
+            inode: 0,
+            links: 1,
+            hides: false,
+            device: (0, 0),
+            link: Vec::new(),
+            xattrs: Vec::new(),
+            sparse: None,
+            sha256: None,
+        }
+    }
+
+    /// Whether something may lie below it.
+    pub fn is_directory(&self) -> bool {
+        matches!(self.kind, Kind::Directory | Kind::Implicit | Kind::Passage)
+    }
+}
+
+/// A piece of the tar stream that can be decoded by itself. Its key says where
+/// in the stream it starts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Span {
+    pub checkpoint: Checkpoint,
+    /// Bytes of the tar stream.
+    pub length: u32,
+    /// XXH3 (64 bits) of these bytes.
+    pub checksum: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredSpan {
+    input: u64,
+    bits: u8,
+    raw: bool,
+    length: u32,
+    checksum: u64,
+    window_length: u32,
+    /// A zstd frame; nothing for an empty window.
+    window: Vec<u8>,
+}
+
+pub trait Record: Sized {
+    fn encode(&self) -> Vec<u8>;
+    fn decode(bytes: &[u8]) -> Result<Self, RecordError>;
+}
+
+fn encode<T: Serialize>(value: &T) -> Vec<u8> {
+    postcard::to_extend(value, vec![VERSION]).expect("a vector takes whatever it is given")
+}
+
+fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, RecordError> {
+    match bytes {
+        [VERSION, rest @ ..] if rest.len() <= RECORD_MAX => {
+            match postcard::take_from_bytes(rest)? {
+                (value, []) => Ok(value),
+                _ => Err(RecordError::Size(bytes.len())),
+            }
+        }
+        [VERSION, ..] | [] => Err(RecordError::Size(bytes.len())),
+        [version, ..] => Err(RecordError::Version(*version)),
+    }
+}
+
+impl Record for State {
+    fn encode(&self) -> Vec<u8> {
+        encode(self)
+    }
+
+    fn decode(bytes: &[u8]) -> Result<State, RecordError> {
+        decode(bytes)
+    }
+}
+
+impl Record for Entry {
+    fn encode(&self) -> Vec<u8> {
+        encode(self)
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Entry, RecordError> {
+        decode(bytes)
+    }
+}
+
+/// Windows are mostly zeros and text, and there is one for every 2 MiB: worth
+/// some time.
+const WINDOW_LEVEL: i32 = 9;
+
+impl Record for Span {
+    fn encode(&self) -> Vec<u8> {
+        let window = &self.checkpoint.window;
+        let mut packed = Vec::new();
+        if !window.is_empty() {
+            packed.resize(zstd_safe::compress_bound(window.len()), 0);
+            let length = zstd_safe::compress(&mut packed[..], window, WINDOW_LEVEL)
+                .expect("there is room for what the library says it may need");
+            packed.truncate(length);
+        }
+        encode(&StoredSpan {
+            input: self.checkpoint.input,
+            bits: self.checkpoint.bits,
+            raw: self.checkpoint.raw,
+            length: self.length,
+            checksum: self.checksum,
+            window_length: window.len() as u32,
+            window: packed,
+        })
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Span, RecordError> {
+        let stored: StoredSpan = decode(bytes)?;
+        let length = stored.window_length as usize;
+        if length > WINDOW_MAX || stored.bits > 7 {
+            return Err(RecordError::Window);
+        }
+        let mut window = vec![0; length];
+        if length > 0 && zstd_safe::decompress(&mut window[..], &stored.window) != Ok(length) {
+            return Err(RecordError::Window);
+        }
+        Ok(Span {
+            checkpoint: Checkpoint {
+                input: stored.input,
+                bits: stored.bits,
+                window,
+                raw: stored.raw,
+            },
+            length: stored.length,
+            checksum: stored.checksum,
+        })
+    }
+}
