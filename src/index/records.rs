@@ -51,9 +51,10 @@ pub struct Layer {
     pub uncompressed: u64,
     /// sha256 of the tar stream.
     pub diff_id: [u8; 32],
-    /// Rows in `entries` that are something in the layer: no whiteouts.
+    /// Members that are something: no whiteouts.
     pub entries: u64,
-    pub spans: u64,
+    /// Bytes of the tar stream in each span.
+    pub spans: Vec<u32>,
     /// Hard links to what a layer below may hold.
     pub foreign_links: u64,
 }
@@ -151,8 +152,8 @@ impl Entry {
     }
 }
 
-/// A piece of the tar stream that can be decoded by itself. Its key says where
-/// in the stream it starts.
+/// A piece of the tar stream that can be decoded by itself. Its key says which
+/// one of the layer's it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Span {
     pub checkpoint: Checkpoint,

@@ -7,7 +7,7 @@
 //! | `entries` | layer number, depth (2 bytes), path | [`Entry`] |
 //! | `names` | layer number, inode (8 bytes), path | nothing: a name of a hard-linked inode |
 //! | `names` | layer number, [`FOREIGN`], path | nothing: an entry that is a [`Kind::ForeignLink`] |
-//! | `spans` | layer number, offset in the tar stream (8 bytes) | [`Span`] |
+//! | `spans` | layer number, span number (8 bytes) | [`Span`] |
 //!
 //! Paths have no slash at either end; the root's is empty and its depth 0. The
 //! depth keeps the children of a directory together, without what lies below
@@ -190,23 +190,9 @@ impl Index {
         self.names(layer, FOREIGN)
     }
 
-    /// The span that holds the byte `offset` of the tar stream, and where it
-    /// starts.
-    pub fn span(&self, layer: u64, offset: u64) -> Result<Option<(u64, Span)>> {
-        let mut options = ReadOptions::default();
-        options.set_iterate_lower_bound(layer.to_be_bytes());
-        options.set_iterate_upper_bound(after(layer.to_be_bytes().to_vec()));
-        let mut iterator = self.db.raw_iterator_cf_opt(self.cf(SPANS), options);
-        iterator.seek_for_prev(pair(layer, offset));
-        let Some((key, value)) = iterator.item() else {
-            iterator.status().map_err(|e| self.failed(e))?;
-            return Ok(None);
-        };
-        let Ok(start) = key[8..].try_into().map(u64::from_be_bytes) else {
-            return Ok(None);
-        };
-        let span: Span = self.decode("a span", value)?;
-        Ok((offset - start < u64::from(span.length)).then_some((start, span)))
+    /// One of a layer's spans, counted from 0.
+    pub fn span(&self, layer: u64, number: u64) -> Result<Option<Span>> {
+        self.get(SPANS, &pair(layer, number), "a span")
     }
 }
 
@@ -337,6 +323,10 @@ impl LayerWriter<'_> {
         self.index.foreign_links(self.number)
     }
 
+    pub fn names(&self, inode: u64) -> Names<'_> {
+        self.index.names(self.number, inode)
+    }
+
     /// Calls `visit` with each inode of more than one name, and its names.
     pub fn linked(&self, mut visit: impl FnMut(u64, &[u8]) -> Result<()>) -> Result<()> {
         let prefix = self.number.to_be_bytes().to_vec();
@@ -354,8 +344,8 @@ impl LayerWriter<'_> {
         Ok(())
     }
 
-    pub fn put_span(&self, start: u64, span: &Span) -> Result<()> {
-        self.put(SPANS, &pair(self.number, start), &span.encode())
+    pub fn put_span(&self, number: u64, span: &Span) -> Result<()> {
+        self.put(SPANS, &pair(self.number, number), &span.encode())
     }
 
     /// Makes all that was written visible as the index of `layer`.

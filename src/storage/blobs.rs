@@ -34,6 +34,23 @@ impl Blob {
         Ok(bytes.into())
     }
 
+    /// The whole content, from its start. Others may read at the same time.
+    pub fn reader(&self) -> impl io::Read {
+        Reader {
+            blob: self,
+            offset: 0,
+        }
+    }
+
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// What to say of an error that reading this blob gave.
+    pub fn failed(&self, cause: io::Error) -> Error {
+        Error::io("read", &self.path, cause)
+    }
+
     /// The bytes of `range`, mapped from the page cache rather than copied, and
     /// unmapped when the last clone is dropped. Waits for the disk: the pages
     /// are brought in here, so that a reader of the slice does not fault.
@@ -63,6 +80,19 @@ impl Blob {
             other => other?,
         }
         Ok(Bytes::from_owner(map))
+    }
+}
+
+struct Reader<'a> {
+    blob: &'a Blob,
+    offset: u64,
+}
+
+impl io::Read for Reader<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.blob.file.read_at(buffer, self.offset)?;
+        self.offset += read as u64;
+        Ok(read)
     }
 }
 
@@ -103,17 +133,22 @@ impl Storage {
             digest: *digest,
         };
         let target = read_link(&self.layout.layer_link(repository, digest))?.ok_or_else(unknown)?;
-        let path = self.layout.blob_data(&target);
+        self.open_content(&target)?.ok_or_else(unknown)
+    }
+
+    /// Opens what the store holds under a digest, whoever may read it.
+    pub fn open_content(&self, digest: &Digest) -> Result<Option<Blob>> {
+        let path = self.layout.blob_data(digest);
         let file = match File::open(&path) {
             Ok(file) => file,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(unknown()),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(e) => return Err(Error::io("open", &path, e)),
         };
         let size = file
             .metadata()
             .map_err(|e| Error::io("read", &path, e))?
             .len();
-        Ok(Blob { file, path, size })
+        Ok(Some(Blob { file, path, size }))
     }
 
     /// Makes a blob of the store readable in a repository. `from` is a

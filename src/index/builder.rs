@@ -1,0 +1,392 @@
+//! Indexes a layer: one pass over its bytes as stored.
+//!
+//! Inflating, the diff_id and everything else (spans, tar, the files' digests,
+//! rows) run on a thread each, a few spans apart.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Read, Write};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread;
+
+use sha2::{Digest as _, Sha256};
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::codec::{self, Checkpoint, Compression, Copier, SPAN, Spans};
+use super::records::{Extent, Layer, Span, State};
+use super::tar::{self, Event, Parser};
+use super::tree::{Failure, Placed, Tree};
+use super::{Error, Index, Result};
+use crate::oci::Digest;
+use crate::storage;
+
+/// What a layer may cost before it is refused.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Rows.
+    pub entries: u64,
+    /// Bytes of the tar stream.
+    pub output: u64,
+    /// Bytes of the tar stream for a byte of the blob, beyond [`RATIO_FROM`].
+    pub ratio: u64,
+    /// Bytes of a path.
+    pub path: usize,
+}
+
+/// Output up to here may come of anything: two bytes of a good compressor's are
+/// a megabyte of zeros.
+const RATIO_FROM: u64 = 100_000_000;
+/// Zeros hashed for the holes of a layer's sparse files, in bytes. A file with
+/// more gets no digest: a hole costs nothing to write.
+const HOLES_HASHED: u64 = 16 << 30;
+/// Spans under way between two threads.
+const QUEUE: usize = 2;
+/// What [`Compression::sniff`] looks at.
+const HEAD: usize = codec::HEAD;
+
+/// Indexes `blob`, which is the layer `digest`. `progress` counts its bytes.
+pub fn build(
+    index: &Index,
+    digest: &Digest,
+    blob: &storage::Blob,
+    limits: &Limits,
+    progress: &AtomicU64,
+) -> Result<State> {
+    let mut rows = index.begin_layer()?;
+    let mut copied = false;
+    loop {
+        let copy = copied.then(|| index.copy_path(rows.number()));
+        let tree = Tree::new(rows, limits.entries, limits.path)?;
+        progress.store(0, Ordering::Relaxed);
+        let (tree, result) = pass(tree, blob, copy.as_deref(), limits, progress);
+        match result {
+            Ok(layer) => return tree.into_rows().finish(digest, layer),
+            Err(Stop::Unseekable) if !copied => {
+                tree.into_rows().abandon()?;
+                rows = index.begin_layer()?;
+                copied = true;
+            }
+            Err(Stop::Unseekable) => unreachable!("a copy is cut into spans"),
+            Err(Stop::Failure(Failure::Refused(reason))) => {
+                return tree.into_rows().refuse(digest, reason);
+            }
+            Err(Stop::Failure(Failure::Error(error))) => {
+                // The first error is the one to tell; what is left goes at the next start.
+                let _ = tree.into_rows().abandon();
+                return Err(error);
+            }
+        }
+    }
+}
+
+/// Why a pass came to no end.
+enum Stop {
+    Unseekable,
+    Failure(Failure),
+}
+
+impl<T: Into<Failure>> From<T> for Stop {
+    fn from(failure: T) -> Stop {
+        Stop::Failure(failure.into())
+    }
+}
+
+fn refused<T>(reason: String) -> Result<T, Stop> {
+    Err(Stop::Failure(Failure::Refused(reason)))
+}
+
+/// A span's output on its way through the threads that read it; the last one
+/// gives the buffer back.
+type Output = Arc<Vec<u8>>;
+
+fn pass<'a>(
+    mut tree: Tree<'a>,
+    blob: &storage::Blob,
+    copy: Option<&Path>,
+    limits: &Limits,
+    progress: &AtomicU64,
+) -> (Tree<'a>, Result<Layer, Stop>) {
+    let (to_hasher, hasher) = sync_channel::<Output>(QUEUE);
+    let (to_consumer, consumer) = sync_channel::<(Checkpoint, Output)>(QUEUE);
+    let (recycle, recycled) = sync_channel(2 * QUEUE + 2);
+    let result = thread::scope(|scope| {
+        let spare = recycle.clone();
+        let decoder = scope.spawn(move || {
+            let next = Outputs { to_hasher, to_consumer, recycled };
+            decode(blob, copy, limits, progress, &next)
+        });
+        let hasher = scope.spawn(move || {
+            let mut hash = Sha256::new();
+            for output in hasher {
+                hash.update(&**output);
+                give_back(&spare, output);
+            }
+            hash.finalize().into()
+        });
+        let consumed = consume(&mut tree, &consumer, &recycle);
+        // Without it the others would wait for ever.
+        drop(consumer);
+        let decoded = decoder.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        let diff_id = hasher.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        // A consumer that stopped is why the decoder did.
+        let spans = consumed?;
+        let (compression, compressed, uncompressed) = decoded?;
+        Ok(Layer {
+            number: tree.rows().number(),
+            compression,
+            copied: copy.is_some(),
+            compressed,
+            uncompressed,
+            diff_id,
+            entries: tree.entries,
+            spans,
+            foreign_links: tree.finish()?,
+        })
+    });
+    (tree, result)
+}
+
+struct Outputs {
+    to_hasher: SyncSender<Output>,
+    to_consumer: SyncSender<(Checkpoint, Output)>,
+    recycled: Receiver<Vec<u8>>,
+}
+
+fn give_back(spare: &SyncSender<Vec<u8>>, output: Output) {
+    if let Some(buffer) = Arc::into_inner(output) {
+        // One too many is freed.
+        let _ = spare.try_send(buffer);
+    }
+}
+
+/// Decodes the blob. Gives what it is, its bytes and the tar stream's; less when
+/// nobody wants more.
+fn decode(
+    blob: &storage::Blob,
+    copy: Option<&Path>,
+    limits: &Limits,
+    progress: &AtomicU64,
+    outputs: &Outputs,
+) -> Result<(Compression, u64, u64), Stop> {
+    let mut head = [0; HEAD];
+    let known = blob.size.min(HEAD as u64) as usize;
+    head[..known].copy_from_slice(&blob.read(0..known as u64)?);
+    let compression = Compression::sniff(&head[..known]);
+    let failed = |error| stop(error, blob, copy);
+    let mut total = 0;
+    let mut pass_on = |checkpoint, buffer: Vec<u8>, consumed: u64| -> Result<bool, Stop> {
+        total += buffer.len() as u64;
+        progress.store(consumed, Ordering::Relaxed);
+        if total > limits.output {
+            return refused(format!("it unpacks to more than {} bytes", limits.output));
+        }
+        if total > RATIO_FROM && total / limits.ratio > consumed {
+            return refused(format!(
+                "it unpacks to more than {} times its size",
+                limits.ratio
+            ));
+        }
+        let output = Arc::new(buffer);
+        let wanted = outputs.to_hasher.send(Arc::clone(&output)).is_ok()
+            && outputs.to_consumer.send((checkpoint, output)).is_ok();
+        Ok(wanted)
+    };
+    let buffer = || {
+        let spare = outputs.recycled.try_recv();
+        spare.unwrap_or_else(|_| Vec::with_capacity(SPAN + SPAN / 4))
+    };
+    match copy {
+        None => {
+            let mut spans = Spans::new(compression, blob.reader()).map_err(failed)?;
+            loop {
+                let mut output = buffer();
+                let next = spans.next(&mut output).map_err(failed)?;
+                let Some(checkpoint) = next else { break };
+                if !pass_on(checkpoint, output, spans.consumed())? {
+                    break;
+                }
+            }
+        }
+        Some(path) => {
+            let mut file = create(path)?;
+            let mut copier =
+                Copier::new(compression, blob.reader(), BufWriter::new(&mut file)).map_err(failed)?;
+            loop {
+                let mut output = buffer();
+                let next = copier.next(&mut output).map_err(failed)?;
+                let Some(checkpoint) = next else { break };
+                if !pass_on(checkpoint, output, copier.consumed())? {
+                    break;
+                }
+            }
+            drop(copier);
+            file.sync_all()
+                .map_err(|e| storage::Error::io("write", path, e))?;
+        }
+    }
+    Ok((compression, blob.size, total))
+}
+
+fn create(path: &Path) -> Result<File, storage::Error> {
+    let io = |e| storage::Error::io("create", path, e);
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).map_err(io)?;
+    }
+    File::create(path).map_err(io)
+}
+
+fn stop(error: codec::Error, blob: &storage::Blob, copy: Option<&Path>) -> Stop {
+    match (error, copy) {
+        (codec::Error::Unseekable, _) => Stop::Unseekable,
+        (codec::Error::Read { cause, .. }, _) => blob.failed(cause).into(),
+        (codec::Error::Write { cause, .. }, Some(copy)) => {
+            storage::Error::io("write", copy, cause).into()
+        }
+        (error, _) => Stop::Failure(Failure::Refused(error.to_string())),
+    }
+}
+
+/// Does with each span what is to be done. Gives the spans' lengths.
+fn consume(
+    tree: &mut Tree<'_>,
+    spans: &Receiver<(Checkpoint, Output)>,
+    spare: &SyncSender<Vec<u8>>,
+) -> Result<Vec<u32>, Stop> {
+    let mut lengths = Vec::new();
+    let mut parser = Parser::new(tar::Limits { path: tree.max_path() });
+    let mut files = Files { open: None, holes: HOLES_HASHED };
+    for (checkpoint, output) in spans {
+        let length = output.len() as u32;
+        let span = Span {
+            checkpoint,
+            length,
+            checksum: xxh3_64(&output),
+        };
+        tree.rows().put_span(lengths.len() as u64, &span)?;
+        lengths.push(length);
+        let mut input = &output[..];
+        while let Some(event) = parser.next(&mut input).map_err(tar_error)? {
+            files.take(tree, event)?;
+        }
+        give_back(spare, output);
+    }
+    parser.finish().map_err(tar_error)?;
+    Ok(lengths)
+}
+
+fn tar_error(error: tar::Error) -> Stop {
+    Stop::Failure(Failure::Refused(error.to_string()))
+}
+
+/// The files' digests.
+struct Files {
+    open: Option<(Placed, Content)>,
+    /// Bytes of holes that may still be hashed.
+    holes: u64,
+}
+
+impl Files {
+    fn take(&mut self, tree: &mut Tree<'_>, event: Event<'_>) -> Result<(), Failure> {
+        match event {
+            Event::Member(member) => {
+                let sparse = member.sparse.clone();
+                let size = member.size;
+                self.open = tree.place(*member)?.map(|placed| {
+                    let content = Content::new(size, sparse, &mut self.holes);
+                    (placed, content)
+                });
+            }
+            Event::Content(bytes) => {
+                if let Some((_, content)) = &mut self.open {
+                    content.update(bytes);
+                }
+            }
+            Event::MemberEnd => {
+                if let Some((placed, content)) = self.open.take() {
+                    tree.put(placed, content.finish())?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The digest of a file's content under way, its holes read as zeros.
+struct Content {
+    /// `None`: too many holes.
+    hash: Option<Sha256>,
+    size: u64,
+    /// Bytes of the file hashed.
+    at: u64,
+    /// What is left of the pieces that hold data; for a file without holes the
+    /// whole of it.
+    extents: std::vec::IntoIter<Extent>,
+    extent: Option<Extent>,
+}
+
+impl Content {
+    fn new(size: u64, sparse: Option<Vec<tar::Extent>>, budget: &mut u64) -> Content {
+        let whole = vec![tar::Extent { offset: 0, length: size }];
+        let extents: Vec<Extent> = sparse
+            .unwrap_or(whole)
+            .into_iter()
+            .map(|e| Extent { offset: e.offset, length: e.length })
+            .collect();
+        let data: u64 = extents.iter().map(|e| e.length).sum();
+        let holes = size.saturating_sub(data);
+        let hashed = holes <= *budget;
+        if hashed {
+            *budget -= holes;
+        }
+        Content {
+            hash: hashed.then(Sha256::new),
+            size,
+            at: 0,
+            extents: extents.into_iter(),
+            extent: None,
+        }
+    }
+
+    fn update(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let extent = match self.extent.take().filter(|e| e.length > 0) {
+                Some(extent) => extent,
+                None => match self.extents.next() {
+                    Some(extent) => extent,
+                    None => return,
+                },
+            };
+            self.zeros(extent.offset);
+            let taken = extent.length.min(bytes.len() as u64);
+            let (piece, rest) = bytes.split_at(taken as usize);
+            if let Some(hash) = &mut self.hash {
+                hash.update(piece);
+            }
+            self.at += taken;
+            bytes = rest;
+            self.extent = Some(Extent {
+                offset: extent.offset + taken,
+                length: extent.length - taken,
+            });
+        }
+    }
+
+    /// Hashes the hole from where the content is up to `offset`.
+    fn zeros(&mut self, offset: u64) {
+        const ZEROS: [u8; 16 << 10] = [0; 16 << 10];
+        while let Some(hash) = &mut self.hash
+            && self.at < offset
+        {
+            let length = (offset - self.at).min(ZEROS.len() as u64);
+            hash.update(&ZEROS[..length as usize]);
+            self.at += length;
+        }
+    }
+
+    fn finish(mut self) -> Option<[u8; 32]> {
+        self.zeros(self.size);
+        self.hash.map(|hash| hash.finalize().into())
+    }
+}

@@ -1,0 +1,528 @@
+//! A layer's members, put where extracting them in order would leave them: the
+//! last of one name wins, what is no directory takes the place of a whole
+//! subtree, parents that are symlinks of the same layer are followed, hard links
+//! share what they link to. Whiteouts (image-spec, layer.md, "Whiteouts") act on
+//! lower layers only, so they are kept as what they are: a row, or a mark on one.
+//!
+//! The rows in the database are the tree, so memory does not follow the layer.
+
+use super::records::{Entry, Extent, Kind, Time};
+use super::rows::LayerWriter;
+use super::tar::{self, Member};
+use super::{Error, Result};
+
+/// image-spec, layer.md: "Whiteouts", "Opaque Whiteout".
+const WHITEOUT: &[u8] = b".wh.";
+const OPAQUE: &[u8] = b".wh..wh..opq";
+/// AUFS's own: never part of an image, but for the folder below, whose files
+/// hard links name as their targets.
+const AUFS: &[u8] = b".wh..wh.";
+const AUFS_LINKS: &[u8] = b".wh..wh.plnk";
+
+/// Linux's NAME_MAX: no runtime could unpack a longer one.
+const NAME_MAX: usize = 255;
+/// Linux's limit of symlinks in one path.
+const SYMLINKS_MAX: u32 = 40;
+
+/// Why a layer gets no index, or why it could not be made now.
+#[derive(Debug)]
+pub enum Failure {
+    Refused(String),
+    Error(Error),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Failure {
+        Failure::Error(error)
+    }
+}
+
+fn refused<T>(reason: impl Into<String>) -> Result<T, Failure> {
+    Err(Failure::Refused(reason.into()))
+}
+
+/// A name as a sentence can hold it.
+fn show(path: &[u8]) -> String {
+    const SHOWN: usize = 100;
+    let more = if path.len() > SHOWN { "…" } else { "" };
+    format!("/{}{more}", path[..path.len().min(SHOWN)].escape_ascii())
+}
+
+/// The components of a name that are some, `..` not going above the root.
+fn normalise(name: &[u8]) -> Vec<u8> {
+    let mut path = Vec::with_capacity(name.len());
+    for component in name.split(|&b| b == b'/') {
+        match component {
+            b"" | b"." => {}
+            b".." => pop(&mut path),
+            _ => {
+                if !path.is_empty() {
+                    path.push(b'/');
+                }
+                path.extend(component);
+            }
+        }
+    }
+    path
+}
+
+/// The components of a symlink's target or a path, the last one first.
+fn components(path: &[u8]) -> Vec<Vec<u8>> {
+    path.split(|&b| b == b'/')
+        .rev()
+        .filter(|c| !matches!(c, b"" | b"."))
+        .map(<[u8]>::to_vec)
+        .collect()
+}
+
+fn pop(path: &mut Vec<u8>) {
+    let end = path.iter().rposition(|&b| b == b'/').unwrap_or(0);
+    path.truncate(end);
+}
+
+fn split(path: &[u8]) -> (&[u8], &[u8]) {
+    match path.iter().rposition(|&b| b == b'/') {
+        Some(slash) => (&path[..slash], &path[slash + 1..]),
+        None => (b"", path),
+    }
+}
+
+fn join(directory: &[u8], name: &[u8]) -> Vec<u8> {
+    if directory.is_empty() {
+        name.to_vec()
+    } else {
+        [directory, b"/", name].concat()
+    }
+}
+
+/// The tree of a layer under way.
+pub struct Tree<'a> {
+    rows: LayerWriter<'a>,
+    max_entries: u64,
+    max_path: usize,
+    /// Rows made, against `max_entries`.
+    made: u64,
+    /// Members that are something.
+    pub entries: u64,
+    foreign_links: u64,
+    has_aufs_links: bool,
+    /// The last parent that was looked for, and where it is.
+    parent: Option<(Vec<u8>, Vec<u8>)>,
+}
+
+/// A member that has its place; its content may still be read.
+pub struct Placed {
+    path: Vec<u8>,
+    entry: Entry,
+}
+
+impl<'a> Tree<'a> {
+    pub fn new(rows: LayerWriter<'a>, max_entries: u64, max_path: usize) -> Result<Tree<'a>> {
+        rows.put_entry(b"", &Entry::implicit(Kind::Implicit))?;
+        Ok(Tree {
+            rows,
+            max_entries,
+            max_path,
+            made: 1,
+            entries: 0,
+            foreign_links: 0,
+            has_aufs_links: false,
+            parent: None,
+        })
+    }
+
+    pub fn max_path(&self) -> usize {
+        self.max_path
+    }
+
+    pub fn rows(&self) -> &LayerWriter<'a> {
+        &self.rows
+    }
+
+    /// The rows, to be made visible or taken back.
+    pub fn into_rows(self) -> LayerWriter<'a> {
+        self.rows
+    }
+
+    /// Finds a member's place. `None`: it has none, or is a marker and done with.
+    pub fn place(&mut self, member: Member) -> Result<Option<Placed>, Failure> {
+        let name = normalise(&member.path);
+        if name.len() > self.max_path {
+            return refused(format!(
+                "{} is a path of {} bytes, more than {}",
+                show(&name),
+                name.len(),
+                self.max_path
+            ));
+        }
+        if let Some(long) = name.split(|&b| b == b'/').find(|c| c.len() > NAME_MAX) {
+            return refused(format!(
+                "{} has a name of {} bytes, more than {NAME_MAX}",
+                show(&name),
+                long.len()
+            ));
+        }
+        let (parent, base) = split(&name);
+        if name.is_empty() {
+            if member.kind != tar::Kind::Directory {
+                return refused("its root is not a directory");
+            }
+            let mut entry = entry_of(member);
+            entry.hides = self.row(b"")?.is_some_and(|row| row.hides);
+            return Ok(Some(self.placed(Vec::new(), entry)));
+        }
+        let aufs_link = name.starts_with(AUFS_LINKS)
+            && matches!(name.get(AUFS_LINKS.len()), None | Some(b'/'));
+        self.has_aufs_links |= aufs_link;
+        if base.starts_with(WHITEOUT) && !aufs_link {
+            self.marker(parent, base)?;
+            return Ok(None);
+        }
+        let metadata = |component: &[u8]| component.starts_with(AUFS);
+        if !aufs_link && name.split(|&b| b == b'/').any(metadata) {
+            return Ok(None);
+        }
+
+        let Some(parent) = self.parent(parent, Kind::Implicit)? else {
+            return Ok(None);
+        };
+        let path = join(&parent, base);
+        let before = self.row(&path)?;
+        let mut entry = match member.kind {
+            tar::Kind::HardLink => match self.link(&path, &member)? {
+                Some(entry) => entry,
+                // To itself: what has the name already stays.
+                None => return Ok(None),
+            },
+            _ => entry_of(member),
+        };
+        match before {
+            Some(before) => {
+                entry.hides = before.hides || before.kind == Kind::Whiteout;
+                if before.is_directory() && !entry.is_directory() {
+                    self.remove_below(&path)?;
+                }
+                self.unlink(&path, &before)?;
+            }
+            None => {
+                entry.hides = false;
+                self.count()?;
+            }
+        }
+        if entry.kind == Kind::ForeignLink {
+            self.rows.put_foreign_link(&path)?;
+            self.foreign_links += 1;
+        } else if entry.links > 1 {
+            self.rows.put_name(entry.inode, &path)?;
+        }
+        Ok(Some(self.placed(path, entry)))
+    }
+
+    fn placed(&mut self, path: Vec<u8>, entry: Entry) -> Placed {
+        self.entries += 1;
+        Placed { path, entry }
+    }
+
+    /// Writes a member whose content has been read.
+    pub fn put(&mut self, mut placed: Placed, sha256: Option<[u8; 32]>) -> Result<()> {
+        if placed.entry.kind == Kind::Regular && placed.entry.sha256.is_none() {
+            placed.entry.sha256 = sha256;
+        }
+        self.rows.put_entry(&placed.path, &placed.entry)
+    }
+
+    fn row(&self, path: &[u8]) -> Result<Option<Entry>> {
+        self.rows.entry(path)
+    }
+
+    fn count(&mut self) -> Result<(), Failure> {
+        self.made += 1;
+        if self.made > self.max_entries {
+            return refused(format!("it has more than {} entries", self.max_entries));
+        }
+        Ok(())
+    }
+
+    fn marker(&mut self, parent: &[u8], base: &[u8]) -> Result<(), Failure> {
+        let removed = &base[WHITEOUT.len()..];
+        if base == OPAQUE {
+            if let Some(directory) = self.parent(parent, Kind::Passage)?
+                && let Some(mut row) = self.row(&directory)?
+            {
+                row.hides = true;
+                self.rows.put_entry(&directory, &row)?;
+            }
+        } else if !base.starts_with(AUFS) && !matches!(removed, b"" | b"." | b"..") {
+            let Some(parent) = self.parent(parent, Kind::Passage)? else {
+                return Ok(());
+            };
+            let path = join(&parent, removed);
+            let row = match self.row(&path)? {
+                Some(row) => Entry { hides: true, ..row },
+                None => {
+                    self.count()?;
+                    Entry::implicit(Kind::Whiteout)
+                }
+            };
+            self.rows.put_entry(&path, &row)?;
+        }
+        Ok(())
+    }
+
+    /// Where a member's parent is in this layer, made up where nothing declares
+    /// it. `kind` is what is made up: [`Kind::Passage`] for a whiteout, which has
+    /// no place (`None`) below what is no directory.
+    fn parent(&mut self, name: &[u8], kind: Kind) -> Result<Option<Vec<u8>>, Failure> {
+        if kind == Kind::Implicit
+            && let Some((known, path)) = &self.parent
+            && known == name
+        {
+            return Ok(Some(path.clone()));
+        }
+        let path = self.walk(name, Some(kind))?;
+        if let (Some(path), Kind::Implicit) = (&path, kind) {
+            self.parent = Some((name.to_vec(), path.clone()));
+        }
+        Ok(path)
+    }
+
+    /// A directory's path with the layer's own symlinks followed. What is not
+    /// there is made of the kind `make`, or taken as named.
+    fn walk(&mut self, name: &[u8], make: Option<Kind>) -> Result<Option<Vec<u8>>, Failure> {
+        let mut left = components(name);
+        let (mut path, mut symlinks) = (Vec::new(), 0);
+        while let Some(component) = left.pop() {
+            if component == b".." {
+                pop(&mut path);
+                continue;
+            }
+            let next = join(&path, &component);
+            let row = self.row(&next)?;
+            if let Some(row) = &row
+                && row.kind == Kind::Symlink
+            {
+                symlinks += 1;
+                left.extend(components(&row.link));
+                if symlinks > SYMLINKS_MAX || left.len() > self.max_path {
+                    return refused(format!("{} leads through a loop of symlinks", show(name)));
+                }
+                if row.link.starts_with(b"/") {
+                    path.clear();
+                }
+                continue;
+            }
+            if next.len() > self.max_path {
+                return refused(format!("{} leads through symlinks to too long a path", show(name)));
+            }
+            path = next;
+            let Some(kind) = make else {
+                continue;
+            };
+            let made = Entry::implicit(kind);
+            let row = match row {
+                None => {
+                    self.count()?;
+                    made
+                }
+                Some(row) if row.kind == Kind::Whiteout => Entry { hides: true, ..made },
+                Some(row) if row.kind == Kind::Passage && kind == Kind::Implicit => {
+                    Entry { kind, ..row }
+                }
+                Some(row) if row.is_directory() => continue,
+                Some(_) if kind == Kind::Passage => return Ok(None),
+                Some(row) => {
+                    self.unlink(&path, &row)?;
+                    let hides = row.hides;
+                    Entry { hides, ..made }
+                }
+            };
+            self.rows.put_entry(&path, &row)?;
+        }
+        Ok(Some(path))
+    }
+
+    /// What a hard link at `path` is. `None`: it links to itself.
+    fn link(&mut self, path: &[u8], member: &Member) -> Result<Option<Entry>, Failure> {
+        let target = normalise(&member.link);
+        let (parent, base) = split(&target);
+        let parent = self.walk(parent, None)?.unwrap_or_default();
+        let target = join(&parent, base);
+        if target == path {
+            return Ok(None);
+        }
+        let mut foreign = Entry {
+            mode: member.mode,
+            uid: member.uid,
+            gid: member.gid,
+            mtime: time_of(member.mtime),
+            inode: member.header_offset,
+            ..Entry::implicit(Kind::ForeignLink)
+        };
+        match self.row(&target)? {
+            None => foreign.link = target,
+            Some(row) if row.kind == Kind::Whiteout => foreign.link = target,
+            Some(row) if row.is_directory() => {
+                return refused(format!("{} is a hard link to a directory", show(path)));
+            }
+            Some(row) if row.kind == Kind::ForeignLink => foreign.link = row.link,
+            Some(mut row) => {
+                if row.links == 1 {
+                    // The true number is known at the end.
+                    row.links = 2;
+                    self.rows.put_entry(&target, &row)?;
+                    self.rows.put_name(row.inode, &target)?;
+                }
+                return Ok(Some(row));
+            }
+        }
+        Ok(Some(foreign))
+    }
+
+    /// Forgets what is known of a row's inode before another row takes its place.
+    fn unlink(&mut self, path: &[u8], row: &Entry) -> Result<()> {
+        if row.kind == Kind::ForeignLink {
+            self.rows.delete_foreign_link(path)?;
+            self.foreign_links -= 1;
+        } else if row.links > 1 {
+            self.rows.delete_name(row.inode, path)?;
+        }
+        Ok(())
+    }
+
+    /// Removes what lies below a directory. What it hides in lower layers stays
+    /// hidden by what takes its place.
+    fn remove_below(&mut self, directory: &[u8]) -> Result<()> {
+        self.parent = None;
+        let mut directories = vec![directory.to_vec()];
+        while let Some(directory) = directories.pop() {
+            // Rows removed while they are read: the iterator sees what was there.
+            for child in self.rows.children(&directory) {
+                let (name, row) = child?;
+                let path = join(&directory, &name);
+                self.unlink(&path, &row)?;
+                self.rows.delete_entry(&path)?;
+                if row.is_directory() {
+                    directories.push(path);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What can only be known when all members are there. Gives the number of
+    /// links to what a lower layer may hold.
+    pub fn finish(&mut self) -> Result<u64> {
+        self.resolve_foreign()?;
+        if self.has_aufs_links {
+            self.remove_below(AUFS_LINKS)?;
+            self.rows.delete_entry(AUFS_LINKS)?;
+        }
+        self.count_links()?;
+        Ok(self.foreign_links)
+    }
+
+    /// Links whose target came after them.
+    fn resolve_foreign(&mut self) -> Result<()> {
+        if self.foreign_links == 0 {
+            return Ok(());
+        }
+        for path in self.rows.foreign_links() {
+            let path = path?;
+            let Some(link) = self.row(&path)? else {
+                continue;
+            };
+            let Some(mut target) = self.row(&link.link)? else {
+                continue;
+            };
+            let is_file = !target.is_directory()
+                && !matches!(target.kind, Kind::Whiteout | Kind::ForeignLink);
+            if !is_file || link.link == path {
+                continue;
+            }
+            self.unlink(&path, &link)?;
+            target.links = 2;
+            self.rows.put_name(target.inode, &link.link)?;
+            self.rows.put_name(target.inode, &path)?;
+            self.rows.put_entry(&link.link, &target)?;
+            let hides = link.hides;
+            self.rows.put_entry(&path, &Entry { hides, ..target })?;
+        }
+        Ok(())
+    }
+
+    fn count_links(&self) -> Result<()> {
+        let mut group = (0, 0);
+        self.rows.linked(|inode, _| {
+            if inode != group.0 {
+                self.set_links(group)?;
+                group = (inode, 0);
+            }
+            group.1 += 1;
+            Ok(())
+        })?;
+        self.set_links(group)
+    }
+
+    fn set_links(&self, (inode, links): (u64, u32)) -> Result<()> {
+        if links == 0 {
+            return Ok(());
+        }
+        for path in self.rows.names(inode) {
+            let path = path?;
+            if let Some(row) = self.row(&path)?
+                && row.inode == inode
+            {
+                self.rows.put_entry(&path, &Entry { links, ..row })?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn time_of(time: tar::Time) -> Time {
+    Time {
+        seconds: time.seconds,
+        nanoseconds: time.nanoseconds,
+    }
+}
+
+fn entry_of(member: Member) -> Entry {
+    let kind = match member.kind {
+        tar::Kind::Regular | tar::Kind::HardLink => Kind::Regular,
+        tar::Kind::Directory => Kind::Directory,
+        tar::Kind::Symlink => Kind::Symlink,
+        tar::Kind::Character => Kind::Character,
+        tar::Kind::Block => Kind::Block,
+        tar::Kind::Fifo => Kind::Fifo,
+    };
+    let symlink = kind == Kind::Symlink;
+    Entry {
+        kind,
+        mode: member.mode,
+        uid: member.uid,
+        gid: member.gid,
+        mtime: time_of(member.mtime),
+        size: if symlink {
+            member.link.len() as u64
+        } else {
+            member.size
+        },
+        offset: member.data_offset,
+        inode: member.header_offset,
+        links: 1,
+        hides: false,
+        device: member.device,
+        link: if symlink { member.link } else { Vec::new() },
+        xattrs: member.xattrs,
+        sparse: member.sparse.map(|extents| {
+            extents
+                .iter()
+                .map(|e| Extent {
+                    offset: e.offset,
+                    length: e.length,
+                })
+                .collect()
+        }),
+        sha256: None,
+    }
+}
