@@ -93,15 +93,7 @@ impl Error {
                 | storage::Error::Damaged { .. }
                 | storage::Error::Locked { .. } => (S::INTERNAL_SERVER_ERROR, UNKNOWN),
             },
-            Error::Index(e) => match e {
-                index::Error::CatalogIncomplete(_) => (S::SERVICE_UNAVAILABLE, UNKNOWN),
-                index::Error::DiskFull { .. } => (S::INSUFFICIENT_STORAGE, UNKNOWN),
-                index::Error::Refused { .. } => (S::UNPROCESSABLE_ENTITY, "UNSUPPORTED"),
-                index::Error::Db { .. }
-                | index::Error::Record { .. }
-                | index::Error::Damaged { .. }
-                | index::Error::Storage(_) => (S::INTERNAL_SERVER_ERROR, UNKNOWN),
-            },
+            Error::Index(e) => index_status(e),
             Error::Name(e) => match e {
                 NameError::Repository(_) => (S::BAD_REQUEST, "NAME_INVALID"),
                 NameError::Tag(_) => (S::BAD_REQUEST, "MANIFEST_INVALID"),
@@ -182,6 +174,22 @@ impl Error {
             _ => {}
         }
         response
+    }
+}
+
+fn index_status(error: &index::Error) -> (StatusCode, &'static str) {
+    use StatusCode as S;
+    match error {
+        index::Error::CatalogIncomplete(_) => (S::SERVICE_UNAVAILABLE, UNKNOWN),
+        index::Error::DiskFull { .. } => (S::INSUFFICIENT_STORAGE, UNKNOWN),
+        index::Error::Refused { .. } => (S::UNPROCESSABLE_ENTITY, "UNSUPPORTED"),
+        index::Error::Missing(_) => (S::NOT_FOUND, "BLOB_UNKNOWN"),
+        index::Error::Job(error) => index_status(error),
+        index::Error::Db { .. }
+        | index::Error::Record { .. }
+        | index::Error::Damaged { .. }
+        | index::Error::Panicked(_)
+        | index::Error::Storage(_) => (S::INTERNAL_SERVER_ERROR, UNKNOWN),
     }
 }
 

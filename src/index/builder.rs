@@ -4,7 +4,7 @@
 //! rows) run on a thread each, a few spans apart.
 
 use std::fs::File;
-use std::io::{self, BufWriter, Read, Write};
+use std::io::BufWriter;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,7 +18,7 @@ use super::codec::{self, Checkpoint, Compression, Copier, SPAN, Spans};
 use super::records::{Extent, Layer, Span, State};
 use super::tar::{self, Event, Parser};
 use super::tree::{Failure, Placed, Tree};
-use super::{Error, Index, Result};
+use super::{Index, Result};
 use crate::oci::Digest;
 use crate::storage;
 
@@ -114,7 +114,11 @@ fn pass<'a>(
     let result = thread::scope(|scope| {
         let spare = recycle.clone();
         let decoder = scope.spawn(move || {
-            let next = Outputs { to_hasher, to_consumer, recycled };
+            let next = Outputs {
+                to_hasher,
+                to_consumer,
+                recycled,
+            };
             decode(blob, copy, limits, progress, &next)
         });
         let hasher = scope.spawn(move || {
@@ -128,8 +132,12 @@ fn pass<'a>(
         let consumed = consume(&mut tree, &consumer, &recycle);
         // Without it the others would wait for ever.
         drop(consumer);
-        let decoded = decoder.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        let diff_id = hasher.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        let decoded = decoder
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        let diff_id = hasher
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         // A consumer that stopped is why the decoder did.
         let spans = consumed?;
         let (compression, compressed, uncompressed) = decoded?;
@@ -211,8 +219,8 @@ fn decode(
         }
         Some(path) => {
             let mut file = create(path)?;
-            let mut copier =
-                Copier::new(compression, blob.reader(), BufWriter::new(&mut file)).map_err(failed)?;
+            let mut copier = Copier::new(compression, blob.reader(), BufWriter::new(&mut file))
+                .map_err(failed)?;
             loop {
                 let mut output = buffer();
                 let next = copier.next(&mut output).map_err(failed)?;
@@ -255,8 +263,13 @@ fn consume(
     spare: &SyncSender<Vec<u8>>,
 ) -> Result<Vec<u32>, Stop> {
     let mut lengths = Vec::new();
-    let mut parser = Parser::new(tar::Limits { path: tree.max_path() });
-    let mut files = Files { open: None, holes: HOLES_HASHED };
+    let mut parser = Parser::new(tar::Limits {
+        path: tree.max_path(),
+    });
+    let mut files = Files {
+        open: None,
+        holes: HOLES_HASHED,
+    };
     for (checkpoint, output) in spans {
         let length = output.len() as u32;
         let span = Span {
@@ -328,11 +341,17 @@ struct Content {
 
 impl Content {
     fn new(size: u64, sparse: Option<Vec<tar::Extent>>, budget: &mut u64) -> Content {
-        let whole = vec![tar::Extent { offset: 0, length: size }];
+        let whole = vec![tar::Extent {
+            offset: 0,
+            length: size,
+        }];
         let extents: Vec<Extent> = sparse
             .unwrap_or(whole)
             .into_iter()
-            .map(|e| Extent { offset: e.offset, length: e.length })
+            .map(|e| Extent {
+                offset: e.offset,
+                length: e.length,
+            })
             .collect();
         let data: u64 = extents.iter().map(|e| e.length).sum();
         let holes = size.saturating_sub(data);

@@ -1,17 +1,35 @@
 //! The layers of the store, indexed and readable: what the merged view stands on.
 
+use std::io;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
+use super::jobs::Jobs;
 use super::records::{Layer, State};
-use super::{Error, Index, Result};
+use super::spans::Spans;
+use super::{Error, Index, Limits, Result, builder};
 use crate::oci::Digest;
 use crate::storage::Storage;
+
+/// How layers are indexed and read.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Threads that index. 0: pushed layers are not indexed until they are
+    /// looked into, and then by one.
+    pub jobs: usize,
+    pub limits: Limits,
+    /// Bytes of decoded spans kept in memory.
+    pub cache: u64,
+}
 
 /// Layers, their index and their bytes.
 #[derive(Debug)]
 pub struct Layers {
     storage: Arc<Storage>,
     index: Arc<Index>,
+    jobs: Jobs,
+    spans: Spans,
+    index_pushed: bool,
 }
 
 /// A layer that has an index.
@@ -19,11 +37,65 @@ pub struct Layers {
 pub struct IndexedLayer {
     pub digest: Digest,
     pub record: Layer,
+    /// Where in the tar stream each span starts.
+    starts: Vec<u64>,
+}
+
+impl IndexedLayer {
+    pub fn new(digest: Digest, record: Layer) -> IndexedLayer {
+        let starts = record.spans.iter().scan(0, |end, &length| {
+            let start = *end;
+            *end += u64::from(length);
+            Some(start)
+        });
+        IndexedLayer {
+            digest,
+            starts: starts.collect(),
+            record,
+        }
+    }
+
+    /// The span that holds a byte of the tar stream, and where it starts.
+    pub(super) fn span_at(&self, offset: u64) -> Option<(usize, u64)> {
+        if offset >= self.record.uncompressed {
+            return None;
+        }
+        let number = self.starts.partition_point(|&start| start <= offset) - 1;
+        Some((number, self.starts[number]))
+    }
+
+    pub(super) fn start_of(&self, number: usize) -> u64 {
+        self.starts[number]
+    }
 }
 
 impl Layers {
-    pub fn new(storage: Arc<Storage>, index: Arc<Index>) -> Layers {
-        Layers { storage, index }
+    pub fn new(storage: Arc<Storage>, index: Arc<Index>, options: &Options) -> io::Result<Layers> {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let work = {
+            let (storage, index) = (Arc::clone(&storage), Arc::clone(&index));
+            let limits = options.limits.clone();
+            move |layer: &Digest, force: bool, progress: &AtomicU64| {
+                if let (false, Some(state)) = (force, index.state(layer)?) {
+                    return Ok(state);
+                }
+                let blob = storage.open_content(layer)?;
+                let blob = blob.ok_or_else(|| Error::Missing(Box::new(*layer)))?;
+                builder::build(&index, layer, &blob, &limits, progress)
+            }
+        };
+        Ok(Layers {
+            jobs: Jobs::start(options.jobs.max(1), work)?,
+            spans: Spans::new(
+                Arc::clone(&storage),
+                Arc::clone(&index),
+                options.cache,
+                cores,
+            )?,
+            storage,
+            index,
+            index_pushed: options.jobs > 0,
+        })
     }
 
     pub fn storage(&self) -> &Storage {
@@ -37,21 +109,51 @@ impl Layers {
     /// A layer's index. Waits for its job where there is none yet.
     /// [`Error::Refused`]: it cannot have one.
     pub fn ready(&self, digest: &Digest) -> Result<Arc<IndexedLayer>> {
-        match self.index.state(digest)? {
-            Some(State::Ready(record)) => Ok(Arc::new(IndexedLayer {
-                digest: *digest,
-                record,
-            })),
-            Some(State::Refused(reason)) => Err(Error::Refused {
+        let state = match self.index.state(digest)? {
+            Some(state) => state,
+            None => self.jobs.now(digest, false).wait(|_| {})?,
+        };
+        match state {
+            State::Ready(record) => Ok(Arc::new(IndexedLayer::new(*digest, record))),
+            State::Refused(reason) => Err(Error::Refused {
                 layer: Box::new(*digest),
                 reason,
             }),
-            None => unimplemented!(),
         }
     }
 
-    /// Fills `buffer` with the bytes of the layer's tar stream at `offset`.
-    pub fn read(&self, _layer: &IndexedLayer, _offset: u64, _buffer: &mut [u8]) -> Result<()> {
-        unimplemented!()
+    /// Indexes a layer, again if `force`; `progress` hears of the bytes of the
+    /// blob that are done.
+    pub fn index_now(
+        &self,
+        layer: &Digest,
+        force: bool,
+        progress: impl FnMut(u64),
+    ) -> Result<State> {
+        match self.index.state(layer)? {
+            Some(state) if !force => Ok(state),
+            _ => self.jobs.now(layer, force).wait(progress),
+        }
+    }
+
+    /// Has the layers of a pushed image indexed in the background, unless that
+    /// is switched off.
+    pub fn pushed(&self, layers: impl IntoIterator<Item = Digest>) -> Result<()> {
+        if !self.index_pushed {
+            return Ok(());
+        }
+        let mut missing = Vec::new();
+        for layer in layers {
+            if self.index.state(&layer)?.is_none() {
+                missing.push(layer);
+            }
+        }
+        self.jobs.later(missing);
+        Ok(())
+    }
+
+    /// Fills `buffer` with the bytes of the layer's tar stream from `offset` on.
+    pub fn read(&self, layer: &Arc<IndexedLayer>, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        self.spans.read(layer, offset, buffer)
     }
 }

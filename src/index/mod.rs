@@ -1,20 +1,26 @@
 //! What is derived from the store and kept in RocksDB for speed. Losing it
 //! costs time, never data: what is missing is made again from the store.
 
+mod builder;
 mod catalog;
 pub mod codec;
+mod jobs;
 mod layers;
 pub mod records;
 mod rows;
+mod spans;
+pub mod tar;
+mod tree;
 
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use rocksdb::{BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, Options};
 
 use crate::oci::Digest;
 
-pub use layers::{IndexedLayer, Layers};
+pub use builder::Limits;
+pub use layers::{IndexedLayer, Layers, Options as LayerOptions};
 pub use rows::{Children, LayerWriter, Names};
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -54,6 +60,14 @@ pub enum Error {
         offset: u64,
         why: String,
     },
+    #[error("layer {0} is not in the store: push it again, or restore it")]
+    Missing(Box<Digest>),
+    /// A bug: a panic while a layer was indexed or read.
+    #[error("the work on layer {0} failed")]
+    Panicked(Box<Digest>),
+    /// What stopped a job that several wait for.
+    #[error(transparent)]
+    Job(#[from] Arc<Error>),
     #[error(transparent)]
     Storage(#[from] crate::storage::Error),
 }

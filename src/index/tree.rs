@@ -6,10 +6,13 @@
 //!
 //! The rows in the database are the tree, so memory does not follow the layer.
 
+use std::cell::Cell;
+
 use super::records::{Entry, Extent, Kind, Time};
 use super::rows::LayerWriter;
 use super::tar::{self, Member};
 use super::{Error, Result};
+use crate::storage;
 
 /// image-spec, layer.md: "Whiteouts", "Opaque Whiteout".
 const WHITEOUT: &[u8] = b".wh.";
@@ -29,6 +32,12 @@ const SYMLINKS_MAX: u32 = 40;
 pub enum Failure {
     Refused(String),
     Error(Error),
+}
+
+impl From<storage::Error> for Failure {
+    fn from(error: storage::Error) -> Failure {
+        Failure::Error(error.into())
+    }
 }
 
 impl From<Error> for Failure {
@@ -70,7 +79,7 @@ fn normalise(name: &[u8]) -> Vec<u8> {
 fn components(path: &[u8]) -> Vec<Vec<u8>> {
     path.split(|&b| b == b'/')
         .rev()
-        .filter(|c| !matches!(c, b"" | b"."))
+        .filter(|&c| !matches!(c, b"" | b"."))
         .map(<[u8]>::to_vec)
         .collect()
 }
@@ -104,7 +113,7 @@ pub struct Tree<'a> {
     made: u64,
     /// Members that are something.
     pub entries: u64,
-    foreign_links: u64,
+    foreign_links: Cell<u64>,
     has_aufs_links: bool,
     /// The last parent that was looked for, and where it is.
     parent: Option<(Vec<u8>, Vec<u8>)>,
@@ -125,7 +134,7 @@ impl<'a> Tree<'a> {
             max_path,
             made: 1,
             entries: 0,
-            foreign_links: 0,
+            foreign_links: Cell::default(),
             has_aufs_links: false,
             parent: None,
         })
@@ -171,8 +180,8 @@ impl<'a> Tree<'a> {
             entry.hides = self.row(b"")?.is_some_and(|row| row.hides);
             return Ok(Some(self.placed(Vec::new(), entry)));
         }
-        let aufs_link = name.starts_with(AUFS_LINKS)
-            && matches!(name.get(AUFS_LINKS.len()), None | Some(b'/'));
+        let aufs_link =
+            name.starts_with(AUFS_LINKS) && matches!(name.get(AUFS_LINKS.len()), None | Some(b'/'));
         self.has_aufs_links |= aufs_link;
         if base.starts_with(WHITEOUT) && !aufs_link {
             self.marker(parent, base)?;
@@ -200,6 +209,7 @@ impl<'a> Tree<'a> {
             Some(before) => {
                 entry.hides = before.hides || before.kind == Kind::Whiteout;
                 if before.is_directory() && !entry.is_directory() {
+                    self.parent = None;
                     self.remove_below(&path)?;
                 }
                 self.unlink(&path, &before)?;
@@ -211,7 +221,7 @@ impl<'a> Tree<'a> {
         }
         if entry.kind == Kind::ForeignLink {
             self.rows.put_foreign_link(&path)?;
-            self.foreign_links += 1;
+            self.foreign_links.update(|n| n + 1);
         } else if entry.links > 1 {
             self.rows.put_name(entry.inode, &path)?;
         }
@@ -312,7 +322,10 @@ impl<'a> Tree<'a> {
                 continue;
             }
             if next.len() > self.max_path {
-                return refused(format!("{} leads through symlinks to too long a path", show(name)));
+                return refused(format!(
+                    "{} leads through symlinks to too long a path",
+                    show(name)
+                ));
             }
             path = next;
             let Some(kind) = make else {
@@ -324,7 +337,10 @@ impl<'a> Tree<'a> {
                     self.count()?;
                     made
                 }
-                Some(row) if row.kind == Kind::Whiteout => Entry { hides: true, ..made },
+                Some(row) if row.kind == Kind::Whiteout => Entry {
+                    hides: true,
+                    ..made
+                },
                 Some(row) if row.kind == Kind::Passage && kind == Kind::Implicit => {
                     Entry { kind, ..row }
                 }
@@ -379,10 +395,10 @@ impl<'a> Tree<'a> {
     }
 
     /// Forgets what is known of a row's inode before another row takes its place.
-    fn unlink(&mut self, path: &[u8], row: &Entry) -> Result<()> {
+    fn unlink(&self, path: &[u8], row: &Entry) -> Result<()> {
         if row.kind == Kind::ForeignLink {
             self.rows.delete_foreign_link(path)?;
-            self.foreign_links -= 1;
+            self.foreign_links.update(|n| n - 1);
         } else if row.links > 1 {
             self.rows.delete_name(row.inode, path)?;
         }
@@ -391,8 +407,7 @@ impl<'a> Tree<'a> {
 
     /// Removes what lies below a directory. What it hides in lower layers stays
     /// hidden by what takes its place.
-    fn remove_below(&mut self, directory: &[u8]) -> Result<()> {
-        self.parent = None;
+    fn remove_below(&self, directory: &[u8]) -> Result<()> {
         let mut directories = vec![directory.to_vec()];
         while let Some(directory) = directories.pop() {
             // Rows removed while they are read: the iterator sees what was there.
@@ -418,12 +433,12 @@ impl<'a> Tree<'a> {
             self.rows.delete_entry(AUFS_LINKS)?;
         }
         self.count_links()?;
-        Ok(self.foreign_links)
+        Ok(self.foreign_links.get())
     }
 
     /// Links whose target came after them.
-    fn resolve_foreign(&mut self) -> Result<()> {
-        if self.foreign_links == 0 {
+    fn resolve_foreign(&self) -> Result<()> {
+        if self.foreign_links.get() == 0 {
             return Ok(());
         }
         for path in self.rows.foreign_links() {

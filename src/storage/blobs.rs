@@ -42,8 +42,8 @@ impl Blob {
         }
     }
 
-    pub fn file(&self) -> &File {
-        &self.file
+    pub fn into_file(self) -> File {
+        self.file
     }
 
     /// What to say of an error that reading this blob gave.

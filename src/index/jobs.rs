@@ -1,0 +1,212 @@
+//! Jobs that index layers: one a layer at a time, on threads of their own.
+
+use std::collections::{HashMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use std::{io, thread};
+
+use super::records::State;
+use super::{Error, Result};
+use crate::oci::Digest;
+
+/// Layers that wait for a thread. What is pushed beyond that is indexed when it
+/// is first looked into.
+const QUEUE_MAX: usize = 10_000;
+/// How often progress is told.
+const PROGRESS_EVERY: Duration = Duration::from_millis(100);
+
+/// One layer's job, for all who wait for it.
+#[derive(Debug, Default)]
+pub struct Job {
+    /// Bytes of the blob that are done.
+    pub progress: AtomicU64,
+    /// Index it although it is indexed.
+    force: AtomicBool,
+    result: Mutex<Option<Result<State, Arc<Error>>>>,
+    finished: Condvar,
+}
+
+impl Job {
+    /// The job's end. Meanwhile `progress` hears of the bytes that are done.
+    pub fn wait(&self, mut progress: impl FnMut(u64)) -> Result<State> {
+        let mut result = lock(&self.result);
+        loop {
+            match &*result {
+                Some(Ok(state)) => return Ok(state.clone()),
+                Some(Err(error)) => return Err(Arc::clone(error).into()),
+                None => {}
+            }
+            progress(self.progress.load(Ordering::Relaxed));
+            let waited = self.finished.wait_timeout(result, PROGRESS_EVERY);
+            result = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+#[derive(Debug)]
+pub struct Jobs {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    queue: Mutex<Queue>,
+    more: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    /// Those that wait and those under way.
+    jobs: HashMap<Digest, Arc<Job>>,
+    waiting: VecDeque<Digest>,
+}
+
+// No invariant is broken half way through what the locks guard.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Jobs {
+    /// Starts `threads` threads. `work` indexes a layer; with `true` also one that
+    /// is indexed.
+    pub fn start(
+        threads: usize,
+        work: impl Fn(&Digest, bool, &AtomicU64) -> Result<State> + Send + Sync + 'static,
+    ) -> io::Result<Jobs> {
+        let (shared, work) = (Arc::new(Shared::default()), Arc::new(work));
+        for number in 0..threads {
+            let (shared, work) = (Arc::clone(&shared), Arc::clone(&work));
+            thread::Builder::new()
+                .name(format!("index-{number}"))
+                .spawn(move || run(&shared, &*work))?;
+        }
+        Ok(Jobs { shared })
+    }
+
+    /// Has layers indexed when there is time, in their order.
+    pub fn later(&self, layers: impl IntoIterator<Item = Digest>) {
+        let mut queue = lock(&self.shared.queue);
+        for layer in layers {
+            if queue.waiting.len() >= QUEUE_MAX {
+                tracing::warn!(%layer, "too many layers wait to be indexed: this one will be when it is first looked into");
+            } else if !queue.jobs.contains_key(&layer) {
+                queue.jobs.insert(layer, Arc::default());
+                queue.waiting.push_back(layer);
+            }
+        }
+        self.shared.more.notify_all();
+    }
+
+    /// Has a layer indexed before those that nobody waits for.
+    pub fn now(&self, layer: &Digest, force: bool) -> Arc<Job> {
+        let mut queue = lock(&self.shared.queue);
+        let job = match queue.jobs.get(layer) {
+            Some(job) => {
+                let job = Arc::clone(job);
+                if let Some(place) = queue.waiting.iter().position(|d| d == layer) {
+                    queue.waiting.remove(place);
+                    queue.waiting.push_front(*layer);
+                }
+                job
+            }
+            None => {
+                let job = Arc::<Job>::default();
+                queue.jobs.insert(*layer, Arc::clone(&job));
+                queue.waiting.push_front(*layer);
+                job
+            }
+        };
+        job.force.fetch_or(force, Ordering::Relaxed);
+        self.shared.more.notify_all();
+        job
+    }
+}
+
+fn run(shared: &Shared, work: &(impl Fn(&Digest, bool, &AtomicU64) -> Result<State> + ?Sized)) {
+    loop {
+        let mut queue = lock(&shared.queue);
+        let (layer, job) = loop {
+            let next = queue.waiting.pop_front();
+            match next.and_then(|layer| Some((layer, Arc::clone(queue.jobs.get(&layer)?)))) {
+                Some(next) => break next,
+                None => {
+                    let more = shared.more.wait(queue);
+                    queue = more.unwrap_or_else(PoisonError::into_inner);
+                }
+            }
+        };
+        drop(queue);
+        let force = job.force.load(Ordering::Relaxed);
+        let result = catch_unwind(AssertUnwindSafe(|| work(&layer, force, &job.progress)))
+            .unwrap_or_else(|_| Err(Error::Panicked(Box::new(layer))));
+        match &result {
+            Ok(State::Ready(_)) => {}
+            Ok(State::Refused(reason)) => {
+                tracing::warn!(%layer, reason, "a layer has no index");
+            }
+            Err(error) => tracing::error!(%layer, %error, "cannot index a layer"),
+        }
+        // First out of the queue: who comes now finds what the job has written.
+        lock(&shared.queue).jobs.remove(&layer);
+        *lock(&job.result) = Some(result.map_err(Arc::new));
+        job.finished.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+    use crate::oci::Algorithm;
+
+    #[test]
+    fn one_job_a_layer_and_who_waits_comes_first() {
+        let (go, gate) = mpsc::channel::<()>();
+        let (gate, done) = (Mutex::new(gate), Arc::new(Mutex::new(Vec::new())));
+        let seen = Arc::clone(&done);
+        let jobs = Jobs::start(1, move |layer, _, _| {
+            lock(&gate).recv().unwrap();
+            lock(&seen).push(*layer);
+            Ok(State::Refused(String::new()))
+        })
+        .unwrap();
+        let [a, b, c] = [b"a", b"b", b"c"].map(|bytes| Algorithm::Sha256.digest(bytes));
+        jobs.later([a]);
+        // Taken by the thread, so the order below is the queue's own.
+        while !lock(&jobs.shared.queue).waiting.is_empty() {
+            thread::yield_now();
+        }
+        jobs.later([b, c, b]);
+        let (first, same) = (jobs.now(&c, false), jobs.now(&c, false));
+        assert!(Arc::ptr_eq(&first, &same));
+        for _ in 0..3 {
+            go.send(()).unwrap();
+        }
+        first.wait(|_| {}).unwrap();
+        jobs.now(&b, false);
+        drop(go);
+        while !lock(&jobs.shared.queue).jobs.is_empty() {
+            thread::yield_now();
+        }
+        assert_eq!(lock(&done)[..3], [a, c, b]);
+    }
+
+    #[test]
+    fn a_panic_ends_its_job_alone() {
+        let jobs = Jobs::start(1, |_, force, _| {
+            assert!(!force, "on purpose");
+            Ok(State::Refused("no".into()))
+        })
+        .unwrap();
+        let layer = Algorithm::Sha256.digest(b"");
+        let failed = jobs.now(&layer, true).wait(|_| {});
+        assert!(matches!(failed, Err(Error::Job(e)) if matches!(*e, Error::Panicked(_))));
+        assert_eq!(
+            jobs.now(&layer, false).wait(|_| {}).unwrap(),
+            State::Refused("no".into())
+        );
+    }
+}

@@ -1,0 +1,179 @@
+//! Decoded spans, kept within a budget and shared by all who read. A span is
+//! decoded once for all who wait for it, and checked against its checksum, so
+//! damage becomes an error and never wrong bytes. Whoever goes from one span
+//! into the next has the ones after that decoded ahead.
+
+use std::fs::File;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::{io, thread};
+
+use quick_cache::sync::{Cache, DefaultLifecycle};
+use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::codec::{self, Compression};
+use super::layers::IndexedLayer;
+use super::{Error, Index, Result};
+use crate::storage::{self, Storage};
+
+/// Spans decoded ahead of who reads forward.
+const AHEAD: usize = 2;
+/// Spans that wait to be decoded ahead; more are forgotten.
+const QUEUE: usize = 64;
+
+type Bytes = Arc<Vec<u8>>;
+/// Layer number and span number.
+type Key = (u64, usize);
+type SpanCache = Cache<Key, Bytes, BySize>;
+
+#[derive(Clone, Debug)]
+struct BySize;
+
+impl Weighter<Key, Bytes> for BySize {
+    fn weight(&self, _: &Key, bytes: &Bytes) -> u64 {
+        bytes.len() as u64 + 128
+    }
+}
+
+#[derive(Debug)]
+pub struct Spans {
+    shared: Arc<Shared>,
+    ahead: SyncSender<(Arc<IndexedLayer>, usize)>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    storage: Arc<Storage>,
+    index: Arc<Index>,
+    cache: SpanCache,
+}
+
+impl Spans {
+    /// `budget`: bytes of decoded spans to keep. `threads` decode ahead.
+    pub fn new(
+        storage: Arc<Storage>,
+        index: Arc<Index>,
+        budget: u64,
+        threads: usize,
+    ) -> io::Result<Spans> {
+        let options = OptionsBuilder::new()
+            .estimated_items_capacity((budget / codec::SPAN as u64) as usize + 1)
+            .weight_capacity(budget)
+            // Of a few large things, no shard's share could be too small for one.
+            .shards(1)
+            .build()
+            .map_err(io::Error::other)?;
+        let cache = Cache::with_options(
+            options,
+            BySize,
+            DefaultHashBuilder::default(),
+            DefaultLifecycle::default(),
+        );
+        let shared = Arc::new(Shared {
+            storage,
+            index,
+            cache,
+        });
+        let (ahead, queue) = sync_channel(QUEUE);
+        let queue = Arc::new(Mutex::new(queue));
+        for number in 0..threads {
+            let (shared, queue) = (Arc::clone(&shared), Arc::clone(&queue));
+            thread::Builder::new()
+                .name(format!("decode-{number}"))
+                .spawn(move || decode_ahead(&shared, &queue))?;
+        }
+        Ok(Spans { shared, ahead })
+    }
+
+    /// Fills `buffer` with the bytes of the layer's tar stream from `offset` on.
+    pub fn read(&self, layer: &Arc<IndexedLayer>, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        let mut filled = 0;
+        while filled < buffer.len() {
+            let at = offset + filled as u64;
+            let Some((number, start)) = layer.span_at(at) else {
+                return Err(Error::Damaged {
+                    layer: Box::new(layer.digest),
+                    offset: at,
+                    why: "it ends here".to_owned(),
+                });
+            };
+            let span = self.shared.get(layer, number)?;
+            let from = (at - start) as usize;
+            if from < buffer.len() - filled || from == 0 {
+                self.go_ahead(layer, number);
+            }
+            let length = (span.len() - from).min(buffer.len() - filled);
+            buffer[filled..filled + length].copy_from_slice(&span[from..from + length]);
+            filled += length;
+        }
+        Ok(())
+    }
+
+    /// Called when a reader enters a span.
+    fn go_ahead(&self, layer: &Arc<IndexedLayer>, number: usize) {
+        let key = |number| (layer.record.number, number);
+        let comes_from_before = number
+            .checked_sub(1)
+            .is_some_and(|before| self.shared.cache.peek(&key(before)).is_some());
+        if !comes_from_before {
+            return;
+        }
+        for next in number + 1..=number + AHEAD {
+            if next < layer.record.spans.len() && self.shared.cache.peek(&key(next)).is_none() {
+                // With so many waiting already, this one is decoded when it is read.
+                let _ = self.ahead.try_send((Arc::clone(layer), next));
+            }
+        }
+    }
+}
+
+fn decode_ahead(shared: &Shared, queue: &Mutex<Receiver<(Arc<IndexedLayer>, usize)>>) {
+    loop {
+        let next = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok((layer, number)) = next else { return };
+        // Whoever needs the span gets the same error.
+        let _ = shared.get(&layer, number);
+    }
+}
+
+impl Shared {
+    fn get(&self, layer: &IndexedLayer, number: usize) -> Result<Bytes> {
+        self.cache
+            .get_or_insert_with(&(layer.record.number, number), || {
+                self.decode(layer, number).map(Arc::new)
+            })
+    }
+
+    fn decode(&self, layer: &IndexedLayer, number: usize) -> Result<Vec<u8>> {
+        let damaged = |why: String| Error::Damaged {
+            layer: Box::new(layer.digest),
+            offset: layer.start_of(number),
+            why,
+        };
+        let span = self.index.span(layer.record.number, number as u64)?;
+        let span = span.ok_or_else(|| damaged("its index lacks a span".to_owned()))?;
+        let mut output = Vec::new();
+        let length = span.length as usize;
+        let (compression, file) = self.open(layer)?;
+        codec::decode(compression, &span.checkpoint, &file, &mut output, length)
+            .map_err(|e| damaged(e.to_string()))?;
+        if output.len() != length || xxh3_64(&output) != span.checksum {
+            return Err(damaged(
+                "its bytes are not those that were indexed".to_owned(),
+            ));
+        }
+        Ok(output)
+    }
+
+    fn open(&self, layer: &IndexedLayer) -> Result<(Compression, File)> {
+        if layer.record.copied {
+            let path = self.index.copy_path(layer.record.number);
+            let file = File::open(&path).map_err(|e| storage::Error::io("open", &path, e))?;
+            return Ok((Compression::Zstd, file));
+        }
+        let blob = self.storage.open_content(&layer.digest)?;
+        let blob = blob.ok_or_else(|| Error::Missing(Box::new(layer.digest)))?;
+        Ok((layer.record.compression, blob.into_file()))
+    }
+}
