@@ -189,6 +189,8 @@ fn index_status(error: &index::Error) -> (StatusCode, &'static str) {
         | index::Error::Record { .. }
         | index::Error::Damaged { .. }
         | index::Error::Panicked(_)
+        | index::Error::Server(..)
+        | index::Error::Format(_)
         | index::Error::Storage(_) => (S::INTERNAL_SERVER_ERROR, UNKNOWN),
     }
 }

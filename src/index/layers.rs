@@ -69,21 +69,44 @@ impl IndexedLayer {
     }
 }
 
+/// Indexes a layer of the store unless it is, or all the same if `force`.
+pub(super) fn build(
+    index: &Index,
+    storage: &Storage,
+    layer: &Digest,
+    force: bool,
+    limits: &Limits,
+    progress: &AtomicU64,
+) -> Result<State> {
+    if let (false, Some(state)) = (force, index.state(layer)?) {
+        return Ok(state);
+    }
+    let blob = storage.open_content(layer)?;
+    let blob = blob.ok_or_else(|| Error::Missing(Box::new(*layer)))?;
+    builder::build(index, layer, &blob, limits, progress)
+}
+
 impl Layers {
+    /// Layers whose index this process writes.
     pub fn new(storage: Arc<Storage>, index: Arc<Index>, options: &Options) -> io::Result<Layers> {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let work = {
             let (storage, index) = (Arc::clone(&storage), Arc::clone(&index));
             let limits = options.limits.clone();
             move |layer: &Digest, force: bool, progress: &AtomicU64| {
-                if let (false, Some(state)) = (force, index.state(layer)?) {
-                    return Ok(state);
-                }
-                let blob = storage.open_content(layer)?;
-                let blob = blob.ok_or_else(|| Error::Missing(Box::new(*layer)))?;
-                builder::build(&index, layer, &blob, &limits, progress)
+                build(&index, &storage, layer, force, &limits, progress)
             }
         };
+        Layers::with(storage, index, options, work)
+    }
+
+    /// Layers that `work` has indexed.
+    pub(super) fn with(
+        storage: Arc<Storage>,
+        index: Arc<Index>,
+        options: &Options,
+        work: impl Fn(&Digest, bool, &AtomicU64) -> Result<State> + Send + Sync + 'static,
+    ) -> io::Result<Layers> {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Ok(Layers {
             jobs: Jobs::start(options.jobs.max(1), work)?,
             spans: Spans::new(

@@ -1,6 +1,7 @@
 //! What is derived from the store and kept in RocksDB for speed. Losing it
 //! costs time, never data: what is missing is made again from the store.
 
+pub mod access;
 mod builder;
 mod catalog;
 pub mod codec;
@@ -60,11 +61,15 @@ pub enum Error {
         offset: u64,
         why: String,
     },
+    #[error("the index in {0} has another format: start the server of this version once, or remove it")]
+    Format(PathBuf),
     #[error("layer {0} is not in the store: push it again, or restore it")]
     Missing(Box<Digest>),
     /// A bug: a panic while a layer was indexed or read.
     #[error("the work on layer {0} failed")]
     Panicked(Box<Digest>),
+    #[error("the server cannot index layer {0}: {1}")]
+    Server(Box<Digest>, String),
     /// What stopped a job that several wait for.
     #[error(transparent)]
     Job(#[from] Arc<Error>),
@@ -83,6 +88,17 @@ pub struct Index {
     path: PathBuf,
     catalog: catalog::Progress,
     next_layer: Mutex<u64>,
+    /// Of one that another process writes: where RocksDB keeps this one's log.
+    following: Option<PathBuf>,
+}
+
+impl Drop for Index {
+    fn drop(&mut self) {
+        if let Some(folder) = &self.following {
+            // A few lines of log in the folder for such things.
+            let _ = std::fs::remove_dir_all(folder);
+        }
+    }
 }
 
 impl Index {
@@ -111,24 +127,56 @@ impl Index {
                 db = open(path).map_err(failed)?;
             }
             db.put(FORMAT_KEY, FORMAT).map_err(failed)?;
+            // Layers are numbered anew.
+            remove_copies(&copies(path))?;
         }
         let index = Index {
             db,
             path: path.to_owned(),
             catalog: catalog::Progress::default(),
             next_layer: Mutex::default(),
+            following: None,
         };
         index.clean_layers()?;
         Ok(index)
     }
 
-    /// Where the seekable copy of a layer lies that cannot be sought in as it is.
-    pub fn copy_path(&self, layer: u64) -> PathBuf {
-        self.copies().join(format!("{layer:016x}"))
+    /// Opens the database in `path` to read, whoever else writes to it.
+    pub fn follow(path: &Path) -> Result<Index> {
+        let failed = |cause| Error::Db {
+            path: path.to_owned(),
+            cause,
+        };
+        let log = std::env::temp_dir().join(format!("registry-{}", uuid::Uuid::new_v4()));
+        let (mut options, families) = families();
+        options.create_if_missing(false);
+        // Files that the writer removes must stay readable here.
+        options.set_max_open_files(-1);
+        let opened = DB::open_cf_descriptors_as_secondary(&options, path, &log, families);
+        let index = Index {
+            db: opened.map_err(failed)?,
+            path: path.to_owned(),
+            catalog: catalog::Progress::default(),
+            next_layer: Mutex::default(),
+            following: Some(log),
+        };
+        let found = index.db.get(FORMAT_KEY).map_err(failed)?;
+        match found.as_deref() {
+            Some(FORMAT) => Ok(index),
+            _ => Err(Error::Format(path.to_owned())),
+        }
     }
 
-    fn copies(&self) -> PathBuf {
-        self.path.with_file_name("seekable")
+    /// Sees what the writer has written until now.
+    pub fn catch_up(&self) -> Result<()> {
+        self.db
+            .try_catch_up_with_primary()
+            .map_err(|e| self.failed(e))
+    }
+
+    /// Where the seekable copy of a layer lies that cannot be sought in as it is.
+    pub fn copy_path(&self, layer: u64) -> PathBuf {
+        copies(&self.path).join(format!("{layer:016x}"))
     }
 
     fn failed(&self, cause: rocksdb::Error) -> Error {
@@ -138,6 +186,20 @@ impl Index {
             return Error::DiskFull { path };
         }
         Error::Db { path, cause }
+    }
+}
+
+/// The folder of seekable copies, beside the database.
+fn copies(path: &Path) -> PathBuf {
+    path.with_file_name("seekable")
+}
+
+fn remove_copies(folder: &Path) -> Result<()> {
+    match std::fs::remove_dir_all(folder) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            Err(crate::storage::Error::io("remove", folder, e).into())
+        }
+        _ => Ok(()),
     }
 }
 
@@ -161,6 +223,11 @@ const FAMILIES: [&str; 6] = [
 const BLOCK_CACHE: usize = 32 << 20;
 
 fn open(path: &Path) -> Result<DB, rocksdb::Error> {
+    let (options, families) = families();
+    DB::open_cf_descriptors(&options, path, families)
+}
+
+fn families() -> (Options, Vec<ColumnFamilyDescriptor>) {
     let mut options = Options::default();
     options.create_if_missing(true);
     options.create_missing_column_families(true);
@@ -175,8 +242,9 @@ fn open(path: &Path) -> Result<DB, rocksdb::Error> {
     blocks.set_bloom_filter(10.0, false);
     blocks.set_block_size(16 << 10);
     options.set_block_based_table_factory(&blocks);
-    let families = FAMILIES.map(|family| ColumnFamilyDescriptor::new(family, options.clone()));
-    DB::open_cf_descriptors(&options, path, families)
+    let family = |name| ColumnFamilyDescriptor::new(name, options.clone());
+    let families = FAMILIES.into_iter().map(family).collect();
+    (options, families)
 }
 
 #[cfg(test)]

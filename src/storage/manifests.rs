@@ -83,7 +83,7 @@ impl Storage {
         }
         // Behind a long change, read without keeping: a reader that waited would
         // take a thread from all others.
-        let Some(_lock) = self.try_lock(repository) else {
+        let Some(_lock) = self.try_lock(repository).filter(|_| self.is_owned()) else {
             return self.load(repository, reference);
         };
         let manifest = self.load(repository, reference)?;

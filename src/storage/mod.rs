@@ -123,7 +123,8 @@ pub struct Storage {
     manifests: manifests::ManifestCache,
     blob_sizes: Cache<(Repository, Digest), u64>,
     sessions: uploads::Sessions,
-    _lock: File,
+    /// `None`: somebody else may be writing, so nothing is remembered.
+    lock: Option<File>,
 }
 
 /// How to open a store.
@@ -154,17 +155,33 @@ impl Storage {
                 _ => fs::create_dir(&scratch).map_err(|e| Error::io("create", &scratch, e))?,
             }
         }
-        Ok(Storage {
-            durable: Durable::new(scratch),
+        Ok(Storage::with(layout, options.sparse_images, Some(lock)))
+    }
+
+    /// Opens a store to read it while a server may be writing to it.
+    pub fn observe(root: &Path) -> Result<Storage> {
+        let layout = Layout::new(root);
+        exists(layout.base())?;
+        Ok(Storage::with(layout, false, None))
+    }
+
+    fn with(layout: Layout, sparse_images: bool, lock: Option<File>) -> Storage {
+        Storage {
+            durable: Durable::new(layout.scratch()),
             layout,
-            sparse_images: options.sparse_images,
+            sparse_images,
             shards: [const { Mutex::new(()) }; SHARDS],
             hash: RandomState::new(),
             manifests: manifests::cache(MANIFEST_CACHE),
             blob_sizes: Cache::new(BLOB_CACHE),
             sessions: uploads::Sessions::default(),
-            _lock: lock,
-        })
+            lock,
+        }
+    }
+
+    /// Whether what is remembered of the store stays true.
+    fn is_owned(&self) -> bool {
+        self.lock.is_some()
     }
 
     /// Serialises changes to a repository, and cache fills with them.

@@ -1,0 +1,219 @@
+//! The index for a process beside the server, or without one: it reads what is
+//! there, and has indexed what is missing. Only one process writes: a server
+//! that runs is asked over the socket `DIR/socket`, otherwise this one takes
+//! the lock on DIR and writes, for as long as it takes.
+
+use std::fs::{File, Permissions};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use super::layers::{Layers, Options, build};
+use super::records::State;
+use super::{Error, Index, Result};
+use crate::oci::Digest;
+use crate::storage::{self, Storage};
+
+const SOCKET: &str = "socket";
+/// How long another process may hold the lock without a socket: one that indexes
+/// a layer, or a server that starts or stops.
+const PATIENCE: Duration = Duration::from_secs(60);
+const RETRY_EVERY: Duration = Duration::from_millis(20);
+/// Bytes of a line on the socket.
+const LINE_MAX: u64 = 4096;
+
+/// What the server is asked, in one line.
+#[derive(Serialize, Deserialize)]
+struct Request {
+    layer: String,
+    force: bool,
+}
+
+/// What it answers: a line for each step, the last one is not `Progress`.
+#[derive(Serialize, Deserialize)]
+enum Answer {
+    /// Bytes of the blob that are done.
+    Progress(u64),
+    Done,
+    Failed(String),
+}
+
+/// The layers of the registry in `dir`, read and indexed as far as needed.
+pub fn open(dir: &Path, storage: Arc<Storage>, options: &Options) -> Result<Layers> {
+    let index = Arc::new(open_index(dir)?);
+    let work = {
+        let (dir, options) = (dir.to_owned(), options.clone());
+        let (storage, index) = (Arc::clone(&storage), Arc::clone(&index));
+        move |layer: &Digest, force: bool, progress: &AtomicU64| {
+            have_indexed(&dir, &storage, layer, force, &options, progress)?;
+            index.catch_up()?;
+            index.state(layer)?.ok_or_else(|| Error::Missing(Box::new(*layer)))
+        }
+    };
+    let failed = |cause| storage::Error::io("start threads for", dir, cause);
+    Ok(Layers::with(storage, index, options, work).map_err(failed)?)
+}
+
+/// Opens the index to read; makes an empty one where there is none that can be
+/// read.
+fn open_index(dir: &Path) -> Result<Index> {
+    let path = dir.join("db");
+    let start = Instant::now();
+    loop {
+        let error = match Index::follow(&path) {
+            Ok(index) => return Ok(index),
+            Err(error) => error,
+        };
+        match storage::lock(dir, false) {
+            Ok(_lock) => drop(Index::open(&path)?),
+            // A server that is about to make it.
+            Err(storage::Error::Locked { .. }) if start.elapsed() < PATIENCE => {
+                thread::sleep(RETRY_EVERY);
+            }
+            Err(storage::Error::Locked { .. }) => return Err(error),
+            Err(e) => return Err(e.into()),
+        }
+    }
+}
+
+fn have_indexed(
+    dir: &Path,
+    storage: &Storage,
+    layer: &Digest,
+    force: bool,
+    options: &Options,
+    progress: &AtomicU64,
+) -> Result<()> {
+    let start = Instant::now();
+    loop {
+        if let Some(server) = connect(dir)? {
+            return ask(&server, layer, force, progress)
+                .map_err(|e| storage::Error::io("ask the server at", &dir.join(SOCKET), e))?
+                .map_err(|message| Error::Server(Box::new(*layer), message));
+        }
+        match storage::lock(dir, false) {
+            Ok(_lock) => {
+                let index = Index::open(&dir.join("db"))?;
+                build(&index, storage, layer, force, &options.limits, progress)?;
+                return Ok(());
+            }
+            Err(storage::Error::Locked { .. }) if start.elapsed() < PATIENCE => {
+                thread::sleep(RETRY_EVERY);
+            }
+            Err(e) => return Err(e.into()),
+        }
+    }
+}
+
+/// A connection to the server; `None`: there is none.
+fn connect(dir: &Path) -> Result<Option<UnixStream>, storage::Error> {
+    let path = dir.join(SOCKET);
+    let failed = |e| storage::Error::io("connect to", &path, e);
+    // By way of the open folder, since a socket's path may have 107 bytes only.
+    let folder = File::open(dir).map_err(failed)?;
+    match UnixStream::connect(short(&folder)) {
+        Ok(stream) => Ok(Some(stream)),
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => Ok(None),
+        Err(e) => Err(failed(e)),
+    }
+}
+
+fn short(folder: &File) -> PathBuf {
+    format!("/proc/self/fd/{}/{SOCKET}", folder.as_raw_fd()).into()
+}
+
+fn ask(
+    mut server: &UnixStream,
+    layer: &Digest,
+    force: bool,
+    progress: &AtomicU64,
+) -> io::Result<Result<(), String>> {
+    let layer = layer.to_string();
+    send(server, &Request { layer, force })?;
+    let mut lines = BufReader::new(&mut server);
+    loop {
+        match receive(&mut lines)? {
+            Answer::Progress(done) => progress.store(done, Ordering::Relaxed),
+            Answer::Done => return Ok(Ok(())),
+            Answer::Failed(message) => return Ok(Err(message)),
+        }
+    }
+}
+
+fn send<T: Serialize>(mut stream: &UnixStream, message: &T) -> io::Result<()> {
+    let mut line = serde_json::to_vec(message)?;
+    line.push(b'\n');
+    stream.write_all(&line)
+}
+
+fn receive<T: for<'a> Deserialize<'a>>(stream: &mut impl BufRead) -> io::Result<T> {
+    let mut line = Vec::new();
+    stream.take(LINE_MAX).read_until(b'\n', &mut line)?;
+    if line.last() != Some(&b'\n') {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(serde_json::from_slice(&line)?)
+}
+
+/// Answers other processes, for as long as this one lives. Who may connect may
+/// have any layer of the store indexed, so only the socket's owner may.
+pub fn listen(dir: &Path, layers: Arc<Layers>) -> Result<(), storage::Error> {
+    let path = dir.join(SOCKET);
+    let failed = |e| storage::Error::io("listen at", &path, e);
+    match std::fs::remove_file(&path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(failed(e)),
+        _ => {}
+    }
+    let folder = File::open(dir).map_err(failed)?;
+    let listener = UnixListener::bind(short(&folder)).map_err(failed)?;
+    std::fs::set_permissions(&path, Permissions::from_mode(0o600)).map_err(failed)?;
+    let accept = move || {
+        for stream in listener.incoming() {
+            let layers = Arc::clone(&layers);
+            let answered = stream.and_then(|stream| {
+                thread::Builder::new()
+                    .name("socket".into())
+                    .spawn(move || answer(&stream, &layers))
+            });
+            if let Err(error) = answered {
+                tracing::warn!(%error, "cannot answer at DIR/{SOCKET}");
+                thread::sleep(RETRY_EVERY);
+            }
+        }
+    };
+    thread::Builder::new()
+        .name("listen".into())
+        .spawn(accept)
+        .map_err(failed)?;
+    Ok(())
+}
+
+fn answer(stream: &UnixStream, layers: &Layers) {
+    let mut lines = BufReader::new(stream);
+    // An asker that is gone, or talks nonsense, is of no concern.
+    let _ = stream.set_read_timeout(Some(PATIENCE));
+    let Ok(Request { layer, force }) = receive(&mut lines) else {
+        return;
+    };
+    let answer = match layer.parse::<Digest>() {
+        Ok(layer) => {
+            let progress = |done| {
+                let _ = send(stream, &Answer::Progress(done));
+            };
+            match layers.index_now(&layer, force, progress) {
+                Ok(State::Ready(_) | State::Refused(_)) => Answer::Done,
+                Err(error) => Answer::Failed(error.to_string()),
+            }
+        }
+        Err(error) => Answer::Failed(error.to_string()),
+    };
+    let _ = send(stream, &answer);
+}
