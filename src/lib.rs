@@ -1,10 +1,11 @@
 //! A container image registry for people who want to look inside images.
 //!
-//! Dependencies go one way: `cli` -> `http` -> `index` -> `storage` -> `oci`.
+//! Dependencies go one way: `cli` -> `http` -> `image` -> `index` -> `storage` -> `oci`.
 
 pub mod cli;
 pub mod config;
 pub mod http;
+pub mod image;
 pub mod index;
 pub mod log;
 pub mod oci;

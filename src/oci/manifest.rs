@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::media_type::{is_non_distributable, is_schema1};
-use super::{Digest, DigestError, MediaType};
+use super::platform::RawPlatform;
+use super::{Digest, DigestError, MediaType, Platform};
 
 /// Largest manifest taken, in bytes (distribution-spec, "Pushing Manifests").
 pub const MANIFEST_MAX: usize = 4 << 20;
@@ -228,6 +229,90 @@ impl Manifest {
     }
 }
 
+/// What a stored document is made of, for readers of the image. As lenient with
+/// what other servers stored as [`stored_media_type`] is.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Contents {
+    Image {
+        config: Digest,
+        /// Base first.
+        layers: Vec<LayerDescriptor>,
+    },
+    Index {
+        children: Vec<Child>,
+    },
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub struct LayerDescriptor {
+    pub digest: Digest,
+    /// Fetched from elsewhere, and seldom here.
+    pub foreign: bool,
+}
+
+/// A manifest that an index names.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Child {
+    pub digest: Digest,
+    pub platform: Option<Platform>,
+}
+
+impl Contents {
+    pub fn parse(bytes: &[u8]) -> Result<Contents, ManifestError> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Stored {
+            schema_version: Option<i64>,
+            config: Option<RawDescriptor>,
+            layers: Option<Vec<RawDescriptor>>,
+            manifests: Option<Vec<RawChild>>,
+        }
+        #[derive(Deserialize)]
+        struct RawChild {
+            #[serde(flatten)]
+            descriptor: RawDescriptor,
+            platform: Option<RawPlatform>,
+        }
+        let document: Stored = serde_json::from_slice(bytes)?;
+        if document.schema_version == Some(1) {
+            return Err(ManifestError::Schema1);
+        }
+        match (document.config, document.manifests) {
+            (None, None) => Err(ManifestError::Missing("config")),
+            (Some(_), Some(_)) => Err(ManifestError::Ambiguous),
+            (None, Some(manifests)) => {
+                let child = |child: &RawChild| {
+                    Ok(Child {
+                        digest: child.descriptor.digest("manifests")?,
+                        platform: child.platform.as_ref().and_then(RawPlatform::platform),
+                    })
+                };
+                let children: Result<_, ManifestError> = manifests.iter().map(child).collect();
+                Ok(Contents::Index {
+                    children: children?,
+                })
+            }
+            (Some(config), None) => {
+                let layer = |layer: &RawDescriptor| {
+                    Ok(LayerDescriptor {
+                        digest: layer.digest("layers")?,
+                        foreign: layer
+                            .media_type
+                            .as_deref()
+                            .is_some_and(is_non_distributable),
+                    })
+                };
+                let layers: Result<_, ManifestError> =
+                    document.layers.iter().flatten().map(layer).collect();
+                Ok(Contents::Image {
+                    config: config.digest("config")?,
+                    layers: layers?,
+                })
+            }
+        }
+    }
+}
+
 /// The media type of a stored document. Stores of other servers hold only the
 /// bytes too, among them schema 1 manifests, so this is lenient: it answers
 /// what distribution would.
@@ -391,6 +476,46 @@ mod tests {
                 .expect_err(why)
                 .to_string();
             assert!(error.contains(want), "{why}: {error}");
+        }
+    }
+
+    #[test]
+    fn contents() {
+        let parsed = |n| digest(n).parse().unwrap();
+        let contents = Contents::parse(image("").as_bytes()).unwrap();
+        let layer = |n, foreign| LayerDescriptor {
+            digest: parsed(n),
+            foreign,
+        };
+        let want = Contents::Image {
+            config: parsed(1),
+            layers: vec![layer(2, false), layer(3, true)],
+        };
+        assert_eq!(contents, want);
+
+        let text = format!(
+            r#"{{"manifests":[{{"digest":"{}","size":1,"platform":{{"os":"linux","architecture":"arm64","variant":"v8"}}}},
+            {{"digest":"{}","size":2,"platform":null}}]}}"#,
+            digest(4),
+            digest(5)
+        );
+        let contents = Contents::parse(text.as_bytes()).unwrap();
+        let child = |n, platform: Option<&str>| Child {
+            digest: parsed(n),
+            platform: platform.map(|text| text.parse().unwrap()),
+        };
+        let children = vec![child(4, Some("linux/arm64")), child(5, None)];
+        assert_eq!(contents, Contents::Index { children });
+
+        for (text, want) in [
+            ("{}", "no config"),
+            (r#"{"schemaVersion":1,"config":{}}"#, "schema 1"),
+            (r#"{"config":{},"manifests":[]}"#, "both"),
+            (r#"{"config":{}}"#, "in config"),
+            (r#"{"manifests":[{"digest":"x"}]}"#, "in manifests"),
+        ] {
+            let error = Contents::parse(text.as_bytes()).unwrap_err().to_string();
+            assert!(error.contains(want), "{text}: {error}");
         }
     }
 

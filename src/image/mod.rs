@@ -1,0 +1,96 @@
+//! Images as file systems: the merged view of their layers. What shows them to
+//! the outside (HTTP, command line, mount) stands on this and adds no rules of
+//! its own. Everything here is blocking code.
+//!
+//! An image is its layers, base first. Each layer by itself is a consistent tree
+//! ([`crate::index`] sees to that); [`merge`] lays them over each other as an
+//! overlay does, one directory at a time and nothing ahead of time, [`view`]
+//! walks paths through that and reads. Memory follows the directory in hand and
+//! the number of layers, never the size of the image.
+
+mod error;
+mod id;
+mod merge;
+mod resolve;
+mod tar;
+mod view;
+mod walk;
+
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+
+use crate::index::records::Entry;
+use crate::index::{IndexedLayer, Layers};
+use crate::oci::{Digest, Repository};
+
+pub use crate::oci::Platform;
+pub use error::{At, Candidate, Error, Result};
+pub use id::{Id, IdError};
+pub use merge::Children;
+pub use resolve::Images;
+pub use view::{Identity, Reader};
+pub use walk::Walk;
+
+/// Most layers of an image: what overlayfs takes (`OVL_MAX_STACK`).
+pub const LAYERS_MAX: usize = 500;
+
+/// An image whose layers are all indexed. What it says never changes.
+pub struct Image {
+    /// Where it was found, and so who may read it.
+    pub repository: Repository,
+    /// The image's own manifest, also where it was found through an index.
+    pub manifest: Digest,
+    pub config: Digest,
+    /// Base first.
+    pub layers: Vec<Arc<IndexedLayer>>,
+    /// What is odd about it: sentences for users.
+    pub warnings: Vec<String>,
+    source: Arc<Layers>,
+    links: OnceLock<view::ForeignLinks>,
+}
+
+impl fmt::Debug for Image {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// `REPOSITORY@MANIFEST`, which names it in messages.
+impl fmt::Display for Image {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}", self.repository, self.manifest)
+    }
+}
+
+/// What lies at a path of an image.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// Without slashes at either end; the root's is empty.
+    pub path: Vec<u8>,
+    /// The layer that `entry` comes from, as a place in [`Image::layers`]. An
+    /// image without layers has a root all the same, with 0 here.
+    pub layer: usize,
+    /// Its kind is one of those that a file system has: `Regular`, `Directory`,
+    /// `Symlink`, `Character`, `Block` or `Fifo`. A hard link has its target's.
+    /// `links` counts in its layer: see [`Image::links`].
+    pub entry: Entry,
+    /// Of a directory: the layers that have something in it, the topmost first.
+    pub dirs: Vec<usize>,
+    /// The path of `entry` in its layer, where that is another: a hard link to
+    /// what a lower layer has.
+    target: Option<Box<[u8]>>,
+}
+
+impl Node {
+    pub fn is_directory(&self) -> bool {
+        self.entry.is_directory()
+    }
+
+    /// The last component of its path; the root's is empty.
+    pub fn name(&self) -> &[u8] {
+        match self.path.iter().rposition(|&b| b == b'/') {
+            Some(slash) => &self.path[slash + 1..],
+            None => &self.path,
+        }
+    }
+}
