@@ -10,6 +10,8 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::builder::BoolishValueParser;
 use clap::{ArgAction, Args, CommandFactory};
 
+use crate::image::Id;
+use crate::index::{LayerOptions, Limits};
 use crate::log;
 use crate::storage;
 
@@ -17,16 +19,152 @@ use crate::storage;
 /// npm ancestor.
 const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8000);
 
-/// The flags of `registry serve`.
+/// Where the registry is.
 #[derive(Args, Clone, Debug)]
-pub struct ServeArgs {
-    /// Folder of the registry, made if missing: blobs go to DIR/layers, the index to DIR/db
+pub struct StoreArgs {
+    /// Folder of the registry, which the server makes if missing: blobs go to DIR/layers, the index to DIR/db
     #[arg(long, value_name = "DIR", env = "REGISTRY_DIR", default_value = ".")]
     pub dir: PathBuf,
 
     /// Another root for the blobs: an existing folder, for instance of a registry:2 (its `rootdirectory`) [default: DIR/layers]
     #[arg(long, value_name = "PATH", env = "REGISTRY_LAYERS")]
     pub layers: Option<PathBuf>,
+}
+
+impl StoreArgs {
+    /// The blobs' root.
+    pub fn root(&self) -> Result<PathBuf> {
+        match &self.layers {
+            // A mistyped path must not become an empty registry.
+            Some(layers) => {
+                ensure!(
+                    layers.is_dir(),
+                    "--layers {} is not a folder",
+                    layers.display()
+                );
+                Ok(layers.clone())
+            }
+            None => Ok(self.dir.join("layers")),
+        }
+    }
+}
+
+/// How layers are indexed, and read by their index.
+#[derive(Args, Clone, Debug)]
+pub struct IndexArgs {
+    /// Layers indexed at a time; 0 indexes a layer when it is first looked into, not when it is pushed [default: number of cores]
+    #[arg(long, value_name = "N", env = "REGISTRY_INDEX_JOBS", value_parser = clap::value_parser!(u16).range(0..=1024))]
+    pub index_jobs: Option<u16>,
+
+    /// Memory for parts of layers that are kept decoded; at least 32MiB
+    #[arg(long, value_name = "BYTES", env = "REGISTRY_CACHE_SIZE", default_value = "256MiB", value_parser = bytes)]
+    pub cache_size: u64,
+
+    /// Entries that a layer may have; one with more gets no index
+    #[arg(long, value_name = "N", env = "REGISTRY_INDEX_MAX_ENTRIES", default_value_t = 5_000_000,
+          value_parser = clap::value_parser!(u64).range(1..))]
+    pub index_max_entries: u64,
+
+    /// Bytes that a layer may unpack to
+    #[arg(long, value_name = "BYTES", env = "REGISTRY_INDEX_MAX_OUTPUT", default_value = "1TB", value_parser = bytes)]
+    pub index_max_output: u64,
+
+    /// How many times its own size a layer may unpack to, beyond the first 100 MB
+    #[arg(long, value_name = "N", env = "REGISTRY_INDEX_MAX_RATIO", default_value_t = 2000,
+          value_parser = clap::value_parser!(u64).range(1..))]
+    pub index_max_ratio: u64,
+
+    /// Bytes that a path in a layer may have
+    #[arg(long, value_name = "BYTES", env = "REGISTRY_INDEX_MAX_PATH", default_value_t = 4096,
+          value_parser = clap::value_parser!(u16).range(1..=4096))]
+    pub index_max_path: u16,
+}
+
+/// Less would not hold two of the largest parts.
+const CACHE_MIN: u64 = 32 << 20;
+
+impl IndexArgs {
+    pub fn check(&self) -> Result<LayerOptions> {
+        ensure!(
+            self.cache_size >= CACHE_MIN,
+            "--cache-size is {} bytes, want at least 32MiB",
+            self.cache_size
+        );
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Ok(LayerOptions {
+            jobs: self.index_jobs.map_or(cores, usize::from),
+            limits: Limits {
+                entries: self.index_max_entries,
+                output: self.index_max_output,
+                ratio: self.index_max_ratio,
+                path: usize::from(self.index_max_path),
+            },
+            cache: self.cache_size,
+        })
+    }
+}
+
+/// `4096`, `256MiB`, `1TB`.
+fn bytes(text: &str) -> Result<u64, String> {
+    const UNITS: [(&str, u64); 10] = [
+        ("", 1),
+        ("B", 1),
+        ("kB", 1000),
+        ("KiB", 1 << 10),
+        ("MB", 1_000_000),
+        ("MiB", 1 << 20),
+        ("GB", 1_000_000_000),
+        ("GiB", 1 << 30),
+        ("TB", 1_000_000_000_000),
+        ("TiB", 1 << 40),
+    ];
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let unit = UNITS.iter().find(|(name, _)| *name == unit.trim());
+    let bytes = number.parse::<u64>().ok().zip(unit);
+    bytes
+        .and_then(|(number, (_, unit))| number.checked_mul(*unit))
+        .ok_or_else(|| "want a number with a unit, such as 256MiB, 10GB or 1TB".to_owned())
+}
+
+/// The flags of `registry index`.
+#[derive(Args, Clone, Debug)]
+pub struct IndexCommandArgs {
+    #[command(flatten)]
+    pub store: StoreArgs,
+
+    #[command(flatten)]
+    pub index: IndexArgs,
+
+    /// Index all images of the registry
+    #[arg(long)]
+    pub all: bool,
+
+    /// Index also what is indexed already
+    #[arg(long)]
+    pub force: bool,
+
+    /// Print a JSON array of the layers when all are done
+    #[arg(long)]
+    pub json: bool,
+
+    /// Images to index: NAME[:TAG][@DIGEST]; of an index all platforms that are here
+    #[arg(
+        value_name = "REFERENCE",
+        conflicts_with = "all",
+        required_unless_present = "all"
+    )]
+    pub references: Vec<Id>,
+}
+
+/// The flags of `registry serve`.
+#[derive(Args, Clone, Debug)]
+pub struct ServeArgs {
+    #[command(flatten)]
+    pub store: StoreArgs,
+
+    #[command(flatten)]
+    pub index: IndexArgs,
 
     /// Listen here; may be repeated; port 0 takes a free one, which the ready line names [default: 127.0.0.1:8000]
     #[arg(
@@ -134,6 +272,7 @@ pub struct Serve {
     pub dir: PathBuf,
     pub storage: storage::Options,
     pub http: Http,
+    pub layers: LayerOptions,
     pub upload_ttl: Duration,
     pub log: log::Format,
     pub log_level: log::Level,
@@ -186,17 +325,10 @@ impl ServeArgs {
             (Some(_), None) => bail!("--tls-cert needs --tls-key"),
             (None, Some(_)) => bail!("--tls-key needs --tls-cert"),
         };
-        if let Some(layers) = &self.layers {
-            // A mistyped path must not become an empty registry.
-            ensure!(
-                layers.is_dir(),
-                "--layers {} is not a folder",
-                layers.display()
-            );
-        }
-        let root = self.layers.unwrap_or_else(|| self.dir.join("layers"));
+        let root = self.store.root()?;
         Ok(Serve {
-            dir: self.dir,
+            dir: self.store.dir,
+            layers: self.index.check()?,
             storage: storage::Options {
                 root,
                 read_only: self.read_only,
@@ -270,7 +402,10 @@ mod tests {
         let arguments = ["registry", "serve"]
             .into_iter()
             .chain(arguments.split_whitespace());
-        let crate::cli::Command::Serve(args) = crate::cli::Cli::try_parse_from(arguments)?.command;
+        let crate::cli::Command::Serve(args) = crate::cli::Cli::try_parse_from(arguments)?.command
+        else {
+            unreachable!("the arguments start with serve");
+        };
         args.check(environment.iter().map(|(k, v)| (k.into(), v.into())))
     }
 

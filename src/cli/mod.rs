@@ -1,12 +1,14 @@
 //! The command line, a file a subcommand.
 
+mod index;
 mod serve;
+mod store;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::config::ServeArgs;
+use crate::config::{IndexCommandArgs, ServeArgs};
 
 /// A container image registry for people who want to look inside images.
 #[derive(Debug, Parser)]
@@ -25,11 +27,19 @@ pub enum Command {
     /// SIGHUP reads the TLS certificate again.
     /// Exit codes: 0 stopped on a signal, 1 failed, 2 wrong flags.
     Serve(ServeArgs),
+
+    /// Index layers, so that their files can be found and read at once
+    ///
+    /// The server does this by itself when an image is pushed, or first looked into. Works beside a running server,
+    /// which then does the work, and without one.
+    /// Exit codes: 0 all is indexed, 1 some could not be, 2 wrong flags.
+    Index(IndexCommandArgs),
 }
 
 /// Runs a command to its end.
 pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Serve(args) => serve::run(args.check(std::env::vars_os())?),
+        Command::Index(args) => index::run(&args),
     }
 }

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use crate::config::Serve;
 use crate::http::{App, Server};
-use crate::index::Index;
+use crate::index::{Index, Layers, access};
 use crate::log;
 use crate::storage::{self, Storage};
 
@@ -31,6 +31,9 @@ pub fn run(mut config: Serve) -> Result<ExitCode> {
     config.http.max_connections = allow_connections(config.http.max_connections)?;
     let storage = Arc::new(Storage::open(&config.storage)?);
     let index = Arc::new(Index::open(&config.dir.join("db"))?);
+    let layers = Layers::new(Arc::clone(&storage), Arc::clone(&index), &config.layers);
+    let layers = Arc::new(layers.context("cannot start the threads that index layers")?);
+    access::listen(&config.dir, Arc::clone(&layers))?;
 
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -40,6 +43,7 @@ pub fn run(mut config: Serve) -> Result<ExitCode> {
         let app = App::new(
             Arc::clone(&storage),
             Arc::clone(&index),
+            layers,
             config.storage.read_only,
             config.http.max_connections,
         );

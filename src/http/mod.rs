@@ -19,7 +19,7 @@ use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HeaderName, HeaderValu
 use hyper::{Method, Request, Response, StatusCode};
 use tokio::sync::Semaphore;
 
-use crate::index::Index;
+use crate::index::{Index, Layers};
 use crate::log;
 use crate::storage::Storage;
 use activity::Activity;
@@ -41,6 +41,7 @@ const PARSING: usize = 2;
 pub struct App {
     pub storage: Arc<Storage>,
     pub index: Arc<Index>,
+    pub layers: Arc<Layers>,
     pub read_only: bool,
     /// Set when the server is about to stop.
     draining: AtomicBool,
@@ -55,12 +56,19 @@ pub struct App {
 
 impl App {
     /// `connections`: how many there may be, and so how many open blobs.
-    pub fn new(storage: Arc<Storage>, index: Arc<Index>, read_only: bool, connections: u32) -> App {
+    pub fn new(
+        storage: Arc<Storage>,
+        index: Arc<Index>,
+        layers: Arc<Layers>,
+        read_only: bool,
+        connections: u32,
+    ) -> App {
         // Ids of two runs should not meet in one log.
         let start = uuid::Uuid::new_v4().as_u64_pair().0;
         App {
             storage,
             index,
+            layers,
             read_only,
             draining: AtomicBool::new(false),
             upload_buffers: Arc::new(Semaphore::new(UPLOAD_BUFFERS)),

@@ -55,7 +55,9 @@ pub fn open(dir: &Path, storage: Arc<Storage>, options: &Options) -> Result<Laye
         move |layer: &Digest, force: bool, progress: &AtomicU64| {
             have_indexed(&dir, &storage, layer, force, &options, progress)?;
             index.catch_up()?;
-            index.state(layer)?.ok_or_else(|| Error::Missing(Box::new(*layer)))
+            index
+                .state(layer)?
+                .ok_or_else(|| Error::Missing(Box::new(*layer)))
         }
     };
     let failed = |cause| storage::Error::io("start threads for", dir, cause);
@@ -121,7 +123,14 @@ fn connect(dir: &Path) -> Result<Option<UnixStream>, storage::Error> {
     let folder = File::open(dir).map_err(failed)?;
     match UnixStream::connect(short(&folder)) {
         Ok(stream) => Ok(Some(stream)),
-        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => Ok(None),
+        Err(e)
+            if matches!(
+                e.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+            ) =>
+        {
+            Ok(None)
+        }
         Err(e) => Err(failed(e)),
     }
 }

@@ -61,7 +61,9 @@ pub enum Error {
         offset: u64,
         why: String,
     },
-    #[error("the index in {0} has another format: start the server of this version once, or remove it")]
+    #[error(
+        "the index in {0} has another format: start the server of this version once, or remove it"
+    )]
     Format(PathBuf),
     #[error("layer {0} is not in the store: push it again, or restore it")]
     Missing(Box<Digest>),

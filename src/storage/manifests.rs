@@ -362,6 +362,16 @@ impl Storage {
         Ok(digests)
     }
 
+    /// The digests of the repository's manifests, in no order.
+    pub fn revisions(&self, repository: &Repository) -> Result<Vec<Digest>> {
+        let mut digests = Vec::new();
+        for algorithm in Algorithm::ALL {
+            let folder = self.layout.revisions(repository, algorithm);
+            digests.extend(self.digests_in(&folder, algorithm)?);
+        }
+        Ok(digests)
+    }
+
     /// The digests of a folder of `HEX/link`s, in no order.
     fn digests_in(&self, folder: &std::path::Path, algorithm: Algorithm) -> Result<Vec<Digest>> {
         let entries = match fs::read_dir(folder) {
@@ -386,28 +396,24 @@ impl Storage {
     /// server without the referrers API has written (distribution-spec,
     /// "Enabling the Referrers API"). Reads every manifest of the repository.
     pub fn link_referrers(&self, repository: &Repository) -> Result<()> {
-        for algorithm in Algorithm::ALL {
-            for digest in
-                self.digests_in(&self.layout.revisions(repository, algorithm), algorithm)?
-            {
-                let _lock = self.lock(repository);
-                let stored = match self.load(repository, &Reference::Digest(digest)) {
-                    Ok(stored) => stored,
-                    Err(Error::ManifestUnknown { .. }) => continue,
-                    Err(error @ Error::Damaged { .. }) => {
-                        tracing::warn!(%repository, %error, "passed over a manifest");
-                        continue;
-                    }
-                    Err(e) => return Err(e),
-                };
-                let subject = Manifest::parse(&stored.bytes, None)
-                    .ok()
-                    .and_then(|manifest| manifest.subject);
-                if let Some(subject) = subject {
-                    let link = self.layout.referrer_link(repository, &subject, &digest);
-                    if !link.is_file() {
-                        self.durable.write(&link, digest.to_string().as_bytes())?;
-                    }
+        for digest in self.revisions(repository)? {
+            let _lock = self.lock(repository);
+            let stored = match self.load(repository, &Reference::Digest(digest)) {
+                Ok(stored) => stored,
+                Err(Error::ManifestUnknown { .. }) => continue,
+                Err(error @ Error::Damaged { .. }) => {
+                    tracing::warn!(%repository, %error, "passed over a manifest");
+                    continue;
+                }
+                Err(e) => return Err(e),
+            };
+            let subject = Manifest::parse(&stored.bytes, None)
+                .ok()
+                .and_then(|manifest| manifest.subject);
+            if let Some(subject) = subject {
+                let link = self.layout.referrer_link(repository, &subject, &digest);
+                if !link.is_file() {
+                    self.durable.write(&link, digest.to_string().as_bytes())?;
                 }
             }
         }

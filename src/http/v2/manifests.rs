@@ -128,6 +128,7 @@ async fn put(
     }
     let subject = manifest.subject;
     let (storage, index) = (Arc::clone(&app.storage), Arc::clone(&app.index));
+    let layers = Arc::clone(&app.layers);
     let name = repository.clone();
     blocking(move || {
         let _room = room;
@@ -135,6 +136,10 @@ async fn put(
         storage.check_manifest(&repository, &manifest)?;
         index.add_repository(&repository)?;
         storage.put_manifest(&repository, &tags, &manifest, &digest, &bytes)?;
+        // The first blob is the config.
+        if let Err(error) = layers.pushed(manifest.blobs.into_iter().skip(1)) {
+            tracing::error!(%repository, %digest, %error, "cannot have a pushed image indexed");
+        }
         Ok::<_, Error>(())
     })
     .await?;
