@@ -2,6 +2,7 @@
 //! costs time, never data: what is missing is made again from the store.
 
 mod catalog;
+pub mod tar;
 
 use std::path::{Path, PathBuf};
 
