@@ -168,6 +168,7 @@ enum State {
     /// Content of an extended header.
     Extension {
         flag: u8,
+        start: u64,
         content: Vec<u8>,
         size: u64,
         padding: u64,
@@ -372,6 +373,7 @@ impl Parser {
         }
         self.state = State::Extension {
             flag,
+            start: self.offset,
             content: Vec::new(),
             size: header.size,
             padding: padding(header.size),
@@ -386,6 +388,7 @@ impl Parser {
     fn extension(&mut self, input: &mut &[u8]) -> Result<(), Error> {
         let State::Extension {
             flag,
+            start,
             mut content,
             size,
             padding,
@@ -393,7 +396,6 @@ impl Parser {
         else {
             return Ok(());
         };
-        let place = self.offset;
         let missing = size - content.len() as u64;
         let padding = if missing > 0 {
             content.extend_from_slice(self.take(input, missing)?);
@@ -402,18 +404,17 @@ impl Parser {
             let piece = self.take(input, padding)?;
             // GNU tar and `tarfile` look there for more.
             if piece.iter().any(|&byte| byte != 0) {
-                return Err(at(place, Problem::ExtensionPadding));
+                return Err(at(start + size, Problem::ExtensionPadding));
             }
             padding - piece.len() as u64
         };
         if padding == 0 && content.len() as u64 == size {
-            let start = place - content.len() as u64;
-            return self
-                .extension_end(flag, content)
-                .map_err(|problem| at(start, problem));
+            let done = self.extension_end(flag, content);
+            return done.map_err(|problem| at(start, problem));
         }
         self.state = State::Extension {
             flag,
+            start,
             content,
             size,
             padding,

@@ -1,0 +1,8 @@
+//! Our parsers of foreign formats against the programs that define them.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod tar;
+mod tar_mangle;
+mod tar_peers;
