@@ -274,7 +274,7 @@ mod tests {
         drop(index);
         let mut options = Options::default();
         options.create_missing_column_families(true);
-        let later = ["default", catalog::FAMILY, "later"];
+        let later = FAMILIES.into_iter().chain(["later"]);
         drop(DB::open_cf(&options, &path, later).unwrap());
         let index = Index::open(&path).unwrap();
         assert_eq!(listed(&index), [], "a family of a later version");

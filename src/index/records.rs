@@ -264,3 +264,104 @@ impl Record for Span {
         })
     }
 }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|b| format!("{b:02x}")).collect()
+    }
+
+    /// Another encoding under the same version would be misread.
+    #[test]
+    fn golden_bytes() {
+        let entry = Entry {
+            kind: Kind::Regular,
+            mode: 0o4755,
+            uid: 1000,
+            gid: 100,
+            mtime: Time {
+                seconds: -1,
+                nanoseconds: 5,
+            },
+            size: 300,
+            offset: 512,
+            inode: 0,
+            links: 2,
+            hides: true,
+            device: (8, 1),
+            link: b"a".to_vec(),
+            xattrs: vec![(b"user.x".to_vec(), vec![0, 255])],
+            sparse: Some(vec![Extent {
+                offset: 0,
+                length: 1,
+            }]),
+            sha256: Some([7; 32]),
+        };
+        let layer = Layer {
+            number: 3,
+            compression: Compression::Gzip,
+            copied: false,
+            compressed: 1000,
+            uncompressed: 5000,
+            diff_id: [9; 32],
+            entries: 2,
+            spans: vec![4096, 904],
+            foreign_links: 0,
+        };
+        let span = Span {
+            checkpoint: Checkpoint {
+                input: 77,
+                bits: 3,
+                window: b"abc".to_vec(),
+                raw: true,
+            },
+            length: 4096,
+            checksum: u64::MAX,
+        };
+        let [seven, nine] = [7, 9].map(|n: u8| hex(&[n; 32]));
+        for (bytes, want) in [
+            (
+                entry.encode(),
+                format!(
+                    "0100ed13e8076401 05ac028004000201080101610106757365722e780200ff01010001 01{seven}"
+                ),
+            ),
+            (
+                State::Ready(layer.clone()).encode(),
+                format!("0100030100e8078827{nine}020280208807 00"),
+            ),
+            (State::Refused("no".into()).encode(), "0101026e6f".into()),
+            (
+                span.encode(),
+                "014d03018020ffffffffffffffffff01030c28b52ffd2003190000616263".into(),
+            ),
+        ] {
+            assert_eq!(hex(&bytes), want.replace(' ', ""));
+        }
+        assert_eq!(Entry::decode(&entry.encode()).unwrap(), entry);
+        assert_eq!(
+            State::decode(&State::Ready(layer.clone()).encode()).unwrap(),
+            State::Ready(layer)
+        );
+        assert_eq!(Span::decode(&span.encode()).unwrap(), span);
+    }
+
+    #[test]
+    fn what_is_no_record() {
+        let good = Entry::implicit(Kind::Directory).encode();
+        let mut other = good.clone();
+        other[0] = VERSION + 1;
+        assert!(matches!(Entry::decode(&other), Err(RecordError::Version(v)) if v == VERSION + 1));
+        for length in 0..good.len() {
+            assert!(
+                Entry::decode(&good[..length]).is_err(),
+                "{length} bytes of it"
+            );
+        }
+        assert!(matches!(
+            Entry::decode(&[&good[..], b"x"].concat()),
+            Err(RecordError::Size(_))
+        ));
+    }
+}
