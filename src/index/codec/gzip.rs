@@ -38,12 +38,11 @@ enum Place {
 }
 
 /// Why `Members::advance` stopped.
-pub(super) enum Stop {
-    Room,
+enum Stop {
+    /// The room, or the input at hand, is used up.
+    More,
     /// Before a block; so many bits of the last byte belong to it.
-    Block {
-        bits: u8,
-    },
+    Block { bits: u8 },
     /// After a member.
     Member,
     /// After the last.
@@ -51,7 +50,11 @@ pub(super) enum Stop {
 }
 
 impl<R: Read> Members<R> {
-    pub fn new(source: R, buffer: usize, offset: u64) -> Result<Self, Error> {
+    pub fn new(source: R) -> Result<Self, Error> {
+        Members::open(source, BUFFER, 0)
+    }
+
+    fn open(source: R, buffer: usize, offset: u64) -> Result<Self, Error> {
         Ok(Members {
             input: Input::new(source, buffer, offset),
             inflater: Inflater::new(Format::Member).map_err(library)?,
@@ -74,47 +77,50 @@ impl<R: Read> Members<R> {
 
     /// Appends at most `room` bytes, which is not 0, to the output. Stops at
     /// blocks only if asked.
-    pub fn advance(
-        &mut self,
-        output: &mut Vec<u8>,
-        room: usize,
-        blocks: bool,
-    ) -> Result<Stop, Error> {
-        let limit = output.len() + room;
+    fn advance(&mut self, output: &mut Vec<u8>, room: usize, blocks: bool) -> Result<Stop, Error> {
         if self.place == Place::Between {
             self.begin_member()?;
         }
-        loop {
-            if self.place == Place::End {
-                return Ok(Stop::End);
-            }
-            if output.len() == limit {
-                return Ok(Stop::Room);
-            }
-            if self.input.fill()?.is_empty() {
-                return Err(self.truncated());
-            }
-            let (input, before) = (self.input.available(), output.len());
-            let (taken, status) = self
-                .inflater
-                .run(input, output, limit - before, blocks)
-                .map_err(|reason| self.damaged(reason))?;
-            self.input.consume(taken);
-            match status {
-                Status::End => {
-                    if self.place == Place::Blocks && !self.input.skip(TRAILER)? {
-                        return Err(self.truncated());
-                    }
-                    self.place = Place::Between;
-                    return Ok(Stop::Member);
+        if self.place == Place::End {
+            return Ok(Stop::End);
+        }
+        if self.input.fill()?.is_empty() {
+            return Err(self.truncated());
+        }
+        let before = output.len();
+        let (taken, status) = self
+            .inflater
+            .run(self.input.available(), output, room, blocks)
+            .map_err(|reason| self.damaged(reason))?;
+        self.input.consume(taken);
+        match status {
+            Status::End => {
+                if self.place == Place::Blocks && !self.input.skip(TRAILER)? {
+                    return Err(self.truncated());
                 }
-                Status::Block { bits } if blocks => return Ok(Stop::Block { bits }),
-                _ if taken == 0 && output.len() == before => {
-                    return Err(self.damaged("it cannot be decoded"));
-                }
-                _ => {}
+                self.place = Place::Between;
+                Ok(Stop::Member)
+            }
+            Status::Block { bits } if blocks => Ok(Stop::Block { bits }),
+            _ if taken == 0 && output.len() == before => Err(self.damaged("it cannot be decoded")),
+            _ => Ok(Stop::More),
+        }
+    }
+
+    /// Appends `length` bytes, or as many as there are.
+    pub fn read(&mut self, output: &mut Vec<u8>, length: usize) -> Result<(), Error> {
+        let limit = output.len() + length;
+        while output.len() < limit {
+            let stop = self.advance(output, limit - output.len(), false)?;
+            if matches!(stop, Stop::End) {
+                break;
             }
         }
+        Ok(())
+    }
+
+    pub fn consumed(&self) -> u64 {
+        self.input.offset()
     }
 
     fn begin_member(&mut self) -> Result<(), Error> {
@@ -144,7 +150,7 @@ impl<R: Read> Members<R> {
     fn truncated(&self) -> Error {
         Error::Truncated {
             compression: Compression::Gzip,
-            offset: self.input.offset(),
+            offset: self.input.end(),
         }
     }
 
@@ -194,7 +200,7 @@ impl<R: Read> Spans<R> {
 
     fn with_cut(source: R, cut: Cut) -> Result<Self, Error> {
         Ok(Spans {
-            members: Members::new(source, BUFFER, 0)?,
+            members: Members::new(source)?,
             cut,
             start: Some(Checkpoint::at(0)),
             window: Vec::with_capacity(WINDOW),
@@ -203,7 +209,7 @@ impl<R: Read> Spans<R> {
     }
 
     pub fn consumed(&self) -> u64 {
-        self.members.input.offset()
+        self.members.consumed()
     }
 
     /// `output` is empty.
@@ -230,7 +236,7 @@ impl<R: Read> Spans<R> {
             }
             let place = self.consumed();
             match stop {
-                Stop::Room => {}
+                Stop::More => {}
                 Stop::End => break None,
                 Stop::Member => {
                     member = output.len();
@@ -274,17 +280,16 @@ pub(super) fn decode(
     // The byte that the first block begins in is read too.
     let before = u64::from(checkpoint.bits > 0);
     let offset = checkpoint.input.saturating_sub(before);
-    let mut members = Members::new(Part { file, offset }, READ, offset)?;
+    let mut members = Members::open(Part { file, offset }, READ, offset)?;
     if checkpoint.raw {
         members.enter(before, checkpoint)?;
     }
-    while output.len() < length {
-        if let Stop::End = members.advance(output, length - output.len(), false)? {
-            return Err(members.truncated());
-        }
+    members.read(output, length)?;
+    if output.len() < length {
+        return Err(members.truncated());
     }
     Ok(())
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

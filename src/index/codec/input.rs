@@ -34,6 +34,12 @@ impl<R: Read> Input<R> {
         self.offset
     }
 
+    /// How far the source was read.
+    pub fn end(&self) -> u64 {
+        self.offset + self.available().len() as u64
+    }
+
+    /// The byte before `offset`.
     pub fn last(&self) -> u8 {
         self.last
     }
@@ -68,7 +74,7 @@ impl<R: Read> Input<R> {
                     Ok(read) => self.end += read,
                     Err(cause) if cause.kind() == ErrorKind::Interrupted => {}
                     Err(cause) => {
-                        let offset = self.offset + self.end as u64;
+                        let offset = self.end();
                         return Err(Error::Read { offset, cause });
                     }
                 }

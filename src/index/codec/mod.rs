@@ -18,12 +18,17 @@ use std::os::unix::fs::FileExt;
 
 use serde::{Deserialize, Serialize};
 
+mod copy;
 mod gzip;
 #[allow(unsafe_code, reason = "zlib-ng is a C library")]
 mod inflate;
 mod input;
+#[cfg(test)]
+mod testing;
 mod window;
+mod zstd;
 
+pub use copy::Copier;
 use input::Input;
 
 /// The least output between two checkpoints.
@@ -170,6 +175,7 @@ pub struct Spans<R: Read> {
 enum Kind<R: Read> {
     None(Input<R>),
     Gzip(Box<gzip::Spans<R>>),
+    Zstd(zstd::Spans<R>),
 }
 
 impl<R: Read> Spans<R> {
@@ -177,9 +183,8 @@ impl<R: Read> Spans<R> {
         let kind = match compression {
             Compression::None => Kind::None(Input::new(source, 0, 0)),
             Compression::Gzip => Kind::Gzip(Box::new(gzip::Spans::new(source)?)),
-            Compression::Zstd | Compression::Bzip2 | Compression::Xz => {
-                return Err(Error::Unseekable);
-            }
+            Compression::Zstd => Kind::Zstd(zstd::Spans::new(source)?),
+            Compression::Bzip2 | Compression::Xz => return Err(Error::Unseekable),
         };
         Ok(Spans { kind })
     }
@@ -195,6 +200,7 @@ impl<R: Read> Spans<R> {
                 Ok((!output.is_empty()).then(|| Checkpoint::at(start)))
             }
             Kind::Gzip(spans) => spans.next(output),
+            Kind::Zstd(spans) => spans.next(output),
         }
     }
 
@@ -203,6 +209,7 @@ impl<R: Read> Spans<R> {
         match &self.kind {
             Kind::None(input) => input.offset(),
             Kind::Gzip(spans) => spans.consumed(),
+            Kind::Zstd(spans) => spans.consumed(),
         }
     }
 }
@@ -252,7 +259,8 @@ pub fn decode(
             Ok(())
         }
         Compression::Gzip => gzip::decode(checkpoint, source, output, length),
-        Compression::Zstd | Compression::Bzip2 | Compression::Xz => Err(Error::Unseekable),
+        Compression::Zstd => zstd::decode(checkpoint, source, output, length),
+        Compression::Bzip2 | Compression::Xz => Err(Error::Unseekable),
     }
 }
 
@@ -269,15 +277,135 @@ impl Read for Part<'_> {
         Ok(read)
     }
 }
-pub struct Copier<R, W>(R, W);
-impl<R: Read, W: io::Write> Copier<R, W> {
-    pub fn new(_: Compression, _: R, _: W) -> Result<Self, Error> {
-        unimplemented!()
+
+#[cfg(test)]
+mod tests {
+    use super::testing::{Trickle, file, text};
+    use super::*;
+
+    #[test]
+    fn magic_bytes() {
+        for (head, want) in [
+            (&b""[..], Compression::None),
+            (b"\x1f", Compression::None),
+            (b"\x1f\x8b", Compression::None),
+            (b"\x1f\x8b\x07", Compression::None),
+            (b"\x1f\x8b\x08", Compression::Gzip),
+            (b"\x28\xb5\x2f\xfd", Compression::Zstd),
+            (b"\x28\xb5\x2f", Compression::None),
+            (b"\x50\x2a\x4d\x18\0", Compression::Zstd),
+            (b"\x5f\x2a\x4d\x18\0", Compression::Zstd),
+            (b"\x60\x2a\x4d\x18\0", Compression::None),
+            (b"BZh91AY&SY", Compression::Bzip2),
+            (b"BZh1\x17\x72\x45\x38\x50\x90", Compression::Bzip2),
+            (b"BZh01AY&SY", Compression::None),
+            (b"BZh9.txt\0\0", Compression::None),
+            (b"\xfd7zXZ\0\0", Compression::Xz),
+            (b"\xfd7zXZ", Compression::None),
+            (b"etc/passwd", Compression::None),
+        ] {
+            assert_eq!(Compression::sniff(head), want, "{head:?}");
+        }
     }
-    pub fn next(&mut self, _: &mut Vec<u8>) -> Result<Option<Checkpoint>, Error> {
-        unimplemented!()
+
+    /// They stand in records.
+    #[test]
+    fn numbers_of_the_compressions() {
+        use Compression::{Bzip2, Gzip, None, Xz, Zstd};
+        for (number, compression) in [None, Gzip, Zstd, Bzip2, Xz].into_iter().enumerate() {
+            assert_eq!(compression as usize, number);
+            assert_eq!(postcard::to_stdvec(&compression).unwrap(), [number as u8]);
+        }
     }
-    pub fn consumed(&self) -> u64 {
-        0
+
+    #[test]
+    fn plain_layers() {
+        for length in [0, 1, SPAN - 1, SPAN, SPAN + 1, 3 * SPAN] {
+            let plain = text(1, length);
+            let source = Trickle::new(&plain, 1_000_003);
+            let mut spans = Spans::new(Compression::None, source).unwrap();
+            let file = file(&plain);
+            let (mut span, mut again) = (Vec::new(), Vec::new());
+            let mut offset = 0;
+            while let Some(checkpoint) = spans.next(&mut span).unwrap() {
+                assert_eq!(checkpoint, Checkpoint::at(offset));
+                assert_eq!(span.len(), SPAN.min(length - offset as usize));
+                assert!(span == plain[offset as usize..][..span.len()]);
+                decode(
+                    Compression::None,
+                    &checkpoint,
+                    &file,
+                    &mut again,
+                    span.len(),
+                )
+                .unwrap();
+                assert!(span == again);
+                offset += span.len() as u64;
+                assert_eq!(spans.consumed(), offset);
+            }
+            assert_eq!(offset, length as u64);
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_decoded() {
+        let file = file(b"0123456789");
+        let at = Checkpoint::at(5);
+        let mut output = Vec::new();
+        for (compression, length, want) in [
+            (
+                Compression::None,
+                6,
+                "the uncompressed stream ends too early, at offset 10",
+            ),
+            (
+                Compression::None,
+                SPAN_MAX + 1,
+                "a span of 16777217 bytes: none is longer than 16777216",
+            ),
+            (
+                Compression::Gzip,
+                5,
+                "the gzip stream is damaged near offset 5: not gzip",
+            ),
+            (
+                Compression::Bzip2,
+                5,
+                "the stream has no checkpoints: only a copy of it can be read from the middle",
+            ),
+        ] {
+            let error = decode(compression, &at, &file, &mut output, length).unwrap_err();
+            assert_eq!(error.to_string(), want);
+        }
+        for compression in [Compression::Bzip2, Compression::Xz] {
+            let spans = Spans::new(compression, &b""[..]);
+            assert!(matches!(spans, Err(Error::Unseekable)));
+        }
+    }
+
+    #[test]
+    fn a_source_that_fails_is_told() {
+        struct Broken(usize);
+        impl Read for Broken {
+            fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+                let length = self.0.min(buffer.len());
+                self.0 -= length;
+                buffer[..length].copy_from_slice(&b"\x1f\x8b\x08\0\0\0\0"[..length]);
+                match length {
+                    0 => Err(io::Error::other("broken")),
+                    _ => Ok(length),
+                }
+            }
+        }
+        for compression in [Compression::None, Compression::Gzip, Compression::Zstd] {
+            let error = Spans::new(compression, Broken(7))
+                .and_then(|mut spans| spans.next(&mut Vec::new()))
+                .unwrap_err();
+            assert_eq!(
+                error.to_string(),
+                "cannot read the compressed bytes at offset 7: broken",
+                "{compression}"
+            );
+        }
     }
 }
