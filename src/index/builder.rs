@@ -4,7 +4,6 @@
 //! rows) run on a thread each, a few spans apart.
 
 use std::fs::File;
-use std::io::BufWriter;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -218,8 +217,8 @@ fn decode(
             }
         }
         Some(path) => {
-            let mut file = create(path)?;
-            let mut copier = Copier::new(compression, blob.reader(), BufWriter::new(&mut file))
+            let file = create(path)?;
+            let mut copier = Copier::new(compression, blob.reader(), &file)
                 .map_err(failed)?;
             loop {
                 let mut output = buffer();
