@@ -9,7 +9,9 @@
 //! the number of layers, never the size of the image.
 
 mod error;
+mod file;
 mod id;
+pub mod listing;
 mod merge;
 mod resolve;
 mod tar;
