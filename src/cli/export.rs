@@ -13,8 +13,9 @@ use clap::Args;
 
 use super::image::ImageArgs;
 use super::output::Stdout;
-use crate::gzip::GzipWriter;
 use crate::image::{Image, Node};
+use flate2::Compression;
+use flate2::write::GzEncoder;
 
 /// The flags of `registry export`.
 #[derive(Args, Clone, Debug)]
@@ -57,7 +58,7 @@ pub fn run(args: &ExportArgs) -> Result<ExitCode> {
 
 fn write(image: &Arc<Image>, node: &Node, gzip: bool, output: &mut impl Write) -> Result<()> {
     if gzip {
-        let mut compressed = GzipWriter::new(output)?;
+        let mut compressed = GzEncoder::new(output, Compression::fast());
         image.write_tar(node, &mut compressed)?;
         compressed.finish()?;
     } else {

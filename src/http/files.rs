@@ -20,10 +20,11 @@ use super::range::{self, Wanted};
 use super::router::{Files, Scope, View};
 use super::v2::header;
 use super::{App, Exchange, blocking, json};
-use crate::gzip::GzipWriter;
 use crate::image::listing::{JsonListing, Listing, Stop, url_path};
 use crate::image::{Image, Images, Node, Platform};
 use crate::oci::{Digest, Reference};
+use flate2::Compression;
+use flate2::write::GzEncoder;
 
 pub async fn answer(
     app: &Arc<App>,
@@ -447,8 +448,7 @@ fn export(image: &Arc<Image>, node: &Node, gzip: bool, pieces: SyncSender<Sent>)
     let write = || {
         let mut buffer = BufWriter::with_capacity(PIECE, Pieces(&pieces));
         if gzip {
-            let mut compressed =
-                GzipWriter::new(&mut buffer).map_err(crate::image::Error::Write)?;
+            let mut compressed = GzEncoder::new(&mut buffer, Compression::fast());
             image.write_tar(node, &mut compressed)?;
             compressed.finish().map_err(crate::image::Error::Write)?;
         } else {

@@ -218,8 +218,7 @@ fn decode(
         }
         Some(path) => {
             let file = create(path)?;
-            let mut copier = Copier::new(compression, blob.reader(), &file)
-                .map_err(failed)?;
+            let mut copier = Copier::new(compression, blob.reader(), &file).map_err(failed)?;
             loop {
                 let mut output = buffer();
                 let next = copier.next(&mut output).map_err(failed)?;
