@@ -10,8 +10,9 @@ FLAGS ?=
 # Flags for the benchmark; `make bench BENCH=--help` lists them.
 BENCH ?=
 
-# RocksDB and AWS-LC are compiled; bindgen reads RocksDB's header with libclang.
-BUILD_PACKAGES = g++ libclang-dev make
+# RocksDB, AWS-LC, zlib-ng and others are compiled; bindgen reads RocksDB's header
+# with libclang.
+BUILD_PACKAGES = cmake g++ libclang-dev make
 # The clients that the tests use, and what the tests build images from.
 TEST_PACKAGES = $(BUILD_PACKAGES) busybox-static ca-certificates curl docker.io docker-registry \
 	e2fsprogs gpg mmdebstrap mount podman procps skopeo umoci util-linux

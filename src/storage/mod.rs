@@ -161,7 +161,8 @@ impl Storage {
     /// Opens a store to read it while a server may be writing to it.
     pub fn observe(root: &Path) -> Result<Storage> {
         let layout = Layout::new(root);
-        exists(layout.base())?;
+        let base = layout.base();
+        fs::read_dir(base).map_err(|e| Error::io("open", base, e))?;
         Ok(Storage::with(layout, false, None))
     }
 
