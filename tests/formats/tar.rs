@@ -75,6 +75,7 @@ fn make_sparse(root: &Path) {
 fn tars_of_other_programs_are_read_as_they_read_them() {
     need("tar", "tar");
     need("busybox", "busybox-static");
+    need("bsdtar", "libarchive-tools");
     need("python3", "python3");
     let temp = TempDir::new().expect("a temporary folder");
     let at = |name: &str| temp.path().join(name);
@@ -128,6 +129,18 @@ fn tars_of_other_programs_are_read_as_they_read_them() {
         .arg(at("long"))
         .arg("."));
     tars.push(busybox);
+    for (format, root) in [
+        ("pax", "long"),
+        ("gnutar", "long"),
+        ("pax", "sparse"),
+        ("ustar", "sparse"),
+    ] {
+        let path = at(&format!("bsdtar-{format}-{root}.tar"));
+        let mut command = Command::new("bsdtar");
+        command.arg("-cf").arg(&path).args(["--format", format]);
+        run(command.arg("-C").arg(at(root)).arg("."));
+        tars.push(path);
+    }
     for format in ["ustar", "gnu", "pax"] {
         let path = at(&format!("python-{format}.tar"));
         run(Command::new("python3")
@@ -136,6 +149,14 @@ fn tars_of_other_programs_are_read_as_they_read_them() {
             .arg(format));
         tars.push(path);
     }
+
+    // Times where ustar has a prefix.
+    let path = at("times.tar");
+    let mut command = Command::new("tar");
+    command.arg("--create").arg("--file").arg(&path);
+    command.args(["--format=gnu", "--incremental", "--directory"]);
+    run(command.arg(at("plain")).args(["sizes/1", "sizes/513"]));
+    tars.push(path);
 
     let python = tarfile(&tars);
     for (path, python) in tars.iter().zip(python) {
@@ -209,7 +230,7 @@ fn compare(
     let gnu = gnu(path).map_err(|error| format!("GNU tar fails: {error}"))?;
     let as_printed: Vec<_> = mine
         .iter()
-        .map(|(row, _)| as_gnu_prints(row.clone()))
+        .map(|member| as_gnu_prints(member.row.clone()))
         .collect();
     if gnu != as_printed {
         return Err(format!("GNU tar sees {gnu:#?}, we {as_printed:#?}"));
@@ -221,7 +242,7 @@ fn compare(
         && python
             .iter()
             .zip(&mine)
-            .all(|((row, inside), (our_row, our_inside))| row.is(our_row) && inside == our_inside);
+            .all(|((row, inside), mine)| row.is(mine) && *inside == mine.inside);
     if !alike {
         return Err(format!("tarfile sees {python:#?}, we {mine:#?}"));
     }
