@@ -17,14 +17,14 @@ const WHOLE: u64 = 1 << 20;
 #[derive(Debug, Clone, PartialEq)]
 pub struct Row {
     /// Without slashes at its end: everybody leaves off others.
-    pub name: Vec<u8>,
+    pub name: String,
     pub kind: char,
     /// Of files; listings show anything for others.
     pub size: u64,
     pub mode: u16,
     pub owner: (u64, u64),
     pub mtime: (i64, u32),
-    pub link: Vec<u8>,
+    pub link: String,
     pub device: (u64, u64),
 }
 
@@ -36,17 +36,30 @@ pub struct Inside {
     pub content: String,
 }
 
+/// One member by our parser.
+#[derive(Debug, PartialEq)]
+pub struct Ours {
+    pub row: Row,
+    pub inside: Inside,
+    /// Times in place of a prefix, which `tarfile` takes for one.
+    pub times: Option<String>,
+}
+
 pub type Listing = Result<Vec<Row>, String>;
 
-fn without_slashes(name: &[u8]) -> Vec<u8> {
+fn without_slashes(name: &[u8]) -> String {
     let end = name.iter().rposition(|&byte| byte != b'/');
-    name[..end.map_or(0, |end| end + 1)].to_vec()
+    printable(&name[..end.map_or(0, |end| end + 1)])
+}
+
+fn printable(name: &[u8]) -> String {
+    name.escape_ascii().to_string()
 }
 
 /// Our parser, given `piece` bytes at a time.
-pub fn ours(tar: &[u8], piece: usize) -> Result<Vec<(Row, Inside)>, Error> {
+pub fn ours(tar: &[u8], piece: usize) -> Result<Vec<Ours>, Error> {
     let mut parser = Parser::new(Limits::default());
-    let mut members: Vec<(Row, Inside)> = Vec::new();
+    let mut members = Vec::new();
     let mut open: Option<(Member, Vec<u8>)> = None;
     for mut piece in tar.chunks(piece) {
         while let Some(event) = parser.next(&mut piece)? {
@@ -65,7 +78,11 @@ pub fn ours(tar: &[u8], piece: usize) -> Result<Vec<(Row, Inside)>, Error> {
                     assert_eq!(content.len() as u64, member.stored);
                     let start = usize::try_from(member.data_offset).expect("a small tar");
                     assert_eq!(content, tar[start..start + content.len()], "data_offset");
-                    members.push((row(&member), inside(&member, &content)));
+                    members.push(Ours {
+                        row: row(&member),
+                        inside: inside(&member, &content),
+                        times: times(&tar[..start]),
+                    });
                 }
             }
         }
@@ -74,6 +91,18 @@ pub fn ours(tar: &[u8], piece: usize) -> Result<Vec<(Row, Inside)>, Error> {
     parser.finish()?;
     assert_eq!(parser.offset(), tar.len() as u64);
     Ok(members)
+}
+
+/// The header ends where the data starts; a sparse file's map may come between,
+/// but those keep their times elsewhere.
+fn times(before: &[u8]) -> Option<String> {
+    let header = &before[before.len() - 512..];
+    if &header[257..265] != b"ustar  \0" || header[156] == b'S' {
+        return None;
+    }
+    let end = header[345..500].iter().position(|&byte| byte == 0);
+    let times = &header[345..500][..end.unwrap_or(155)];
+    (!times.is_empty()).then(|| printable(times))
 }
 
 fn row(member: &Member) -> Row {
@@ -93,7 +122,7 @@ fn row(member: &Member) -> Row {
         mode: member.mode,
         owner: (member.uid.into(), member.gid.into()),
         mtime: (member.mtime.seconds, member.mtime.nanoseconds),
-        link: member.link.clone(),
+        link: printable(&member.link),
         device: (member.device.0.into(), member.device.1.into()),
     }
 }
@@ -181,7 +210,7 @@ fn gnu_row(line: &str) -> Row {
     let (mode, owner, size, date) = (word(), word(), word(), word());
     let letter = mode.chars().next().expect("a letter");
     let mut row = Row {
-        name: Vec::new(),
+        name: String::new(),
         // Contiguous files are files.
         kind: if letter == 'C' { '-' } else { letter },
         size: 0,
@@ -194,7 +223,7 @@ fn gnu_row(line: &str) -> Row {
             }
             _ => time(date, word()),
         },
-        link: Vec::new(),
+        link: String::new(),
         device: (0, 0),
     };
     if let 'c' | 'b' = row.kind {
@@ -214,7 +243,7 @@ fn gnu_row(line: &str) -> Row {
         _ => panic!("an odd line: {line:?}"),
     };
     row.name = without_slashes(&unescape(name));
-    row.link = unescape(link);
+    row.link = printable(&unescape(link));
     row
 }
 
@@ -313,22 +342,29 @@ pub type PythonListing = Result<Vec<(PythonRow, Inside)>, String>;
 /// Its numbers may have any size, and its times are floating.
 #[derive(Debug)]
 pub struct PythonRow {
-    name: Vec<u8>,
+    name: String,
     kind: char,
     size: String,
     mode: u64,
     owner: [String; 2],
     mtime: f64,
-    link: Vec<u8>,
+    link: String,
     device: [String; 2],
 }
 
 impl PythonRow {
-    pub fn is(&self, row: &Row) -> bool {
+    pub fn is(&self, ours: &Ours) -> bool {
+        let row = &ours.row;
         let is_link = matches!(row.kind, 'l' | 'h');
         let is_device = matches!(row.kind, 'c' | 'b');
         let mtime = row.mtime.0 as f64 + f64::from(row.mtime.1) / 1e9;
-        self.name == row.name
+        let joined = ours
+            .times
+            .as_ref()
+            .map(|times| format!("{times}/{}", row.name));
+        let joined = joined.as_ref().map(|name| name.trim_end_matches('/'));
+        // A name from an extended header has no prefix.
+        (self.name == row.name || Some(self.name.as_str()) == joined)
             && self.kind == row.kind
             && (row.kind != '-' || self.size == row.size.to_string())
             && self.mode == u64::from(row.mode)
@@ -392,7 +428,7 @@ fn python_member(member: &Value) -> (PythonRow, Inside) {
             mode: member["mode"].as_u64().expect("a mode"),
             owner: [text(&member["uid"]), text(&member["gid"])],
             mtime: text(&member["mtime"]).parse().expect("a float"),
-            link: bytes("link"),
+            link: printable(&bytes("link")),
             device: [0, 1].map(|at| text(&member["device"][at])),
         },
         Inside {

@@ -8,7 +8,7 @@
 //! submodules; these are the ones without a place of their own:
 //! - The first block of zeros ends the tar, as for GNU tar and `tarfile`, also
 //!   when no second one follows; whatever follows is skipped.
-//! - A tar may end without such a block, and be empty.
+//! - A tar may end without such a block. No bytes at all are no tar.
 //! - `LIBARCHIVE.xattr.` records are ignored: runtimes apply `SCHILY.xattr.`
 //!   only, which libarchive writes beside them.
 //! - Types that only GNU's backups have, and unknown ones, are refused, as
@@ -28,7 +28,7 @@ const PAX_MAX: u64 = 1 << 20;
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// Not even the first block is a header.
+    /// Not even the first block is a header, or zeros.
     #[error("not a tar")]
     NotTar,
     #[error("at byte {offset} of the layer's tar: {problem}")]
@@ -228,11 +228,13 @@ impl Parser {
         let part = match &self.state {
             State::Failed(error) => return Err(error.clone()),
             State::Ended => return Ok(()),
-            State::Header if self.filled == 0 => {
-                return self.check_boundary().map_err(|error| self.fail(error));
-            }
-            State::Header if self.is_first() => {
+            State::Header if self.offset < BLOCK as u64 => {
                 return Err(self.fail(Error::NotTar));
+            }
+            State::Header if self.filled == 0 => {
+                return self
+                    .check_boundary(self.offset)
+                    .map_err(|error| self.fail(error));
             }
             State::Header => "header",
             State::Extension { .. } => "extended header",
@@ -309,15 +311,10 @@ impl Parser {
         Ok(piece)
     }
 
-    /// Whether the block being gathered is the tar's first.
-    fn is_first(&self) -> bool {
-        self.offset <= BLOCK as u64
-    }
-
     /// No extended header may come last.
-    fn check_boundary(&self) -> Result<(), Error> {
+    fn check_boundary(&self, offset: u64) -> Result<(), Error> {
         if self.pending.start.is_some() || self.pending.global {
-            return Err(at(self.offset, Problem::Dangling));
+            return Err(at(offset, Problem::Dangling));
         }
         Ok(())
     }
@@ -328,12 +325,12 @@ impl Parser {
             State::OldGnuMap(member, map) => self.old_gnu_map(member, map),
             State::LinesMap(member, map) => self.lines_map(member, map),
             _ if header::is_zero(&self.block) => {
-                self.check_boundary()?;
+                self.check_boundary(start)?;
                 self.state = State::Ended;
                 return Ok(None);
             }
             _ if !header::checksum_holds(&self.block) => {
-                return Err(if self.is_first() {
+                return Err(if start == 0 {
                     Error::NotTar
                 } else {
                     at(start, Problem::Checksum)
@@ -561,10 +558,10 @@ impl Parser {
         mut member: Box<Member>,
         mut map: sparse::Lines,
     ) -> Result<Option<Box<Member>>, Problem> {
-        let whole = map.block(&self.block)?;
         // The map is part of what the header counts.
-        let stored = member.stored.checked_sub(map.taken());
+        let stored = member.stored.checked_sub(map.taken() + BLOCK as u64);
         let stored = stored.ok_or(Problem::Sparse("a map longer than its member"))?;
+        let whole = map.block(&self.block)?;
         if !whole {
             self.state = State::LinesMap(member, map);
             return Ok(None);
