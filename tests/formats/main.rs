@@ -3,6 +3,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod compression;
 mod tar;
 mod tar_mangle;
 mod tar_peers;

@@ -43,10 +43,10 @@ pub(super) enum Status {
 
 impl Inflater {
     pub fn new(format: Format) -> Result<Inflater, &'static str> {
-        // SAFETY: all zeros is what zlib wants to see of the allocators it is
-        // to choose itself and of the input; zlib fills them in before the
-        // structure is taken for an initialised one.
         let stream = Box::into_raw(Box::new(MaybeUninit::<zlib::z_stream>::zeroed())).cast();
+        // SAFETY: all zeros is what zlib wants to see of the allocators it is
+        // to choose itself and of the input; it fills them in before the
+        // structure is taken for an initialised one.
         let code = unsafe { zlib::zng_inflateInit2(stream, format.window_bits()) };
         if code == zlib::Z_OK {
             return Ok(Inflater(stream));

@@ -419,7 +419,8 @@ fn the_sizes_in_use() {
 #[test]
 fn every_truncation_is_an_error() {
     let plain = text(1, 3000);
-    let one = fixed(&plain);
+    let blocks = plain.chunks(500).map(|part| (Block::Fixed, part));
+    let one = member(&deflate(blocks), &plain, false);
     let stream = one.repeat(2);
     let cut = Cut {
         least: 1000,
