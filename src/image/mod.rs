@@ -12,6 +12,7 @@ mod error;
 mod file;
 mod id;
 pub mod listing;
+mod links;
 mod merge;
 mod resolve;
 mod tar;
@@ -19,22 +20,26 @@ mod view;
 mod walk;
 
 use std::fmt;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
-use crate::index::records::Entry;
+use crate::index::records::{Entry, Kind};
 use crate::index::{IndexedLayer, Layers};
 use crate::oci::{Digest, Repository};
 
 pub use crate::oci::Platform;
 pub use error::{At, Candidate, Error, Result};
 pub use id::{Id, IdError};
+pub use links::Identity;
 pub use merge::Children;
 pub use resolve::Images;
-pub use view::{Identity, Reader};
+pub use view::Reader;
 pub use walk::Walk;
 
 /// Most layers of an image: what overlayfs takes (`OVL_MAX_STACK`).
 pub const LAYERS_MAX: usize = 500;
+
+/// Most hard links between the layers of an image. Real ones have none, or some.
+pub const FOREIGN_LINKS_MAX: u64 = 1 << 16;
 
 /// An image whose layers are all indexed. What it says never changes.
 pub struct Image {
@@ -48,7 +53,9 @@ pub struct Image {
     /// What is odd about it: sentences for users.
     pub warnings: Vec<String>,
     source: Arc<Layers>,
-    links: OnceLock<view::ForeignLinks>,
+    root: Arc<Node>,
+    directories: view::Directories,
+    links: links::Links,
 }
 
 impl fmt::Debug for Image {
@@ -84,6 +91,17 @@ pub struct Node {
 }
 
 impl Node {
+    /// Of an image that has nothing.
+    fn bare_root() -> Node {
+        Node {
+            path: Vec::new(),
+            layer: 0,
+            entry: Entry::implicit(Kind::Directory),
+            dirs: Vec::new(),
+            target: None,
+        }
+    }
+
     pub fn is_directory(&self) -> bool {
         self.entry.is_directory()
     }

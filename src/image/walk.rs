@@ -1,20 +1,120 @@
+//! Everything below a directory, in an order that can be taken up again.
+//!
+//! Between two steps nothing of the database is held, and of the directories on
+//! the way only where to go on: a step down and up again costs a look-up.
+
+use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::{Image, Node, Result};
+use super::{At, Error, Image, Node, Result};
 
-/// Everything below a directory, each directory before what it has, by name.
-/// Holds nothing of the database between two steps.
+/// Children read at a time. The rest of them is dropped when the walk goes down,
+/// so it starts with few.
+const PAGE_FIRST: usize = 4;
+const PAGE_MAX: usize = 256;
+
+/// Walks below a directory: each directory comes before what it has, and names in
+/// order. After an error it ends.
 #[derive(Debug)]
-pub struct Walk;
+pub struct Walk {
+    image: Arc<Image>,
+    levels: Vec<Level>,
+    /// Read ahead in the last level.
+    page: VecDeque<Node>,
+    size: usize,
+    /// Given out last; walked next, if it is a directory.
+    last: Option<Node>,
+}
+
+/// A directory on the way.
+#[derive(Debug)]
+struct Level {
+    directory: Node,
+    /// The least name that is still to come; `None`: there is none.
+    from: Option<Vec<u8>>,
+}
+
+impl Level {
+    fn new(directory: Node) -> Level {
+        Level {
+            directory,
+            from: Some(Vec::new()),
+        }
+    }
+}
+
+/// The least name after another.
+fn after(name: &[u8]) -> Vec<u8> {
+    [name, b"\0"].concat()
+}
 
 impl Walk {
-    pub fn new(_image: Arc<Image>, _directory: Node) -> Walk {
-        unimplemented!()
+    pub fn new(image: Arc<Image>, directory: Node) -> Walk {
+        Walk {
+            image,
+            levels: vec![Level::new(directory)],
+            page: VecDeque::new(),
+            size: PAGE_FIRST,
+            last: None,
+        }
     }
 
-    /// As [`Walk::new`], after the node with `path`, a path of the image, which need not exist.
-    pub fn after(_image: Arc<Image>, _directory: Node, _path: &[u8]) -> Result<Walk> {
-        unimplemented!()
+    /// The same from behind `path` on, a path of the image below the directory.
+    /// What the walk gave last can be it; but it need not exist.
+    pub fn after(image: Arc<Image>, directory: Node, path: &[u8]) -> Result<Walk> {
+        let below = match path.strip_prefix(directory.path.as_slice()) {
+            Some(below) if directory.path.is_empty() => below,
+            Some([b'/', below @ ..]) => below,
+            Some([]) => b"",
+            _ => return Err(Error::NotFound(At::new(&image, path))),
+        };
+        let mut walk = Walk::new(image, directory);
+        for name in below.split(|&b| b == b'/').filter(|name| !name.is_empty()) {
+            let Some(level) = walk.levels.last_mut() else {
+                break;
+            };
+            level.from = Some(after(name));
+            match walk.image.lookup(&level.directory, name)? {
+                Some(child) if child.is_directory() => walk.levels.push(Level::new(child)),
+                _ => break,
+            }
+        }
+        Ok(walk)
+    }
+
+    fn step(&mut self) -> Result<Option<Node>> {
+        if let Some(last) = self.last.take_if(|last| last.is_directory()) {
+            if let Some(level) = self.levels.last_mut() {
+                level.from = Some(after(last.name()));
+            }
+            self.page.clear();
+            self.size = PAGE_FIRST;
+            self.levels.push(Level::new(last));
+        }
+        loop {
+            if let Some(node) = self.page.pop_front() {
+                self.last = Some(node.clone());
+                return Ok(Some(node));
+            }
+            let Some(level) = self.levels.last_mut() else {
+                return Ok(None);
+            };
+            let Some(from) = &level.from else {
+                self.levels.pop();
+                self.size = PAGE_FIRST;
+                continue;
+            };
+            for child in self.image.children(&level.directory, from)?.take(self.size) {
+                self.page.push_back(child?);
+            }
+            let full = self.page.len() == self.size;
+            level.from = self
+                .page
+                .back()
+                .filter(|_| full)
+                .map(|node| after(node.name()));
+            self.size = (2 * self.size).min(PAGE_MAX);
+        }
     }
 }
 
@@ -22,6 +122,12 @@ impl Iterator for Walk {
     type Item = Result<Node>;
 
     fn next(&mut self) -> Option<Result<Node>> {
-        unimplemented!()
+        let step = self.step();
+        if step.is_err() {
+            self.levels.clear();
+            self.page.clear();
+            self.last = None;
+        }
+        step.transpose()
     }
 }
