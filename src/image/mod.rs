@@ -10,6 +10,7 @@
 
 mod error;
 mod id;
+mod links;
 mod merge;
 mod resolve;
 mod tar;
@@ -17,7 +18,7 @@ mod view;
 mod walk;
 
 use std::fmt;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use crate::index::records::Entry;
 use crate::index::{IndexedLayer, Layers};
@@ -26,9 +27,10 @@ use crate::oci::{Digest, Repository};
 pub use crate::oci::Platform;
 pub use error::{At, Candidate, Error, Result};
 pub use id::{Id, IdError};
+pub use links::Identity;
 pub use merge::Children;
 pub use resolve::Images;
-pub use view::{Identity, Reader};
+pub use view::Reader;
 pub use walk::Walk;
 
 /// Most layers of an image: what overlayfs takes (`OVL_MAX_STACK`).
@@ -46,7 +48,9 @@ pub struct Image {
     /// What is odd about it: sentences for users.
     pub warnings: Vec<String>,
     source: Arc<Layers>,
-    links: OnceLock<view::ForeignLinks>,
+    root: Arc<Node>,
+    directories: view::Directories,
+    links: links::Links,
 }
 
 impl fmt::Debug for Image {

@@ -1,64 +1,316 @@
+//! Paths and contents: symbolic links are followed inside the image, `..` never
+//! leads above its root, errors are those of a file system (path_resolution(7)).
+
 use std::io;
 use std::sync::Arc;
 
-use super::{Image, Node, Result};
+use quick_cache::Weighter;
+use quick_cache::sync::Cache;
 
-/// Filled when somebody first asks for link counts.
-#[derive(Debug)]
-pub(super) struct ForeignLinks;
+use super::{At, Error, Image, Node, Result};
+use crate::index::records::{Entry, Kind};
 
-/// Tells inodes apart. Directories have none of their own: they are their paths.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Identity {
-    /// The same in every image that has the layer.
-    Shared {
-        /// [`crate::index::records::Layer::number`]
-        layer: u64,
-        inode: u64,
-    },
-    /// Other layers took names from it or gave it some: an inode of this image.
-    Own {
-        /// A place in [`Image::layers`].
-        layer: usize,
-        inode: u64,
-    },
+/// Longest path in bytes, and longest name that can be missing.
+const PATH_MAX: usize = 4096;
+const NAME_MAX: usize = 255;
+/// Links followed on one path, as in Linux (`MAXSYMLINKS`).
+const LINKS_MAX: u32 = 40;
+/// Components looked up on one path, those of links included. A path has room
+/// for half of them; links that lead on and on would take minutes.
+const STEPS_MAX: u32 = 4096;
+
+/// What one look-up may still cost.
+#[derive(Default)]
+pub(super) struct Hops {
+    links: u32,
+    steps: u32,
+}
+
+impl Hops {
+    /// Counts a link.
+    pub(super) fn count(&mut self, at: impl FnOnce() -> At) -> Result<()> {
+        self.links += 1;
+        if self.links > LINKS_MAX {
+            return Err(Error::Loop(at()));
+        }
+        Ok(())
+    }
+}
+
+/// The directories of an image that paths led through.
+pub(super) type Directories = Cache<Box<[u8]>, Arc<Node>, ByBytes>;
+
+/// What they may take in memory, for each image.
+const DIRECTORIES: u64 = 256 << 10;
+
+#[derive(Clone, Debug)]
+pub(super) struct ByBytes;
+
+impl Weighter<Box<[u8]>, Arc<Node>> for ByBytes {
+    fn weight(&self, path: &Box<[u8]>, node: &Arc<Node>) -> u64 {
+        let xattrs = node.entry.xattrs.iter().map(|(k, v)| k.len() + v.len());
+        let variable = 2 * path.len() + 8 * node.dirs.len() + xattrs.sum::<usize>();
+        (size_of::<Node>() + 64 + variable) as u64
+    }
+}
+
+pub(super) fn directories() -> Directories {
+    const TYPICAL: u64 = 512;
+    Cache::with_weighter((DIRECTORIES / TYPICAL) as usize, DIRECTORIES, ByBytes)
 }
 
 impl Image {
     /// What lies at `path`, with or without slashes at its ends. Symbolic links
-    /// on the way are followed inside the image; `follow`: also the last one.
-    pub fn node(&self, _path: &[u8], _follow: bool) -> Result<Node> {
-        unimplemented!()
+    /// on the way are followed; `follow`: also the last one.
+    pub fn node(&self, path: &[u8], follow: bool) -> Result<Node> {
+        self.resolve(self.layers.len(), path, follow, &mut Hops::default())
     }
 
-    /// How many names of this image lead to the node's inode. Directories have
-    /// 1, as those that an overlay merges.
-    pub fn links(&self, _node: &Node) -> Result<u32> {
-        unimplemented!()
+    /// What lies at a path in the lowest `top` layers.
+    pub(super) fn resolve(
+        &self,
+        top: usize,
+        path: &[u8],
+        follow: bool,
+        hops: &mut Hops,
+    ) -> Result<Node> {
+        let at = || At::new(self, path);
+        if path.len() > PATH_MAX {
+            return Err(Error::NameTooLong(at()));
+        }
+        let whole = top == self.layers.len();
+        let root = || match whole {
+            true => Ok(Arc::clone(&self.root)),
+            false => self.merged_root(top).map(Arc::new),
+        };
+        let (mut current, mut next) = match self.known_parent(path).filter(|_| whole) {
+            Some((directory, length)) => (directory, length),
+            None => (root()?, 0),
+        };
+        // What is left to walk starts at `next`.
+        let mut rest = path.to_vec();
+        loop {
+            next += slashes(&rest[next..]);
+            if next == rest.len() {
+                return Ok(Arc::unwrap_or_clone(current));
+            }
+            let end = next + rest[next..].iter().take_while(|&&b| b != b'/').count();
+            let name = &rest[next..end];
+            hops.steps += 1;
+            if hops.steps > STEPS_MAX {
+                return Err(Error::Loop(at()));
+            }
+            if !current.is_directory() {
+                return Err(Error::NotADirectory(at()));
+            }
+            match name {
+                b"." => {}
+                b".." => {
+                    let end = current.path.iter().rposition(|&b| b == b'/').unwrap_or(0);
+                    let parent = current.path[..end].to_owned();
+                    // Links are behind us: this meets none.
+                    current = Arc::new(self.resolve(top, &parent, false, &mut Hops::default())?);
+                }
+                _ => {
+                    // A link between layers is followed the same way wherever one
+                    // comes from: it counts anew, but not inside another.
+                    let mut anew = Hops::default();
+                    let hops_inside = if whole { &mut anew } else { &mut *hops };
+                    let Some(child) = self.child(&current, name, hops_inside)? else {
+                        return Err(match name.len() {
+                            0..=NAME_MAX => Error::NotFound(at()),
+                            _ => Error::NameTooLong(at()),
+                        });
+                    };
+                    let last = end + slashes(&rest[end..]) == rest.len();
+                    if child.entry.kind == Kind::Symlink && (follow || !last) {
+                        hops.count(at)?;
+                        let link = &child.entry.link;
+                        if link.is_empty() {
+                            return Err(Error::NotFound(at()));
+                        }
+                        if link.len() > PATH_MAX {
+                            return Err(Error::NameTooLong(at()));
+                        }
+                        if link.starts_with(b"/") {
+                            current = root()?;
+                        }
+                        rest = [link, b"/".as_slice(), &rest[end..]].concat();
+                        next = 0;
+                        continue;
+                    }
+                    current = Arc::new(child);
+                    if whole && current.is_directory() && !last {
+                        let path = current.path.as_slice().into();
+                        self.directories.insert(path, Arc::clone(&current));
+                    }
+                }
+            }
+            next = end;
+        }
     }
 
-    pub fn identity(&self, _node: &Node) -> Result<Identity> {
-        unimplemented!()
+    /// The directory of a path, where it is known, and how much of the path that
+    /// is.
+    fn known_parent(&self, path: &[u8]) -> Option<(Arc<Node>, usize)> {
+        let start = slashes(path);
+        let end = path.len() - slashes_at_end(&path[start..]);
+        let slash = path[start..end].iter().rposition(|&b| b == b'/')?;
+        let directory = self.directories.get(&path[start..start + slash])?;
+        Some((directory, start + slash))
     }
 
-    /// Content of a regular file from `offset` on, holes as zeros. Fills `buffer` unless the
-    /// file ends; how many bytes that is.
-    pub fn read(&self, _node: &Node, _offset: u64, _buffer: &mut [u8]) -> Result<usize> {
-        unimplemented!()
+    /// A symbolic link's target as stored.
+    pub fn readlink<'a>(&self, node: &'a Node) -> Result<&'a [u8]> {
+        match node.entry.kind {
+            Kind::Symlink => Ok(&node.entry.link),
+            _ => Err(Error::NotALink(At::new(self, &node.path))),
+        }
+    }
+
+    fn check_file(&self, node: &Node) -> Result<()> {
+        match node.entry.kind {
+            Kind::Regular => Ok(()),
+            _ if node.is_directory() => Err(Error::IsDirectory(At::new(self, &node.path))),
+            _ => Err(Error::NotAFile(At::new(self, &node.path))),
+        }
+    }
+
+    /// Content of a regular file from `offset` on, holes as zeros. Fills `buffer`
+    /// unless the file ends; how many bytes that is.
+    pub fn read(&self, node: &Node, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+        self.check_file(node)?;
+        let left = node.entry.size.saturating_sub(offset);
+        let length = usize::try_from(left).map_or(buffer.len(), |left| left.min(buffer.len()));
+        let buffer = &mut buffer[..length];
+        if length == 0 {
+            return Ok(0);
+        }
+        let read = |from, to: &mut [u8]| {
+            let layer = &self.layers[node.layer];
+            self.source
+                .read(layer, from, to)
+                .map_err(|cause| Error::Read {
+                    at: At::new(self, &node.path),
+                    cause,
+                })
+        };
+        if node.entry.sparse.is_none() {
+            read(node.entry.offset.saturating_add(offset), buffer)?;
+            return Ok(length);
+        }
+        buffer.fill(0);
+        for piece in pieces(&node.entry, offset, length) {
+            read(piece.from, &mut buffer[piece.to])?;
+        }
+        Ok(length)
     }
 
     /// A regular file's content, from its beginning.
-    pub fn open(self: &Arc<Image>, _node: &Node) -> Result<Reader> {
-        unimplemented!()
+    pub fn open(self: &Arc<Image>, node: &Node) -> Result<Reader> {
+        self.check_file(node)?;
+        Ok(Reader {
+            image: Arc::clone(self),
+            node: node.clone(),
+            offset: 0,
+        })
     }
 }
 
-/// Reads a file from front to back. Its errors hold an [`super::Error`].
+/// Data of a sparse file.
+#[derive(Debug, PartialEq, Eq)]
+struct Piece {
+    /// Where it lies in the tar stream.
+    from: u64,
+    /// Where it goes in the buffer.
+    to: std::ops::Range<usize>,
+}
+
+/// What `length` bytes of a sparse file from `offset` on have that is no hole.
+fn pieces(entry: &Entry, offset: u64, length: usize) -> impl Iterator<Item = Piece> {
+    let end = offset.saturating_add(length as u64).min(entry.size);
+    let mut stored = entry.offset;
+    entry.sparse.iter().flatten().filter_map(move |extent| {
+        let from = stored;
+        stored = stored.saturating_add(extent.length);
+        let first = extent.offset.max(offset);
+        let last = extent.offset.saturating_add(extent.length).min(end);
+        (first < last).then(|| Piece {
+            from: from.saturating_add(first - extent.offset),
+            // Both lie within `length` of `offset`.
+            to: (first - offset) as usize..(last - offset) as usize,
+        })
+    })
+}
+
+fn slashes(bytes: &[u8]) -> usize {
+    bytes.iter().take_while(|&&b| b == b'/').count()
+}
+
+fn slashes_at_end(bytes: &[u8]) -> usize {
+    bytes.iter().rev().take_while(|&&b| b == b'/').count()
+}
+
+/// Reads a file from front to back. Its errors hold an [`Error`].
 #[derive(Debug)]
-pub struct Reader;
+pub struct Reader {
+    image: Arc<Image>,
+    node: Node,
+    offset: u64,
+}
 
 impl io::Read for Reader {
-    fn read(&mut self, _buffer: &mut [u8]) -> io::Result<usize> {
-        unimplemented!()
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = self
+            .image
+            .read(&self.node, self.offset, buffer)
+            .map_err(io::Error::other)?;
+        self.offset += length as u64;
+        Ok(length)
+    }
+}
+
+impl io::Seek for Reader {
+    fn seek(&mut self, to: io::SeekFrom) -> io::Result<u64> {
+        let offset = match to {
+            io::SeekFrom::Start(offset) => Some(offset),
+            io::SeekFrom::Current(by) => self.offset.checked_add_signed(by),
+            io::SeekFrom::End(by) => self.node.entry.size.checked_add_signed(by),
+        };
+        self.offset = offset.ok_or(io::ErrorKind::InvalidInput)?;
+        Ok(self.offset)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::index::records::Extent;
+
+    #[test]
+    fn pieces_of_sparse_files() {
+        let extents = [(0, 4), (10, 2), (12, 3), (20, 0)];
+        let extent = |&(offset, length)| Extent { offset, length };
+        let entry = Entry {
+            kind: Kind::Regular,
+            size: 20,
+            offset: 100,
+            sparse: Some(extents.iter().map(extent).collect()),
+            ..Entry::implicit(Kind::Regular)
+        };
+        for (offset, length, want) in [
+            (0, 20, vec![(100, 0..4), (104, 10..12), (106, 12..15)]),
+            (2, 9, vec![(102, 0..2), (104, 8..9)]),
+            (4, 6, vec![]),
+            (14, 6, vec![(108, 0..1)]),
+            (11, 2, vec![(105, 0..1), (106, 1..2)]),
+        ] {
+            let want: Vec<Piece> = want
+                .into_iter()
+                .map(|(from, to)| Piece { from, to })
+                .collect();
+            let found: Vec<Piece> = pieces(&entry, offset, length).collect();
+            assert_eq!(found, want, "{offset} {length}");
+        }
     }
 }
