@@ -40,8 +40,8 @@ pub(super) struct Links {
     foreign: OnceLock<HashMap<Key, Vec<Vec<u8>>>>,
 }
 
-impl Links {
-    pub(super) fn new() -> Links {
+impl Default for Links {
+    fn default() -> Links {
         Links {
             counts: Cache::new(COUNTS),
             foreign: OnceLock::new(),

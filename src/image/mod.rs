@@ -20,7 +20,7 @@ mod walk;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::index::records::Entry;
+use crate::index::records::{Entry, Kind};
 use crate::index::{IndexedLayer, Layers};
 use crate::oci::{Digest, Repository};
 
@@ -35,6 +35,9 @@ pub use walk::Walk;
 
 /// Most layers of an image: what overlayfs takes (`OVL_MAX_STACK`).
 pub const LAYERS_MAX: usize = 500;
+
+/// Most hard links between the layers of an image. Real ones have none, or some.
+pub const FOREIGN_LINKS_MAX: u64 = 1 << 16;
 
 /// An image whose layers are all indexed. What it says never changes.
 pub struct Image {
@@ -86,6 +89,17 @@ pub struct Node {
 }
 
 impl Node {
+    /// Of an image that has nothing.
+    fn bare_root() -> Node {
+        Node {
+            path: Vec::new(),
+            layer: 0,
+            entry: Entry::implicit(Kind::Directory),
+            dirs: Vec::new(),
+            target: None,
+        }
+    }
+
     pub fn is_directory(&self) -> bool {
         self.entry.is_directory()
     }

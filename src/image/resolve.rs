@@ -1,18 +1,72 @@
+//! From a reference or an id to the layers of one image. The store is asked each
+//! time what a tag or digest means and what a repository holds; only what the
+//! answer means is kept. Sources: image-spec image-index.md; the choice among
+//! platforms is containerd's (`images.Manifest`, `platforms`).
+
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
-use super::{Id, Image, Platform, Result};
+use quick_cache::sync::Cache;
+
+use super::id::{LATEST, digits};
+use super::{
+    Candidate, Error, FOREIGN_LINKS_MAX, Id, Image, LAYERS_MAX, Node, Platform, Result, links, view,
+};
 use crate::index::Layers;
-use crate::oci::{Reference, Repository};
+use crate::oci::config::CONFIG_MAX;
+use crate::oci::manifest::{Child, LayerDescriptor};
+use crate::oci::{Contents, Digest, ImageConfig, Reference, Repository};
+use crate::storage::{self, StoredManifest};
+
+/// Images kept in memory. The largest part of one is what it keeps of its
+/// directories, at most 256 KiB.
+const IMAGES: usize = 64;
+/// Candidates that an ambiguous prefix is answered with.
+const CANDIDATES: usize = 10;
+/// Rows of ids read at a time.
+const ROWS: usize = 32;
+/// Manifests that one index may lead to, those of its indexes included, as far as
+/// they are read: for another platform they are not.
+const NESTED_MAX: usize = 256;
+/// Indexes in indexes.
+const DEPTH_MAX: usize = 8;
+/// Platforms named when there is none that fits.
+const AVAILABLE: usize = 50;
+
+/// What was asked for, with the platform if one was, and what it means.
+type Known = Cache<(Repository, Digest, Option<Platform>), Arc<Image>>;
 
 /// The images of a store.
 #[derive(Debug)]
 pub struct Images {
     layers: Arc<Layers>,
+    known: Known,
+}
+
+/// The manifest of one image.
+struct Leaf {
+    digest: Digest,
+    config: Digest,
+    layers: Vec<LayerDescriptor>,
+}
+
+fn name(repository: &Repository, manifest: &Digest) -> String {
+    format!("{repository}@{manifest}")
+}
+
+fn parse(repository: &Repository, stored: &StoredManifest) -> Result<Contents> {
+    Contents::parse(&stored.bytes).map_err(|cause| Error::Manifest {
+        image: name(repository, &stored.digest),
+        cause,
+    })
 }
 
 impl Images {
     pub fn new(layers: Arc<Layers>) -> Images {
-        Images { layers }
+        Images {
+            layers,
+            known: Cache::new(IMAGES),
+        }
     }
 
     pub fn layers(&self) -> &Arc<Layers> {
@@ -20,7 +74,8 @@ impl Images {
     }
 
     /// The image that `id` means, wherever it is. Without a platform, an index
-    /// stands for its image for the host.
+    /// stands for its image for the host. Waits for layers that have to be
+    /// indexed first.
     pub fn open(&self, id: &Id, platform: Option<&Platform>) -> Result<Arc<Image>> {
         self.open_where(id, platform, &|_| true)
     }
@@ -28,20 +83,391 @@ impl Images {
     /// [`Images::open`] with nothing but the repositories that are `permitted`.
     pub fn open_where(
         &self,
-        _id: &Id,
-        _platform: Option<&Platform>,
-        _permitted: &dyn Fn(&Repository) -> bool,
+        id: &Id,
+        platform: Option<&Platform>,
+        permitted: &dyn Fn(&Repository) -> bool,
     ) -> Result<Arc<Image>> {
-        unimplemented!()
+        let unknown = || Error::Unknown(id.to_string());
+        let (repository, reference) = match id {
+            Id::Reference {
+                repository,
+                reference,
+            } => (repository.clone(), reference.clone()),
+            Id::Hex { algorithm, hex } => {
+                let length = algorithm.map(digits);
+                if let Some(found) = self.find(hex, length, permitted)? {
+                    (found.repository, Reference::Digest(found.manifest))
+                } else {
+                    if let (false, Err(found)) = (
+                        self.layers.index().catalog_was_complete()?,
+                        self.layers.index().catalog_complete(),
+                    ) {
+                        return Err(crate::index::Error::CatalogIncomplete(found).into());
+                    }
+                    // A repository may have such a name too.
+                    match (hex.parse(), LATEST.parse()) {
+                        (Ok(repository), Ok(tag)) if algorithm.is_none() => {
+                            (repository, Reference::Tag(tag))
+                        }
+                        _ => return Err(unknown()),
+                    }
+                }
+            }
+        };
+        if !permitted(&repository) {
+            return Err(unknown());
+        }
+        match self.open_in(&repository, &reference, platform) {
+            // As hex digits, it is an id that nobody has.
+            Err(Error::Storage(storage::Error::ManifestUnknown { .. }))
+                if matches!(id, Id::Hex { .. }) =>
+            {
+                Err(unknown())
+            }
+            opened => opened,
+        }
+    }
+
+    /// What the digits are the beginning of, in one of the repositories that hold
+    /// it. `length`: of all the digits.
+    fn find(
+        &self,
+        prefix: &str,
+        length: Option<usize>,
+        permitted: &dyn Fn(&Repository) -> bool,
+    ) -> Result<Option<Candidate>> {
+        let mut found = Vec::new();
+        let mut from = prefix.to_owned();
+        'pages: loop {
+            let rows = self.layers.index().find_images(prefix, &from, ROWS)?;
+            if rows.is_empty() {
+                break;
+            }
+            for row in rows {
+                from = row.after();
+                let wanted = length.is_none_or(|length| row.id.len() == length);
+                if !wanted || !permitted(&row.repository) {
+                    continue;
+                }
+                let held = Reference::Digest(row.manifest);
+                match self.layers.storage().manifest(&row.repository, &held) {
+                    Ok(_) => {}
+                    Err(storage::Error::ManifestUnknown { .. }) => continue,
+                    Err(e) => return Err(e.into()),
+                }
+                from = row.after_id();
+                let candidate = Candidate {
+                    id: row.id,
+                    repository: row.repository,
+                    manifest: row.manifest,
+                };
+                // All the digits of an id mean nothing else.
+                if candidate.id == prefix {
+                    return Ok(Some(candidate));
+                }
+                found.push(candidate);
+                if found.len() == CANDIDATES {
+                    break 'pages;
+                }
+                continue 'pages;
+            }
+        }
+        match found.len() {
+            0 | 1 => Ok(found.pop()),
+            _ => Err(Error::Ambiguous {
+                prefix: prefix.to_owned(),
+                candidates: found,
+            }),
+        }
     }
 
     /// An image of one repository.
     pub fn open_in(
         &self,
-        _repository: &Repository,
-        _reference: &Reference,
-        _platform: Option<&Platform>,
+        repository: &Repository,
+        reference: &Reference,
+        platform: Option<&Platform>,
     ) -> Result<Arc<Image>> {
-        unimplemented!()
+        let storage = self.layers.storage();
+        let stored = storage.manifest(repository, reference)?;
+        let asked = (repository.clone(), stored.digest, platform.cloned());
+        if let Some(image) = self.known.get(&asked) {
+            if image.manifest != stored.digest {
+                storage.manifest(repository, &Reference::Digest(image.manifest))?;
+            }
+            for layer in &image.layers {
+                storage.blob_size(repository, &layer.digest)?;
+            }
+            return Ok(image);
+        }
+        let leaf = self.leaf(repository, &stored, platform)?;
+        let by_itself = (repository.clone(), leaf.digest, None);
+        let image = match self.known.get(&by_itself) {
+            Some(image) => image,
+            None => {
+                let image = Arc::new(self.load(repository, leaf)?);
+                self.known.insert(by_itself, Arc::clone(&image));
+                image
+            }
+        };
+        self.known.insert(asked, Arc::clone(&image));
+        Ok(image)
+    }
+
+    /// The image manifest that a manifest is or leads to.
+    fn leaf(
+        &self,
+        repository: &Repository,
+        stored: &StoredManifest,
+        platform: Option<&Platform>,
+    ) -> Result<Leaf> {
+        let image = || name(repository, &stored.digest);
+        match parse(repository, stored)? {
+            Contents::Image { config, layers } => {
+                if let Some(wanted) = platform
+                    && let Some(there) = self.platform(repository, &config)?
+                    && wanted.rank(&there).is_none()
+                {
+                    return Err(Error::NoPlatform {
+                        image: image(),
+                        wanted: Box::new(wanted.clone()),
+                        available: vec![there.to_string()],
+                    });
+                }
+                Ok(Leaf {
+                    digest: stored.digest,
+                    config,
+                    layers,
+                })
+            }
+            Contents::Index { children } => {
+                let mut choice = Choice {
+                    images: self,
+                    repository,
+                    index: stored.digest,
+                    wanted: platform.cloned().unwrap_or_else(Platform::host),
+                    seen: HashSet::from([stored.digest]),
+                    available: BTreeSet::new(),
+                    missing: None,
+                };
+                if let Some(leaf) = choice.among(children, 1)? {
+                    return Ok(leaf);
+                }
+                Err(match choice.missing {
+                    Some(missing) => missing.into(),
+                    None => Error::NoPlatform {
+                        image: image(),
+                        wanted: Box::new(choice.wanted),
+                        available: choice.available.into_iter().collect(),
+                    },
+                })
+            }
+        }
+    }
+
+    /// What an image's config says. `Ok(None)`: it is no image's.
+    fn config(
+        &self,
+        repository: &Repository,
+        config: &Digest,
+    ) -> Result<Option<ImageConfig>, storage::Error> {
+        let blob = self.layers.storage().open_blob(repository, config)?;
+        if blob.size > CONFIG_MAX as u64 {
+            return Ok(None);
+        }
+        let bytes = blob.read(0..blob.size)?;
+        let actual = config.algorithm().digest(&bytes);
+        if actual != *config {
+            return Err(storage::Error::digest_mismatch(config, &actual));
+        }
+        Ok(ImageConfig::parse(&bytes))
+    }
+
+    fn platform(&self, repository: &Repository, config: &Digest) -> Result<Option<Platform>> {
+        Ok(self.config(repository, config)?.and_then(|c| c.platform))
+    }
+
+    fn load(&self, repository: &Repository, leaf: Leaf) -> Result<Image> {
+        let storage = self.layers.storage();
+        let image = || name(repository, &leaf.digest);
+        if leaf.layers.len() > LAYERS_MAX {
+            return Err(Error::TooManyLayers {
+                image: image(),
+                layers: leaf.layers.len(),
+                max: LAYERS_MAX,
+            });
+        }
+        for layer in &leaf.layers {
+            match storage.blob_size(repository, &layer.digest) {
+                Ok(_) => {}
+                Err(storage::Error::BlobUnknown { .. }) if layer.foreign => {
+                    return Err(Error::ForeignLayer {
+                        image: image(),
+                        layer: Box::new(layer.digest),
+                    });
+                }
+                Err(e) => return Err(e.into()),
+            }
+        }
+        let failed = |cause| Error::Layer {
+            image: image(),
+            cause,
+        };
+        // All at once, if there are threads for it; then each is waited for.
+        let digests = leaf.layers.iter().map(|layer| layer.digest);
+        self.layers.pushed(digests.clone()).map_err(failed)?;
+        let layers = digests.map(|digest| self.layers.ready(&digest));
+        let layers = layers.collect::<Result<Vec<_>, _>>().map_err(failed)?;
+        let links = layers.iter().map(|layer| layer.record.foreign_links).sum();
+        if links > FOREIGN_LINKS_MAX {
+            return Err(Error::TooManyLinks {
+                image: image(),
+                links,
+                max: FOREIGN_LINKS_MAX,
+            });
+        }
+        let mut warnings = Vec::new();
+        match self.config(repository, &leaf.config) {
+            Ok(Some(config)) => {
+                let found = layers.iter().map(|layer| {
+                    let diff_id = Digest::Sha256(layer.record.diff_id);
+                    (layer.digest, diff_id)
+                });
+                compare(&config.diff_ids, found, &mut warnings);
+            }
+            // An artifact, which says nothing of its layers.
+            Ok(None) => {}
+            Err(error) => warnings.push(format!("the config cannot be read: {error}")),
+        }
+        for warning in &warnings {
+            tracing::warn!(image = image(), "{warning}");
+        }
+        let mut image = Image {
+            repository: repository.clone(),
+            manifest: leaf.digest,
+            config: leaf.config,
+            layers,
+            warnings,
+            source: Arc::clone(&self.layers),
+            root: Arc::new(Node::bare_root()),
+            directories: view::directories(),
+            links: links::Links::default(),
+        };
+        image.root = Arc::new(image.merged_root(image.layers.len())?);
+        Ok(image)
+    }
+}
+
+/// Compares what the config says of the layers with what they are.
+fn compare(
+    said: &[Option<Digest>],
+    found: impl ExactSizeIterator<Item = (Digest, Digest)>,
+    warnings: &mut Vec<String>,
+) {
+    if said.len() != found.len() {
+        let (said, found) = (said.len(), found.len());
+        warnings.push(format!(
+            "the config has {said} diff_ids, the manifest {found} layers"
+        ));
+        return;
+    }
+    for (said, (layer, found)) in said.iter().zip(found) {
+        match said {
+            // Only sha256 is computed.
+            Some(Digest::Sha512(_)) => {}
+            Some(said) if *said == found => {}
+            Some(said) => warnings.push(format!(
+                "layer {layer} has the diff_id {found}, the config says {said}"
+            )),
+            None => warnings.push(format!(
+                "layer {layer} has the diff_id {found}, what the config says is not a digest"
+            )),
+        }
+    }
+}
+
+/// A search through an index for one platform.
+struct Choice<'a> {
+    images: &'a Images,
+    repository: &'a Repository,
+    index: Digest,
+    wanted: Platform,
+    seen: HashSet<Digest>,
+    available: BTreeSet<String>,
+    /// What the index says would fit, but is not here.
+    missing: Option<storage::Error>,
+}
+
+impl Choice<'_> {
+    /// The best of `children`, depth first. Those that say nothing of their
+    /// platform come last: they are indexes, or their configs say it.
+    fn among(&mut self, children: Vec<Child>, depth: usize) -> Result<Option<Leaf>> {
+        let mut fitting: Vec<(Option<u32>, Digest)> = Vec::new();
+        for child in children {
+            match &child.platform {
+                None => fitting.push((None, child.digest)),
+                Some(platform) => match self.wanted.rank(platform) {
+                    Some(rank) => fitting.push((Some(rank), child.digest)),
+                    None => self.note(platform.to_string()),
+                },
+            }
+        }
+        fitting.sort_by_key(|(rank, _)| rank.unwrap_or(u32::MAX));
+        for (rank, digest) in fitting {
+            if !self.seen.insert(digest) {
+                continue;
+            }
+            if self.seen.len() > NESTED_MAX || depth > DEPTH_MAX {
+                return Err(Error::Nesting {
+                    image: name(self.repository, &self.index),
+                    max: NESTED_MAX,
+                });
+            }
+            let storage = self.images.layers.storage();
+            let stored = match storage.manifest(self.repository, &Reference::Digest(digest)) {
+                Ok(stored) => stored,
+                Err(error @ storage::Error::ManifestUnknown { .. }) => {
+                    if rank.is_some() {
+                        self.missing.get_or_insert(error);
+                    }
+                    continue;
+                }
+                Err(e) => return Err(e.into()),
+            };
+            match parse(self.repository, &stored)? {
+                Contents::Index { children } => {
+                    if let Some(leaf) = self.among(children, depth + 1)? {
+                        return Ok(Some(leaf));
+                    }
+                }
+                Contents::Image { config, layers } => {
+                    if rank.is_none() && !self.fits(&config)? {
+                        continue;
+                    }
+                    return Ok(Some(Leaf {
+                        digest,
+                        config,
+                        layers,
+                    }));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    fn fits(&mut self, config: &Digest) -> Result<bool> {
+        let platform = self.images.platform(self.repository, config)?;
+        match &platform {
+            Some(platform) if self.wanted.rank(platform).is_some() => return Ok(true),
+            Some(platform) => self.note(platform.to_string()),
+            None => self.note("unknown".to_owned()),
+        }
+        Ok(false)
+    }
+
+    fn note(&mut self, platform: String) {
+        if self.available.len() < AVAILABLE {
+            self.available.insert(platform);
+        }
     }
 }

@@ -1,7 +1,8 @@
 //! The `repositories` family: the names of all repositories, in order, so that
 //! a page of the catalog does not walk the store. Key: the name. Value: the time
 //! ([`Storage::manifests_changed`], 8 bytes, big-endian) of the state whose
-//! manifests have been read for their subjects, or nothing.
+//! manifests have been read for their subjects and ids, or nothing; one byte
+//! more, [`IDS_ONLY`]: for their ids only, the store being read-only.
 //!
 //! A name is added before the first manifest of its repository is stored, and
 //! stays. So no push is ever missing from the catalog, and whoever reads it
@@ -12,10 +13,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use rocksdb::{ColumnFamily, Direction, IteratorMode, WriteOptions};
 
 use super::{Error, Index, Result};
-use crate::oci::Repository;
-use crate::storage::{Page, Storage};
+use crate::oci::{Contents, Repository};
+use crate::storage::{Page, Storage, StoredManifest};
 
 pub const FAMILY: &str = "repositories";
+const IDS_ONLY: u8 = b'i';
 /// Set once the whole store has been walked.
 const COMPLETE_KEY: &[u8] = b"catalog-complete";
 
@@ -95,10 +97,20 @@ impl Index {
         }
     }
 
-    /// Brings the catalog up to date with the store, which another server may
-    /// have written since. Takes a folder listing a repository. Where manifests
-    /// came or went and the store may be changed, they are also read for their
-    /// subjects. Meant for a thread of its own.
+    /// Whether it once was, in this process or before.
+    pub fn catalog_was_complete(&self) -> Result<bool> {
+        if self.catalog.complete.load(Ordering::Acquire) {
+            return Ok(true);
+        }
+        let complete = self.db.get(COMPLETE_KEY).map_err(|e| self.failed(e))?;
+        Ok(complete.is_some())
+    }
+
+    /// Brings the catalog and the ids of images up to date with the store, which
+    /// another server may have written since. Takes a folder listing a
+    /// repository. Where manifests came or went they are read for their ids, and
+    /// where the store may be changed also for their subjects. Meant for a thread
+    /// of its own.
     pub fn scan(&self, storage: &Storage, read_only: bool) -> Result<()> {
         let complete = self.db.get(COMPLETE_KEY).map_err(|e| self.failed(e))?;
         // Known from an earlier run: good enough while this one looks again.
@@ -109,14 +121,28 @@ impl Index {
             let Some(changed) = storage.manifests_changed(repository)? else {
                 return Ok(());
             };
-            let (known, now) = (self.repository_value(repository)?, changed.to_be_bytes());
-            if read_only {
-                if known.is_none() {
-                    self.put_repository(repository, b"", false)?;
+            let known = self.repository_value(repository)?;
+            let now = changed.to_be_bytes();
+            let ids_only = [&now[..], &[IDS_ONLY]].concat();
+            let add = |stored: &StoredManifest| match Contents::parse(&stored.bytes) {
+                Ok(contents) => self.add_images(repository, &stored.digest, contents.config()),
+                // Nothing that could be looked into.
+                Err(_) => Ok(()),
+            };
+            match known.as_deref() {
+                Some(known) if known == now => {}
+                Some(known) if read_only && known == ids_only => {}
+                _ if read_only => {
+                    storage.read_manifests(repository, add)?;
+                    self.put_repository(repository, &ids_only, false)?;
                 }
-            } else if known.as_deref() != Some(&now) {
-                storage.link_referrers(repository)?;
-                self.put_repository(repository, &now, false)?;
+                _ => {
+                    storage.read_manifests(repository, |stored| {
+                        storage.link_referrer(repository, stored)?;
+                        add(stored)
+                    })?;
+                    self.put_repository(repository, &now, false)?;
+                }
             }
             self.catalog.found.fetch_add(1, Ordering::Relaxed);
             Ok::<_, Error>(())

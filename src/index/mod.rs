@@ -5,6 +5,7 @@ pub mod access;
 mod builder;
 mod catalog;
 pub mod codec;
+pub mod images;
 mod jobs;
 mod layers;
 pub mod records;
@@ -212,9 +213,10 @@ fn remove(path: &Path) -> Result<(), rocksdb::Error> {
 
 /// The default family is named too: left out, it gets buffers of 64 MiB, and
 /// after a full disk RocksDB waits for as much space before it writes again.
-const FAMILIES: [&str; 6] = [
+const FAMILIES: [&str; 7] = [
     "default",
     catalog::FAMILY,
+    images::FAMILY,
     rows::LAYERS,
     rows::ENTRIES,
     rows::NAMES,

@@ -258,6 +258,14 @@ pub struct Child {
 }
 
 impl Contents {
+    /// An index has none.
+    pub fn config(&self) -> Option<&Digest> {
+        match self {
+            Contents::Image { config, .. } => Some(config),
+            Contents::Index { .. } => None,
+        }
+    }
+
     pub fn parse(bytes: &[u8]) -> Result<Contents, ManifestError> {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]

@@ -392,29 +392,45 @@ impl Storage {
         Ok(digests)
     }
 
-    /// Links the referrers among a repository's manifests, for a store that a
-    /// server without the referrers API has written (distribution-spec,
-    /// "Enabling the Referrers API"). Reads every manifest of the repository.
-    pub fn link_referrers(&self, repository: &Repository) -> Result<()> {
-        for digest in self.revisions(repository)? {
-            let _lock = self.lock(repository);
-            let stored = match self.load(repository, &Reference::Digest(digest)) {
-                Ok(stored) => stored,
-                Err(Error::ManifestUnknown { .. }) => continue,
-                Err(error @ Error::Damaged { .. }) => {
-                    tracing::warn!(%repository, %error, "passed over a manifest");
-                    continue;
+    /// Calls `visit` with every manifest of a repository that can be read, in no
+    /// order, each under the repository's lock.
+    pub fn read_manifests<E: From<Error>>(
+        &self,
+        repository: &Repository,
+        mut visit: impl FnMut(&StoredManifest) -> Result<(), E>,
+    ) -> Result<(), E> {
+        for algorithm in Algorithm::ALL {
+            let revisions = self.layout.revisions(repository, algorithm);
+            for digest in self.digests_in(&revisions, algorithm)? {
+                let _lock = self.lock(repository);
+                match self.load(repository, &Reference::Digest(digest)) {
+                    Ok(stored) => visit(&stored)?,
+                    Err(Error::ManifestUnknown { .. }) => {}
+                    Err(error @ Error::Damaged { .. }) => {
+                        tracing::warn!(%repository, %error, "passed over a manifest");
+                    }
+                    Err(e) => return Err(e.into()),
                 }
-                Err(e) => return Err(e),
-            };
-            let subject = Manifest::parse(&stored.bytes, None)
-                .ok()
-                .and_then(|manifest| manifest.subject);
-            if let Some(subject) = subject {
-                let link = self.layout.referrer_link(repository, &subject, &digest);
-                if !link.is_file() {
-                    self.durable.write(&link, digest.to_string().as_bytes())?;
-                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Links a manifest to its subject, if it has one, for a store that a server
+    /// without the referrers API has written (distribution-spec, "Enabling the
+    /// Referrers API"). Its repository is locked, see
+    /// [`Storage::read_manifests`].
+    pub fn link_referrer(&self, repository: &Repository, stored: &StoredManifest) -> Result<()> {
+        let subject = Manifest::parse(&stored.bytes, None)
+            .ok()
+            .and_then(|manifest| manifest.subject);
+        if let Some(subject) = subject {
+            let link = self
+                .layout
+                .referrer_link(repository, &subject, &stored.digest);
+            if !link.is_file() {
+                self.durable
+                    .write(&link, stored.digest.to_string().as_bytes())?;
             }
         }
         Ok(())

@@ -10,9 +10,10 @@ use super::{DOCKER_CONTENT_DIGEST, OCI_SUBJECT, OCI_TAG, header};
 use crate::http::body::Body;
 use crate::http::error::{Error, Result};
 use crate::http::{App, Exchange, blocking, range};
+use crate::index::{self, Index};
 use crate::oci::manifest::MANIFEST_MAX;
-use crate::oci::{Algorithm, Manifest, Reference, Repository, Tag};
-use crate::storage::{self, StoredManifest};
+use crate::oci::{Algorithm, Contents, Digest, Manifest, Reference, Repository, Tag};
+use crate::storage::{self, Storage, StoredManifest};
 
 /// Tags that one push may set.
 pub const TAGS_MAX: usize = 64;
@@ -28,10 +29,10 @@ pub async fn manifest(
     match exchange.method {
         Method::PUT => put(app, exchange, repository, reference).await,
         Method::DELETE => {
-            let storage = Arc::clone(&app.storage);
+            let (storage, index) = (Arc::clone(&app.storage), Arc::clone(&app.index));
             blocking(move || match &reference {
                 Reference::Tag(tag) => storage.delete_tag(&repository, tag),
-                Reference::Digest(digest) => storage.delete_manifest(&repository, digest),
+                Reference::Digest(digest) => delete_manifest(&storage, &index, &repository, digest),
             })
             .await?;
             let mut response = Response::new(Body::Empty);
@@ -66,6 +67,42 @@ fn found(exchange: &Exchange, stored: &StoredManifest) -> Response<Body> {
     headers.insert(CONTENT_TYPE, header(stored.media_type.clone()));
     *response.body_mut() = Body::from(stored.bytes.clone());
     response
+}
+
+fn delete_manifest(
+    storage: &Storage,
+    index: &Index,
+    repository: &Repository,
+    digest: &Digest,
+) -> storage::Result<()> {
+    // Before it is gone. One that cannot be read may be deleted.
+    let contents = storage
+        .manifest(repository, &Reference::Digest(*digest))
+        .ok()
+        .and_then(|stored| Contents::parse(&stored.bytes).ok());
+    storage.delete_manifest(repository, digest)?;
+    // It is deleted all the same: whoever finds such a row asks the store.
+    if let Some(contents) = contents
+        && let Err(error) = forget_ids(storage, index, repository, digest, contents.config())
+    {
+        tracing::warn!(%repository, %digest, %error, "cannot remove the ids of a deleted image");
+    }
+    Ok(())
+}
+
+fn forget_ids(
+    storage: &Storage,
+    index: &Index,
+    repository: &Repository,
+    digest: &Digest,
+    config: Option<&Digest>,
+) -> index::Result<()> {
+    index.remove_images(repository, digest, config)?;
+    match storage.manifest(repository, &Reference::Digest(*digest)) {
+        // Pushed again meanwhile, maybe before the rows went.
+        Ok(_) => index.add_images(repository, digest, config),
+        Err(_) => Ok(()),
+    }
 }
 
 async fn put(
@@ -137,6 +174,11 @@ async fn put(
         index.add_repository(&repository)?;
         storage.put_manifest(&repository, &tags, &manifest, &digest, &bytes)?;
         // The first blob is the config.
+        let config = manifest.blobs.first();
+        let config = config.filter(|_| !manifest.media_type.is_index());
+        if let Err(error) = index.add_images(&repository, &digest, config) {
+            tracing::error!(%repository, %digest, %error, "a pushed image is not found by its ids until the next start");
+        }
         if let Err(error) = layers.pushed(manifest.blobs.into_iter().skip(1)) {
             tracing::error!(%repository, %digest, %error, "cannot have a pushed image indexed");
         }
