@@ -4,6 +4,7 @@
 
 pub mod cli;
 pub mod config;
+pub mod gzip;
 pub mod http;
 pub mod image;
 pub mod index;

@@ -1,6 +1,11 @@
 //! The command line, a file a subcommand.
 
+mod cat;
+mod export;
+mod image;
 mod index;
+mod ls;
+mod output;
 mod serve;
 mod store;
 
@@ -34,6 +39,24 @@ pub enum Command {
     /// which then does the work, and without one.
     /// Exit codes: 0 all is indexed, 1 some could not be, 2 wrong flags.
     Index(IndexCommandArgs),
+    /// List a directory of an image
+    ///
+    /// Shows what is in a directory, by name, or a file by itself. Works on the registry's folder, beside a
+    /// running server or without one. On a terminal what could control it is shown escaped (`\x1b`).
+    /// Exit codes: 0 done, 1 failed, 2 wrong flags.
+    Ls(ls::LsArgs),
+
+    /// Print files of an image
+    ///
+    /// Symlinks are followed inside the image. Works on the registry's folder, beside a running server or
+    /// without one. Exit codes: 0 done, 1 failed for at least one file, 2 wrong flags.
+    Cat(cat::CatArgs),
+
+    /// Write an image's file system, or what is below one of its directories, as a tar
+    ///
+    /// With owners, times, links and extended attributes. Works on the registry's folder, beside a running
+    /// server or without one. Exit codes: 0 done, 1 failed, 2 wrong flags.
+    Export(export::ExportArgs),
 }
 
 /// Runs a command to its end.
@@ -41,5 +64,8 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Serve(args) => serve::run(args.check(std::env::vars_os())?),
         Command::Index(args) => index::run(&args),
+        Command::Ls(args) => ls::run(&args),
+        Command::Cat(args) => cat::run(&args),
+        Command::Export(args) => export::run(&args),
     }
 }

@@ -1,6 +1,8 @@
-//! Request and response bodies. Neither is ever held whole: a response is a
-//! handful of mapped slices, a request a few frames on their way to the disk.
+//! Request and response bodies. Neither is ever held whole: a blob is a handful
+//! of mapped slices, what is made for a response two pieces of it, a request a
+//! few frames on their way to the disk.
 
+use std::fmt;
 use std::io;
 use std::ops::Range;
 use std::pin::Pin;
@@ -38,6 +40,7 @@ pub enum Body {
     Empty,
     Full(Bytes),
     Blob(Box<BlobBody>),
+    Stream(Box<Stream>),
 }
 
 impl<T: Into<Bytes>> From<T> for Body {
@@ -58,7 +61,65 @@ pub struct BlobBody {
     _permit: OwnedSemaphorePermit,
 }
 
+/// Bytes of a piece of a [`Stream`], about.
+pub const PIECE: usize = 128 << 10;
+/// Pieces of a stream in memory: the one being sent and the next.
+const PIECES: usize = 2;
+
+/// Makes the next piece of a stream, on a blocking thread; `None` at the end. It
+/// is asked when there is room, so no thread waits for a client.
+pub type Produce = Box<dyn FnMut() -> Result<Option<Vec<u8>>> + Send>;
+
+/// A body that is made while it is sent.
+pub struct Stream {
+    /// The start, made before the status was decided.
+    first: Option<Bytes>,
+    produce: Option<Produce>,
+    next: Option<Making>,
+    /// Bytes to come, where that is known.
+    left: Option<u64>,
+    /// Pieces give it back when they have been sent.
+    room: Arc<Semaphore>,
+    /// Goes to the access log with the body, ended or given up.
+    request: Option<log::Request>,
+    _permit: OwnedSemaphorePermit,
+}
+
+type Making = Pin<Box<dyn Future<Output = (Option<Produce>, Result<Option<Bytes>>)> + Send>>;
+
+/// A piece, and the room it takes until it is sent.
+struct Piece {
+    bytes: Vec<u8>,
+    _room: OwnedSemaphorePermit,
+}
+
+impl AsRef<[u8]> for Piece {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
 impl Body {
+    /// A body that starts with `first` and goes on with what `produce` makes; of
+    /// `length` bytes in all, if that is known. `permit` is given back when it
+    /// ends.
+    pub fn stream(
+        first: Vec<u8>,
+        produce: Produce,
+        length: Option<u64>,
+        permit: OwnedSemaphorePermit,
+    ) -> Body {
+        Body::Stream(Box::new(Stream {
+            first: (!first.is_empty()).then(|| first.into()),
+            produce: Some(produce),
+            next: None,
+            left: length,
+            room: Arc::new(Semaphore::new(PIECES)),
+            request: None,
+            _permit: permit,
+        }))
+    }
+
     /// `permit` is given back when the body ends.
     pub fn blob(blob: Blob, range: Range<u64>, permit: OwnedSemaphorePermit) -> Body {
         STREAMS.fetch_add(1, Ordering::Relaxed);
@@ -77,6 +138,7 @@ impl Body {
             Body::Empty => {}
             Body::Full(bytes) => request.bytes = bytes.len() as u64,
             Body::Blob(blob) => blob.request = Some(request),
+            Body::Stream(stream) => stream.request = Some(request),
         }
     }
 }
@@ -97,6 +159,82 @@ impl BlobBody {
         self.left.start = end;
         let blob = Arc::clone(&self.blob);
         self.next = Some(tokio::task::spawn_blocking(move || blob.slice(start..end)));
+    }
+}
+
+impl Stream {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes>>> {
+        let piece = match self.first.take() {
+            Some(first) => Ok(Some(first)),
+            None => {
+                if let Some(produce) = self.produce.take() {
+                    self.next = Some(Box::pin(make(produce, Arc::clone(&self.room))));
+                }
+                let Some(next) = &mut self.next else {
+                    return Poll::Ready(None);
+                };
+                let (produce, piece) = ready!(next.as_mut().poll(cx));
+                self.next = None;
+                self.produce = produce;
+                piece
+            }
+        };
+        let piece = piece.and_then(|piece| self.count(piece));
+        if !matches!(piece, Ok(Some(_))) || self.left == Some(0) {
+            self.produce = None;
+        }
+        Poll::Ready(piece.transpose())
+    }
+
+    /// Holds the pieces against the length that the head has promised.
+    fn count(&mut self, piece: Option<Bytes>) -> Result<Option<Bytes>> {
+        let length = piece.as_ref().map_or(0, |piece| piece.len() as u64);
+        if let Some(left) = &mut self.left {
+            let ends = piece.is_none();
+            *left = left.checked_sub(length).ok_or(Error::BodyLength)?;
+            if ends && *left > 0 {
+                return Err(Error::BodyLength);
+            }
+        }
+        if let Some(request) = &mut self.request {
+            request.bytes += length;
+        }
+        Ok(piece)
+    }
+
+    fn is_over(&self) -> bool {
+        self.first.is_none() && self.produce.is_none() && self.next.is_none()
+    }
+}
+
+async fn make(
+    mut produce: Produce,
+    room: Arc<Semaphore>,
+) -> (Option<Produce>, Result<Option<Bytes>>) {
+    let permit = room.acquire_owned().await;
+    let permit = permit.expect("the semaphore is never closed");
+    let made = tokio::task::spawn_blocking(move || {
+        let piece = produce();
+        (produce, piece)
+    });
+    match made.await {
+        Ok((produce, Ok(Some(bytes)))) => {
+            let piece = Bytes::from_owner(Piece {
+                bytes,
+                _room: permit,
+            });
+            (Some(produce), Ok(Some(piece)))
+        }
+        Ok((_, piece)) => (None, piece.map(|_| None)),
+        Err(panic) => (None, Err(Error::Panicked(panic))),
+    }
+}
+
+impl fmt::Debug for Stream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stream")
+            .field("left", &self.left)
+            .finish_non_exhaustive()
     }
 }
 
@@ -136,6 +274,14 @@ impl hyper::body::Body for Body {
                 }
                 Poll::Ready(Some(slice.map(Frame::data)))
             }
+            Body::Stream(stream) => {
+                let piece = ready!(stream.poll(cx));
+                if let Some(Err(error)) = &piece {
+                    tracing::error!(%error, "cannot go on with an answer");
+                }
+                let frame = |piece: Result<Bytes>| piece.map(Frame::data).map_err(io::Error::other);
+                Poll::Ready(piece.map(frame))
+            }
         }
     }
 
@@ -144,6 +290,7 @@ impl hyper::body::Body for Body {
             Body::Empty => true,
             Body::Full(bytes) => bytes.is_empty(),
             Body::Blob(blob) => blob.left.is_empty() && blob.next.is_none(),
+            Body::Stream(stream) => stream.is_over(),
         }
     }
 
@@ -155,6 +302,9 @@ impl hyper::body::Body for Body {
             Body::Blob(blob) if blob.next.is_none() => {
                 SizeHint::with_exact(blob.left.end - blob.left.start)
             }
+            Body::Stream(stream) => stream
+                .left
+                .map_or_else(SizeHint::default, SizeHint::with_exact),
             Body::Blob(_) => SizeHint::default(),
         }
     }

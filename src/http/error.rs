@@ -11,8 +11,8 @@ use uuid::Uuid;
 use super::body::Body;
 use super::v2::manifests::TAGS_MAX;
 use crate::oci::manifest::MANIFEST_MAX;
-use crate::oci::{Digest, DigestError, ManifestError, NameError, Repository};
-use crate::{index, storage};
+use crate::oci::{Digest, DigestError, ManifestError, NameError, PlatformError, Repository};
+use crate::{image, index, storage};
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -23,12 +23,16 @@ pub enum Error {
     #[error(transparent)]
     Index(#[from] index::Error),
     #[error(transparent)]
+    Image(#[from] image::Error),
+    #[error(transparent)]
+    Platform(#[from] PlatformError),
+    #[error(transparent)]
     Name(#[from] NameError),
     #[error(transparent)]
     Digest(#[from] DigestError),
     #[error(transparent)]
     Manifest(#[from] ManifestError),
-    #[error("there is nothing here; the API starts at /v2/")]
+    #[error("there is nothing here; the API starts at /v2/ and /v1/images/")]
     RouteUnknown,
     #[error("this resource takes {0} only")]
     MethodNotAllowed(&'static str),
@@ -40,6 +44,15 @@ pub enum Error {
     Query(String),
     #[error("n is {0:?}, want a number from 0 on")]
     PageSize(String),
+    #[error("{name} is {value:?}, want {want}")]
+    Parameter {
+        name: &'static str,
+        value: String,
+        want: &'static str,
+    },
+    /// A page of a listing goes on after something outside of it.
+    #[error("after is /{after}, which is not below /{directory}")]
+    After { after: String, directory: String },
     #[error("the query lacks digest=: the upload ends with the digest of the whole blob")]
     DigestMissing,
     #[error("tag= goes with a push by digest only")]
@@ -65,6 +78,12 @@ pub enum Error {
     Range { size: u64 },
     #[error("the request's body broke off: {0}")]
     BodyBroken(hyper::Error),
+    /// A bug: a body of another length than its head said.
+    #[error("an answer's body is not as long as was said")]
+    BodyLength,
+    /// A bug: a panic on a thread that made a body.
+    #[error("the work on an answer's body ended before the body did")]
+    BodyLost,
     /// A bug: a panic on a thread that worked for the request.
     #[error("the work on this request failed: {0}")]
     Panicked(tokio::task::JoinError),
@@ -73,27 +92,20 @@ pub enum Error {
 /// Distribution's code for what the specification has none for.
 const UNKNOWN: &str = "UNKNOWN";
 
+impl From<image::IdError> for Error {
+    fn from(error: image::IdError) -> Error {
+        Error::Image(error.into())
+    }
+}
+
 impl Error {
     /// The one place that knows status and code.
     pub fn status_and_code(&self) -> (StatusCode, &'static str) {
         use StatusCode as S;
         match self {
-            Error::Storage(e) => match e {
-                storage::Error::RepositoryUnknown(_) => (S::NOT_FOUND, "NAME_UNKNOWN"),
-                storage::Error::BlobUnknown { .. } => (S::NOT_FOUND, "BLOB_UNKNOWN"),
-                storage::Error::ManifestUnknown { .. } => (S::NOT_FOUND, "MANIFEST_UNKNOWN"),
-                storage::Error::ManifestBlobUnknown { .. } => {
-                    (S::NOT_FOUND, "MANIFEST_BLOB_UNKNOWN")
-                }
-                storage::Error::UploadUnknown { .. } => (S::NOT_FOUND, "BLOB_UPLOAD_UNKNOWN"),
-                storage::Error::UploadBusy { .. } => (S::CONFLICT, "BLOB_UPLOAD_INVALID"),
-                storage::Error::DigestMismatch { .. } => (S::BAD_REQUEST, "DIGEST_INVALID"),
-                storage::Error::DiskFull { .. } => (S::INSUFFICIENT_STORAGE, UNKNOWN),
-                storage::Error::Io { .. }
-                | storage::Error::Damaged { .. }
-                | storage::Error::Locked { .. } => (S::INTERNAL_SERVER_ERROR, UNKNOWN),
-            },
-            Error::Index(e) => index_status(e),
+            Error::Storage(e) => storage_error(e),
+            Error::Index(e) => index_error(e),
+            Error::Image(e) => image_error(e),
             Error::Name(e) => match e {
                 NameError::Repository(_) => (S::BAD_REQUEST, "NAME_INVALID"),
                 NameError::Tag(_) => (S::BAD_REQUEST, "MANIFEST_INVALID"),
@@ -106,7 +118,11 @@ impl Error {
                 (S::METHOD_NOT_ALLOWED, "UNSUPPORTED")
             }
             Error::UploadId(_) => (S::NOT_FOUND, "BLOB_UPLOAD_UNKNOWN"),
-            Error::Query(_) | Error::PageSize(_) => (S::BAD_REQUEST, "UNSUPPORTED"),
+            Error::Query(_)
+            | Error::PageSize(_)
+            | Error::Parameter { .. }
+            | Error::Platform(_)
+            | Error::After { .. } => (S::BAD_REQUEST, "UNSUPPORTED"),
             Error::TooManyTags => (S::URI_TOO_LONG, "UNSUPPORTED"),
             Error::BodyTimeout => (S::REQUEST_TIMEOUT, "MANIFEST_INVALID"),
             Error::Busy => (S::TOO_MANY_REQUESTS, "TOOMANYREQUESTS"),
@@ -115,7 +131,9 @@ impl Error {
             Error::OutOfOrder { .. } => (S::RANGE_NOT_SATISFIABLE, "BLOB_UPLOAD_INVALID"),
             Error::Range { .. } => (S::RANGE_NOT_SATISFIABLE, "SIZE_INVALID"),
             Error::BodyBroken(_) => (S::BAD_REQUEST, "SIZE_INVALID"),
-            Error::Panicked(_) => (S::INTERNAL_SERVER_ERROR, UNKNOWN),
+            Error::BodyLength | Error::BodyLost | Error::Panicked(_) => {
+                (S::INTERNAL_SERVER_ERROR, UNKNOWN)
+            }
         }
     }
 
@@ -123,8 +141,7 @@ impl Error {
     /// system errors) goes to the log, under the request's id.
     fn message(&self, id: u64) -> String {
         match self {
-            Error::Storage(storage::Error::DiskFull { .. })
-            | Error::Index(index::Error::DiskFull { .. }) => {
+            _ if self.status_and_code().0 == StatusCode::INSUFFICIENT_STORAGE => {
                 "the registry's disk is full, nothing was stored: tell its operator".to_owned()
             }
             _ if self.status_and_code().0 == StatusCode::INTERNAL_SERVER_ERROR => {
@@ -134,22 +151,47 @@ impl Error {
         }
     }
 
+    fn document(&self, id: u64, code: &str, form: Form) -> Value {
+        let candidates = match self {
+            Error::Image(image::Error::Ambiguous { candidates, .. }) => {
+                Some(candidates.iter().map(candidate).collect::<Value>())
+            }
+            _ => None,
+        };
+        match (form, self) {
+            (Form::V1, _) => {
+                let mut document = json!({"error": self.message(id)});
+                if let Some(candidates) = candidates {
+                    document["candidates"] = candidates;
+                }
+                document
+            }
+            (
+                Form::Oci,
+                Error::Storage(storage::Error::ManifestBlobUnknown {
+                    repository,
+                    missing,
+                }),
+            ) => json!({"errors": missing_blobs(code, repository, missing)}),
+            (Form::Oci, _) => {
+                let mut error = json!({"code": code, "message": self.message(id)});
+                if let Some(candidates) = candidates {
+                    error["detail"] = json!({"candidates": candidates});
+                }
+                json!({"errors": [error]})
+            }
+        }
+    }
+
     /// Makes the answer, and logs what the operator should know.
-    pub fn response(&self, id: u64) -> Response<Body> {
+    pub fn response(&self, id: u64, form: Form) -> Response<Body> {
         let (status, code) = self.status_and_code();
         if status.is_server_error() {
             tracing::error!(id = format_args!("{id:016x}"), error = %self, "request failed");
         } else {
             tracing::debug!(id = format_args!("{id:016x}"), error = %self, "request refused");
         }
-        let errors: Vec<Value> = match self {
-            Error::Storage(storage::Error::ManifestBlobUnknown {
-                repository,
-                missing,
-            }) => missing_blobs(code, repository, missing),
-            _ => vec![json!({"code": code, "message": self.message(id)})],
-        };
-        let mut response = Response::new(Body::from(json!({"errors": errors}).to_string()));
+        let mut response = Response::new(Body::from(self.document(id, code, form).to_string()));
         *response.status_mut() = status;
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -177,22 +219,97 @@ impl Error {
     }
 }
 
-fn index_status(error: &index::Error) -> (StatusCode, &'static str) {
+fn storage_error(error: &storage::Error) -> (StatusCode, &'static str) {
+    use StatusCode as S;
+    match error {
+        storage::Error::RepositoryUnknown(_) => (S::NOT_FOUND, "NAME_UNKNOWN"),
+        storage::Error::BlobUnknown { .. } => (S::NOT_FOUND, "BLOB_UNKNOWN"),
+        storage::Error::ManifestUnknown { .. } => (S::NOT_FOUND, "MANIFEST_UNKNOWN"),
+        storage::Error::ManifestBlobUnknown { .. } => (S::NOT_FOUND, "MANIFEST_BLOB_UNKNOWN"),
+        storage::Error::UploadUnknown { .. } => (S::NOT_FOUND, "BLOB_UPLOAD_UNKNOWN"),
+        storage::Error::UploadBusy { .. } => (S::CONFLICT, "BLOB_UPLOAD_INVALID"),
+        storage::Error::DigestMismatch { .. } => (S::BAD_REQUEST, "DIGEST_INVALID"),
+        storage::Error::DiskFull { .. } => (S::INSUFFICIENT_STORAGE, UNKNOWN),
+        storage::Error::Io { .. }
+        | storage::Error::Damaged { .. }
+        | storage::Error::Locked { .. } => (S::INTERNAL_SERVER_ERROR, UNKNOWN),
+    }
+}
+
+fn index_error(error: &index::Error) -> (StatusCode, &'static str) {
     use StatusCode as S;
     match error {
         index::Error::CatalogIncomplete(_) => (S::SERVICE_UNAVAILABLE, UNKNOWN),
         index::Error::DiskFull { .. } => (S::INSUFFICIENT_STORAGE, UNKNOWN),
         index::Error::Refused { .. } => (S::UNPROCESSABLE_ENTITY, "UNSUPPORTED"),
+        index::Error::Storage(e) => storage_error(e),
         index::Error::Missing(_) => (S::NOT_FOUND, "BLOB_UNKNOWN"),
-        index::Error::Job(error) => index_status(error),
+        index::Error::Job(error) => index_error(error),
         index::Error::Db { .. }
         | index::Error::Record { .. }
         | index::Error::Damaged { .. }
         | index::Error::Panicked(_)
         | index::Error::Server(..)
-        | index::Error::Format(_)
-        | index::Error::Storage(_) => (S::INTERNAL_SERVER_ERROR, UNKNOWN),
+        | index::Error::Format(_) => (S::INTERNAL_SERVER_ERROR, UNKNOWN),
     }
+}
+
+fn image_error(error: &image::Error) -> (StatusCode, &'static str) {
+    use StatusCode as S;
+    match error {
+        image::Error::Id(_) => (S::BAD_REQUEST, "MANIFEST_INVALID"),
+        image::Error::Unknown(_) | image::Error::NoPlatform { .. } => {
+            (S::NOT_FOUND, "MANIFEST_UNKNOWN")
+        }
+        image::Error::Ambiguous { .. } => (S::CONFLICT, "MANIFEST_INVALID"),
+        // What was pushed is at fault, and stays so.
+        image::Error::Nesting { .. }
+        | image::Error::TooManyLayers { .. }
+        | image::Error::TooManyLinks { .. }
+        | image::Error::Manifest { .. }
+        | image::Error::ForeignLayer { .. } => (S::UNPROCESSABLE_ENTITY, "UNSUPPORTED"),
+        // A link that leads round in circles leads to nothing.
+        image::Error::NotFound(_) | image::Error::NotADirectory(_) | image::Error::Loop(_) => {
+            (S::NOT_FOUND, "FILE_UNKNOWN")
+        }
+        image::Error::NameTooLong(_)
+        | image::Error::IsDirectory(_)
+        | image::Error::NotAFile(_)
+        | image::Error::NotALink(_) => (S::BAD_REQUEST, "FILE_INVALID"),
+        image::Error::Layer { cause, .. }
+        | image::Error::Read { cause, .. }
+        | image::Error::Index(cause) => index_error(cause),
+        image::Error::Storage(e) => storage_error(e),
+        image::Error::Write(_) => (S::INTERNAL_SERVER_ERROR, UNKNOWN),
+    }
+}
+
+/// How an API writes its errors.
+#[derive(Clone, Copy, Debug)]
+pub enum Form {
+    /// `{"errors": [{"code", "message"}]}`
+    Oci,
+    /// `{"error": "…"}`
+    V1,
+}
+
+impl Form {
+    pub fn of(path: &str) -> Form {
+        if path == "/v1" || path.starts_with("/v1/") {
+            Form::V1
+        } else {
+            Form::Oci
+        }
+    }
+}
+
+/// What an ambiguous id may mean: an id that is not, and where it leads.
+fn candidate(candidate: &image::Candidate) -> Value {
+    json!({
+        "id": candidate.id,
+        "repository": candidate.repository.as_str(),
+        "manifest": candidate.manifest.to_string(),
+    })
 }
 
 /// An error for each missing blob. A manifest may name 50,000 of them, and the

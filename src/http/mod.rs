@@ -3,6 +3,7 @@
 mod activity;
 mod body;
 mod error;
+mod files;
 mod metrics;
 mod range;
 mod router;
@@ -15,16 +16,20 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 use hyper::body::Incoming;
-use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HeaderName, HeaderValue, USER_AGENT};
+use hyper::header::{
+    CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, EXPECT, HeaderName, HeaderValue,
+    USER_AGENT,
+};
 use hyper::{Method, Request, Response, StatusCode};
 use tokio::sync::Semaphore;
 
+use crate::image::Images;
 use crate::index::{Index, Layers};
 use crate::log;
 use crate::storage::Storage;
 use activity::Activity;
 use body::{Body, RequestBody};
-use error::{Error, Result};
+use error::{Error, Form, Result};
 use router::Route;
 
 pub use server::Server;
@@ -36,12 +41,21 @@ const MANIFEST_BUFFERS: usize = 64 << 20;
 /// Manifests parsed at a time.
 const PARSING: usize = 2;
 
+/// Threads that look into images: well below the 512 that tokio has for all
+/// blocking work, so that pushes and pulls always find one.
+const LOOKING: usize = 128;
+/// Listings and files longer than a piece being sent: 64 MiB of pieces.
+const STREAMS: usize = 256;
+/// Exports under way.
+const EXPORTS: usize = 32;
+
 /// What requests work with.
 #[derive(Debug)]
 pub struct App {
     pub storage: Arc<Storage>,
     pub index: Arc<Index>,
     pub layers: Arc<Layers>,
+    pub images: Arc<Images>,
     pub read_only: bool,
     /// Set when the server is about to stop.
     draining: AtomicBool,
@@ -51,6 +65,12 @@ pub struct App {
     parsing: Semaphore,
     /// A file is open, and parts of it are mapped, for each.
     blob_responses: Arc<Semaphore>,
+    /// Threads that look into images, which may wait for an index to be made.
+    looking: Semaphore,
+    /// Two pieces are in memory for each.
+    streams: Arc<Semaphore>,
+    /// A thread is taken by each, however slow its client.
+    exports: Arc<Semaphore>,
     next_id: AtomicU64,
 }
 
@@ -68,6 +88,7 @@ impl App {
         App {
             storage,
             index,
+            images: Arc::new(Images::new(Arc::clone(&layers))),
             layers,
             read_only,
             draining: AtomicBool::new(false),
@@ -75,6 +96,9 @@ impl App {
             manifest_buffers: Arc::new(Semaphore::new(MANIFEST_BUFFERS)),
             parsing: Semaphore::new(PARSING),
             blob_responses: Arc::new(Semaphore::new(connections as usize)),
+            looking: Semaphore::new(LOOKING),
+            streams: Arc::new(Semaphore::new(STREAMS)),
+            exports: Arc::new(Semaphore::new(EXPORTS)),
             next_id: AtomicU64::new(start),
         }
     }
@@ -85,6 +109,8 @@ struct Exchange {
     method: Method,
     headers: hyper::HeaderMap,
     query: Vec<(String, String)>,
+    /// The parameter that is a path.
+    after: Option<Vec<u8>>,
     body: RequestBody,
 }
 
@@ -125,6 +151,8 @@ async fn answer(
     };
     let body = RequestBody::new(incoming, Arc::clone(&activity));
     let route = Route::parse(parts.uri.path());
+    let form = Form::of(parts.uri.path());
+    let of_an_image = matches!(route, Ok(Route::Files(_)));
     let name = route.as_ref().map_or("unknown", Route::name);
     let head = parts.method == Method::HEAD;
 
@@ -132,6 +160,7 @@ async fn answer(
         method: parts.method,
         headers: parts.headers,
         query: Vec::new(),
+        after: router::path_parameter(parts.uri.query()),
         body,
     };
     let result = match (route, router::query(parts.uri.query())) {
@@ -145,13 +174,20 @@ async fn answer(
         let expects_continue = exchange.headers.contains_key(EXPECT);
         exchange.body.drain(expects_continue).await;
     }
-    let mut response = result.unwrap_or_else(|e| e.response(id));
+    let mut response = result.unwrap_or_else(|e| e.response(id, form));
 
     let headers = response.headers_mut();
     if line.uri.path().starts_with("/v2") {
         headers.insert(
             HeaderName::from_static("docker-distribution-api-version"),
             HeaderValue::from_static("registry/2.0"),
+        );
+    }
+    if of_an_image {
+        // Whoever made the image chose every byte, of names too.
+        headers.insert(
+            CONTENT_SECURITY_POLICY,
+            HeaderValue::from_static("sandbox; default-src 'none'"),
         );
     }
     headers.insert(
@@ -200,6 +236,7 @@ async fn dispatch(app: &Arc<App>, route: Route, exchange: &mut Exchange) -> Resu
         Route::Manifest(repository, reference) => {
             v2::manifests::manifest(app, exchange, repository, reference).await
         }
+        Route::Files(files) => files::answer(app, exchange, files).await,
         Route::Healthz => Ok(Response::new(Body::from("ok\n"))),
         Route::Readyz => Ok(ready(app)),
     }

@@ -1,10 +1,13 @@
 //! From a path to a route. A repository name may hold any of the words that
 //! follow it, so a path is read from its end.
 
+use std::borrow::Cow;
+
 use percent_encoding::percent_decode_str;
 use uuid::Uuid;
 
 use super::error::Error;
+use crate::image::Id;
 use crate::oci::{Digest, Reference, Repository};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,8 +28,44 @@ pub enum Route {
     Tags(Repository),
     /// `/v2/NAME/referrers/DIGEST`
     Referrers(Repository, Digest),
+    /// `/v1/images/ID/tree/PATH` and the like, and the same under `/v2/NAME/_files/`
+    Files(Files),
     Healthz,
     Readyz,
+}
+
+/// A place in an image's file system, and what is wanted of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Files {
+    pub image: Scope,
+    pub view: View,
+    /// Bytes, as tar has them: a name need not be UTF-8.
+    pub path: Vec<u8>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// Of any repository.
+    Any(Id),
+    Repository(Repository, Reference),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum View {
+    Tree,
+    Blob,
+    Tar,
+}
+
+impl View {
+    fn parse(word: &str) -> Result<View, Error> {
+        match word {
+            "tree" => Ok(View::Tree),
+            "blobs" => Ok(View::Blob),
+            "tar" => Ok(View::Tar),
+            _ => Err(Error::RouteUnknown),
+        }
+    }
 }
 
 impl Route {
@@ -39,12 +78,16 @@ impl Route {
             "/readyz" => return Ok(Route::Readyz),
             _ => {}
         }
+        if let Some(rest) = path.strip_prefix("/v1/images/") {
+            return v1_files(rest);
+        }
         let path = path.strip_prefix("/v2/").ok_or_else(unknown)?;
+        // No part of a name starts so, and what follows may hold any word.
+        if let Some((name, rest)) = path.split_once("/_files/") {
+            return v2_files(name, rest);
+        }
         let (rest, last) = path.rsplit_once('/').ok_or_else(unknown)?;
-        // Decoded after splitting, so an encoded slash separates nothing.
-        let last = percent_decode_str(last)
-            .decode_utf8()
-            .map_err(|_| unknown())?;
+        let last = decoded(last)?;
         if let Some(name) = rest.strip_suffix("/blobs/uploads") {
             let name = repository(name)?;
             return if last.is_empty() {
@@ -76,6 +119,7 @@ impl Route {
             | Route::Catalog
             | Route::Tags(_)
             | Route::Referrers(..)
+            | Route::Files(_)
             | Route::Healthz
             | Route::Readyz => "GET, HEAD",
             Route::Blob(..) => "GET, HEAD, DELETE",
@@ -95,9 +139,50 @@ impl Route {
             Route::Manifest(..) => "manifest",
             Route::Tags(_) => "tags",
             Route::Referrers(..) => "referrers",
+            Route::Files(files) => match files.view {
+                View::Tree => "tree",
+                View::Blob => "file",
+                View::Tar => "tar",
+            },
             Route::Healthz | Route::Readyz => "health",
         }
     }
+}
+
+/// The first part of a path, and the rest without its leading slash.
+fn part(path: &str) -> (&str, &str) {
+    path.split_once('/').unwrap_or((path, ""))
+}
+
+/// Decoded after splitting, so an encoded slash separates nothing.
+fn decoded(part: &str) -> Result<Cow<'_, str>, Error> {
+    percent_decode_str(part)
+        .decode_utf8()
+        .map_err(|_| Error::RouteUnknown)
+}
+
+/// `ID/tree/PATH`
+fn v1_files(rest: &str) -> Result<Route, Error> {
+    let (id, rest) = part(rest);
+    let (view, path) = part(rest);
+    let view = View::parse(view)?;
+    Ok(Route::Files(Files {
+        image: Scope::Any(decoded(id)?.parse()?),
+        view,
+        path: percent_decode_str(path).collect(),
+    }))
+}
+
+/// `tree/REFERENCE/PATH`, in a repository
+fn v2_files(name: &str, rest: &str) -> Result<Route, Error> {
+    let (view, rest) = part(rest);
+    let (reference, path) = part(rest);
+    let view = View::parse(view)?;
+    Ok(Route::Files(Files {
+        image: Scope::Repository(repository(name)?, decoded(reference)?.parse()?),
+        view,
+        path: percent_decode_str(path).collect(),
+    }))
 }
 
 fn repository(name: &str) -> Result<Repository, Error> {
@@ -112,21 +197,34 @@ fn repository(name: &str) -> Result<Repository, Error> {
     }
 }
 
-/// The parameters of a query string, decoded, in order. `+` is a plus sign:
-/// media types have them, and no client writes a blank so.
+/// The parameter that is a path of an image: bytes, which need not be UTF-8.
+const PATH_PARAMETER: &str = "after";
+
+/// The first [`PATH_PARAMETER`] of a query string, decoded.
+pub fn path_parameter(query: Option<&str>) -> Option<Vec<u8>> {
+    pairs(query)
+        .find(|(key, _)| *key == PATH_PARAMETER)
+        .map(|(_, value)| percent_decode_str(value).collect())
+}
+
+fn pairs(query: Option<&str>) -> impl Iterator<Item = (&str, &str)> {
+    query
+        .unwrap_or_default()
+        .split('&')
+        .filter(|pair| !pair.is_empty())
+        .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+}
+
+/// The other parameters of a query string, decoded, in order. `+` is a plus
+/// sign: media types have them, and no client writes a blank so.
 pub fn query(query: Option<&str>) -> Result<Vec<(String, String)>, Error> {
     let decode = |s: &str| match percent_decode_str(s).decode_utf8() {
         Ok(decoded) => Ok(decoded.into_owned()),
         Err(_) => Err(Error::Query(crate::log::escape(s.as_bytes()))),
     };
-    query
-        .unwrap_or_default()
-        .split('&')
-        .filter(|pair| !pair.is_empty())
-        .map(|pair| {
-            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-            Ok((decode(key)?, decode(value)?))
-        })
+    pairs(query)
+        .filter(|(key, _)| *key != PATH_PARAMETER)
+        .map(|(key, value)| Ok((decode(key)?, decode(value)?)))
         .collect()
 }
 

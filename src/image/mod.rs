@@ -9,8 +9,10 @@
 //! the number of layers, never the size of the image.
 
 mod error;
+mod file;
 mod id;
 mod links;
+pub mod listing;
 mod merge;
 mod resolve;
 mod tar;

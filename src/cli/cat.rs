@@ -1,0 +1,59 @@
+//! `registry cat`
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Args;
+
+use super::image::ImageArgs;
+use super::output::Stdout;
+use crate::image::Image;
+
+/// Bytes read at a time.
+const PIECE: usize = 1 << 20;
+
+/// The flags of `registry cat`.
+#[derive(Args, Clone, Debug)]
+pub struct CatArgs {
+    #[command(flatten)]
+    image: ImageArgs,
+
+    /// Files of the image
+    #[arg(required = true, value_name = "PATH")]
+    paths: Vec<OsString>,
+}
+
+pub fn run(args: &CatArgs) -> Result<ExitCode> {
+    let image = args.image.open()?;
+    let mut stdout = Stdout::new();
+    let mut buffer = vec![0; PIECE];
+    let mut code = ExitCode::SUCCESS;
+    for path in &args.paths {
+        if let Err(error) = print(&image, path.as_bytes(), &mut buffer, &mut stdout) {
+            if stdout.is_closed() {
+                break;
+            }
+            // The others may be there.
+            stdout.flush()?;
+            eprintln!("registry: {error:#}");
+            code = ExitCode::FAILURE;
+        }
+    }
+    stdout.end(Ok(code))
+}
+
+fn print(image: &Image, path: &[u8], buffer: &mut [u8], stdout: &mut Stdout) -> Result<()> {
+    let file = image.file(path)?;
+    let mut offset = 0;
+    loop {
+        let read = image.read(&file, offset, buffer)?;
+        if read == 0 {
+            return Ok(());
+        }
+        stdout.write_all(&buffer[..read])?;
+        offset += read as u64;
+    }
+}

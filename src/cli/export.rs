@@ -1,0 +1,67 @@
+//! `registry export`
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+
+use super::image::ImageArgs;
+use super::output::Stdout;
+use crate::gzip::GzipWriter;
+use crate::image::{Image, Node};
+
+/// The flags of `registry export`.
+#[derive(Args, Clone, Debug)]
+pub struct ExportArgs {
+    #[command(flatten)]
+    image: ImageArgs,
+
+    /// Write to this file instead of stdout
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+
+    /// Compress
+    #[arg(long)]
+    gzip: bool,
+
+    /// A directory or file of the image
+    #[arg(default_value = "/")]
+    path: OsString,
+}
+
+pub fn run(args: &ExportArgs) -> Result<ExitCode> {
+    let mut stdout = Stdout::new();
+    ensure!(
+        args.output.is_some() || !stdout.is_terminal(),
+        "a tar is nothing for a terminal: give --output FILE, or pipe it to a program"
+    );
+    let image = args.image.open()?;
+    let node = image.node(args.path.as_bytes(), true)?;
+    let Some(path) = &args.output else {
+        let result = write(&image, &node, args.gzip, &mut stdout);
+        return stdout.end(result.map(|()| ExitCode::SUCCESS));
+    };
+    let failed = || format!("{} is not complete", path.display());
+    let file = File::create(path).with_context(|| format!("cannot make {}", path.display()))?;
+    let mut file = BufWriter::new(file);
+    write(&image, &node, args.gzip, &mut file).with_context(failed)?;
+    file.flush().with_context(failed)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn write(image: &Arc<Image>, node: &Node, gzip: bool, output: &mut impl Write) -> Result<()> {
+    if gzip {
+        let mut compressed = GzipWriter::new(output)?;
+        image.write_tar(node, &mut compressed)?;
+        compressed.finish()?;
+    } else {
+        image.write_tar(node, output)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,237 @@
+//! `registry ls`
+
+use std::ffi::OsString;
+use std::fmt::Write as _;
+use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Args;
+
+use super::image::ImageArgs;
+use super::output::Stdout;
+use crate::image::Node;
+use crate::image::listing::{JsonListing, Listing, Stop};
+use crate::index::records::{Entry, Kind, Time};
+
+/// Bytes of JSON written at a time.
+const PIECE: usize = 64 << 10;
+/// Rows that are given columns of one width: all of most directories.
+const ALIGNED: usize = 4096;
+
+/// The flags of `registry ls`.
+#[derive(Args, Clone, Debug)]
+pub struct LsArgs {
+    #[command(flatten)]
+    image: ImageArgs,
+
+    /// A line an entry: mode, owner, group, size, time (UTC), name
+    #[arg(short, long)]
+    long: bool,
+
+    /// Everything below the directory, with its path
+    #[arg(short = 'R', long)]
+    recursive: bool,
+
+    /// The JSON that the HTTP API gives, with the layer and the digest of each file
+    #[arg(long, conflicts_with = "long")]
+    json: bool,
+
+    /// A directory or file of the image
+    #[arg(default_value = "/")]
+    path: OsString,
+}
+
+pub fn run(args: &LsArgs) -> Result<ExitCode> {
+    let image = args.image.open()?;
+    let listing = Listing::new(image, args.path.as_bytes(), args.recursive)?;
+    let mut stdout = Stdout::new();
+    let result = if args.json {
+        json(listing, &mut stdout)
+    } else {
+        text(listing, args, &mut stdout)
+    };
+    stdout.end(result.map(|()| ExitCode::SUCCESS))
+}
+
+/// JSON escapes control characters by itself.
+fn json(listing: Listing, stdout: &mut Stdout) -> Result<()> {
+    let mut listing = JsonListing::new(listing);
+    let mut buffer = Vec::new();
+    while listing.write(PIECE, &mut buffer)?.is_some() {
+        stdout.write_all(&buffer)?;
+        buffer.clear();
+    }
+    Ok(())
+}
+
+fn text(mut listing: Listing, args: &LsArgs, stdout: &mut Stdout) -> Result<()> {
+    // A name alone where it is clear which directory it is in.
+    let directory = match listing.shown() {
+        node if args.recursive || !node.is_directory() => None,
+        node if node.path.is_empty() => Some(0),
+        node => Some(node.path.len() + 1),
+    };
+    let mut rows: Vec<Row> = Vec::new();
+    let mut widths = Widths::default();
+    loop {
+        let stop = listing.visit(|node| {
+            let name = match directory {
+                Some(length) => node.path[length..].to_vec(),
+                None => [b"/", node.path.as_slice()].concat(),
+            };
+            rows.push(Row::new(node, name, args.long));
+            rows.len() < ALIGNED
+        })?;
+        for row in &rows {
+            widths.fit(row);
+        }
+        for row in rows.drain(..) {
+            row.write(&widths, stdout)?;
+        }
+        if stop != Stop::Pause {
+            return Ok(());
+        }
+    }
+}
+
+struct Row {
+    /// Mode, owner, group, size and time.
+    columns: Option<[String; 5]>,
+    name: Vec<u8>,
+    target: Option<Vec<u8>>,
+}
+
+#[derive(Default)]
+struct Widths([usize; 5]);
+
+impl Widths {
+    fn fit(&mut self, row: &Row) {
+        for (width, column) in self.0.iter_mut().zip(row.columns.iter().flatten()) {
+            *width = column.len().max(*width);
+        }
+    }
+}
+
+impl Row {
+    fn new(node: &Node, name: Vec<u8>, long: bool) -> Row {
+        let entry = &node.entry;
+        let size = match entry.kind {
+            Kind::Character | Kind::Block => format!("{}, {}", entry.device.0, entry.device.1),
+            _ => entry.size.to_string(),
+        };
+        Row {
+            columns: long.then(|| {
+                [
+                    mode(entry),
+                    entry.uid.to_string(),
+                    entry.gid.to_string(),
+                    size,
+                    time(entry.mtime),
+                ]
+            }),
+            name,
+            target: (long && entry.kind == Kind::Symlink).then(|| entry.link.clone()),
+        }
+    }
+
+    fn write(&self, widths: &Widths, stdout: &mut Stdout) -> std::io::Result<()> {
+        if let Some(columns) = &self.columns {
+            let mut line = String::new();
+            for (column, &width) in columns.iter().zip(&widths.0) {
+                write!(line, "{column:>width$} ").expect("a String takes every write");
+            }
+            stdout.write_all(line.as_bytes())?;
+        }
+        let name = stdout.name(&self.name).into_owned();
+        stdout.write_all(&name)?;
+        if let Some(target) = &self.target {
+            let target = stdout.name(target).into_owned();
+            stdout.write_all(b" -> ")?;
+            stdout.write_all(&target)?;
+        }
+        stdout.write_all(b"\n")
+    }
+}
+
+/// `-rwsr-xr-t`, as ls writes it.
+fn mode(entry: &Entry) -> String {
+    let kind = match entry.kind {
+        Kind::Directory | Kind::Implicit | Kind::Passage => 'd',
+        Kind::Symlink => 'l',
+        Kind::Character => 'c',
+        Kind::Block => 'b',
+        Kind::Fifo => 'p',
+        // The rest are no nodes.
+        Kind::Regular | Kind::ForeignLink | Kind::Whiteout => '-',
+    };
+    let mut text = String::from(kind);
+    // Shift, the special bit, and its letter.
+    for (shift, special, letter) in [(6, 0o4000, 's'), (3, 0o2000, 's'), (0, 0o1000, 't')] {
+        let bits = entry.mode >> shift;
+        let executable = bits & 1 != 0;
+        text.push(if bits & 4 != 0 { 'r' } else { '-' });
+        text.push(if bits & 2 != 0 { 'w' } else { '-' });
+        text.push(match (entry.mode & special != 0, executable) {
+            (true, true) => letter,
+            (true, false) => letter.to_ascii_uppercase(),
+            (false, true) => 'x',
+            (false, false) => '-',
+        });
+    }
+    text
+}
+
+/// To the minute, in UTC: the same wherever it is run.
+fn time(time: Time) -> String {
+    match jiff::Timestamp::from_second(time.seconds) {
+        Ok(timestamp) => timestamp.strftime("%Y-%m-%d %H:%M").to_string(),
+        // Beyond the years that calendars are made for.
+        Err(_) => format!("@{}", time.seconds),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modes() {
+        for (kind, bits, want) in [
+            (Kind::Regular, 0o644, "-rw-r--r--"),
+            (Kind::Directory, 0o1777, "drwxrwxrwt"),
+            (Kind::Implicit, 0o755, "drwxr-xr-x"),
+            (Kind::Regular, 0o4755, "-rwsr-xr-x"),
+            (Kind::Regular, 0o6640, "-rwSr-S---"),
+            (Kind::Directory, 0o1770, "drwxrwx--T"),
+            (Kind::Symlink, 0o777, "lrwxrwxrwx"),
+            (Kind::Character, 0o620, "crw--w----"),
+            (Kind::Block, 0o660, "brw-rw----"),
+            (Kind::Fifo, 0o600, "prw-------"),
+        ] {
+            let mut entry = Entry::implicit(kind);
+            entry.mode = bits;
+            assert_eq!(mode(&entry), want);
+        }
+    }
+
+    #[test]
+    fn times() {
+        for (seconds, want) in [
+            (0, "1970-01-01 00:00"),
+            (-1, "1969-12-31 23:59"),
+            (1_700_000_000, "2023-11-14 22:13"),
+            (i64::MAX, "@9223372036854775807"),
+        ] {
+            let nanoseconds = 0;
+            assert_eq!(
+                time(Time {
+                    seconds,
+                    nanoseconds
+                }),
+                want
+            );
+        }
+    }
+}

@@ -1,0 +1,484 @@
+//! What is in an image: directories, files, and whole subtrees as tars. The same
+//! answers for an image found anywhere (`/v1/images/ID/…`) and for one of a
+//! repository (`/v2/NAME/_files/…`).
+
+use std::io::{self, BufWriter, Write};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
+use hyper::header::{
+    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderValue,
+    LINK,
+};
+use hyper::{HeaderMap, Method, Response, StatusCode};
+use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::body::{Body, PIECE, Produce};
+use super::error::{Error, Result};
+use super::range::{self, Wanted};
+use super::router::{Files, Scope, View};
+use super::v2::header;
+use super::{App, Exchange, blocking, json};
+use crate::gzip::GzipWriter;
+use crate::image::listing::{JsonListing, Listing, Stop, url_path};
+use crate::image::{Image, Images, Node, Platform};
+use crate::oci::{Digest, Reference};
+
+pub async fn answer(
+    app: &Arc<App>,
+    exchange: &mut Exchange,
+    files: Files,
+) -> Result<Response<Body>> {
+    let wanted = Place {
+        images: Arc::clone(&app.images),
+        platform: exchange.parameter("platform").map(str::parse).transpose()?,
+        files,
+    };
+    match wanted.files.view {
+        View::Tree => tree(app, exchange, wanted).await,
+        View::Blob => file(app, exchange, wanted).await,
+        View::Tar => tar(app, exchange, wanted).await,
+    }
+}
+
+/// Where a request looks.
+struct Place {
+    images: Arc<Images>,
+    platform: Option<Platform>,
+    files: Files,
+}
+
+impl Place {
+    /// May wait for the index of a layer to be made.
+    fn open(&self) -> Result<Arc<Image>> {
+        let platform = self.platform.as_ref();
+        Ok(match &self.files.image {
+            Scope::Any(id) => self.images.open(id, platform)?,
+            Scope::Repository(repository, reference) => {
+                self.images.open_in(repository, reference, platform)?
+            }
+        })
+    }
+
+    /// Whether what the request names can never change.
+    fn is_lasting(&self) -> bool {
+        match &self.files.image {
+            Scope::Any(id) => id.is_digest(),
+            Scope::Repository(_, reference) => matches!(reference, Reference::Digest(_)),
+        }
+    }
+
+    /// The address of the listing of `directory`.
+    fn tree(&self, directory: &[u8]) -> String {
+        let directory = url_path(directory);
+        match &self.files.image {
+            Scope::Any(id) => {
+                let id = percent_encode(id.to_string().as_bytes(), NON_ALPHANUMERIC).to_string();
+                format!("/v1/images/{id}/tree/{directory}")
+            }
+            Scope::Repository(repository, reference) => {
+                format!("/v2/{repository}/_files/tree/{reference}/{directory}")
+            }
+        }
+    }
+}
+
+/// Looks into images, off the threads that serve sockets.
+async fn look<T: Send + 'static>(
+    app: &App,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let permit = app.looking.acquire().await;
+    let _permit = permit.expect("the semaphore is never closed");
+    blocking(work).await
+}
+
+/// A parameter that is on or off.
+fn flag(exchange: &Exchange, name: &'static str) -> Result<bool> {
+    match exchange.parameter(name) {
+        None | Some("0" | "false") => Ok(false),
+        Some("" | "1" | "true") => Ok(true),
+        Some(value) => Err(parameter(name, value, "1 or 0")),
+    }
+}
+
+fn parameter(name: &'static str, value: &str, want: &'static str) -> Error {
+    Error::Parameter {
+        name,
+        value: value.chars().take(32).collect(),
+        want,
+    }
+}
+
+/// `limit`. Any number above zero is one, however long.
+fn limit(exchange: &Exchange) -> Result<Option<u64>> {
+    let Some(value) = exchange.parameter("limit") else {
+        return Ok(None);
+    };
+    let digits = !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit());
+    match value.parse().unwrap_or(u64::MAX) {
+        number if digits && number > 0 => Ok(Some(number)),
+        _ => Err(parameter("limit", value, "a number from 1 on")),
+    }
+}
+
+/// What a request wants listed.
+struct Asked {
+    recursive: bool,
+    limit: Option<u64>,
+    after: Option<Vec<u8>>,
+    head: bool,
+}
+
+/// A listing, begun.
+struct Begun {
+    listing: Listing,
+    /// All of the array, or what goes out first.
+    first: Vec<u8>,
+    /// What makes the rest.
+    rest: Option<JsonListing>,
+    /// The address of the next page.
+    next: Option<String>,
+}
+
+async fn tree(app: &Arc<App>, exchange: &mut Exchange, place: Place) -> Result<Response<Body>> {
+    let asked = Asked {
+        recursive: flag(exchange, "recursive")?,
+        limit: limit(exchange)?,
+        after: exchange.after.take(),
+        head: exchange.method == Method::HEAD,
+    };
+    let head = asked.head;
+    let begun = look(app, move || begin(&place, asked)).await?;
+    let mut response = json(String::new());
+    let headers = response.headers_mut();
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    if let Some(next) = begun.next {
+        headers.insert(LINK, header(format!("<{next}>; rel=\"next\"")));
+    }
+    *response.body_mut() = match begun.rest {
+        // Of a length that only making it would tell.
+        _ if head => Body::Empty,
+        None => begun.first.into(),
+        Some(rest) => {
+            let again = JsonListing::new(begun.listing);
+            let rest = (begun.first, rest);
+            stream(&app.streams, rest, || (Vec::new(), again), lines, None).await
+        }
+    };
+    Ok(response)
+}
+
+/// The first piece of a listing, so that what goes wrong at once has a status.
+fn begin(place: &Place, asked: Asked) -> Result<Begun> {
+    let mut listing = Listing::new(place.open()?, &place.files.path, asked.recursive)?;
+    if let Some(limit) = asked.limit {
+        listing = listing.limit(limit);
+    }
+    if let Some(after) = &asked.after {
+        let text = |path: &[u8]| String::from_utf8_lossy(path).chars().take(256).collect();
+        let outside = Error::After {
+            after: text(after),
+            directory: text(&listing.shown().path),
+        };
+        listing = listing.after(after).ok_or(outside)?;
+    }
+    let mut json = JsonListing::new(listing.clone());
+    let mut first = Vec::new();
+    let (stop, last) = if asked.head {
+        let last = asked.limit.map(|_| listing.clone().last());
+        (Stop::End, last.transpose()?.flatten())
+    } else {
+        let stop = json.write(PIECE, &mut first)?.unwrap_or(Stop::End);
+        // A page longer than a piece is looked through for where it ends, since
+        // the head goes out first.
+        let last = match stop {
+            Stop::End => None,
+            Stop::Limit => json.listing().position().map(<[u8]>::to_vec),
+            Stop::Pause => asked
+                .limit
+                .map(|_| json.listing().clone().last())
+                .transpose()?
+                .flatten(),
+        };
+        (stop, last)
+    };
+    let next = last.map(|last| {
+        let mut next = place.tree(&listing.shown().path);
+        let mut separator = '?';
+        let mut add = |name: &str, value: &str| {
+            next.push(separator);
+            next.push_str(name);
+            next.push('=');
+            next.push_str(value);
+            separator = '&';
+        };
+        if asked.recursive {
+            add("recursive", "1");
+        }
+        if let Some(platform) = &place.platform {
+            add("platform", &url_path(platform.to_string().as_bytes()));
+        }
+        if let Some(limit) = asked.limit {
+            add("limit", &limit.to_string());
+        }
+        add("after", &format!("/{}", url_path(&last)));
+        next
+    });
+    Ok(Begun {
+        listing,
+        first,
+        rest: (stop == Stop::Pause).then_some(json),
+        next,
+    })
+}
+
+fn lines(json: &mut JsonListing) -> Result<Option<Vec<u8>>> {
+    let mut piece = Vec::with_capacity(PIECE + PIECE / 8);
+    let stop = json.write(PIECE, &mut piece)?;
+    Ok(stop.map(|_| piece))
+}
+
+/// A body whose first piece and the state that makes the rest are at hand. Where
+/// too many are being sent already it waits, and since what waits should not
+/// take room, is made `again` then.
+async fn stream<S: Send + 'static>(
+    streams: &Arc<Semaphore>,
+    begun: (Vec<u8>, S),
+    again: impl FnOnce() -> (Vec<u8>, S),
+    make: impl Fn(&mut S) -> Result<Option<Vec<u8>>> + Send + 'static,
+    length: Option<u64>,
+) -> Body {
+    let (permit, (first, mut state)) = match Arc::clone(streams).try_acquire_owned() {
+        Ok(permit) => (permit, begun),
+        Err(_) => {
+            drop(begun);
+            (acquire(streams).await, again())
+        }
+    };
+    let produce: Produce = Box::new(move || make(&mut state));
+    Body::stream(first, produce, length, permit)
+}
+
+async fn acquire(semaphore: &Arc<Semaphore>) -> OwnedSemaphorePermit {
+    let permit = Arc::clone(semaphore).acquire_owned().await;
+    permit.expect("the semaphore is never closed")
+}
+
+/// Content being read.
+struct Reading {
+    image: Arc<Image>,
+    node: Arc<Node>,
+    offset: u64,
+    end: u64,
+}
+
+impl Reading {
+    fn piece(&mut self) -> Result<Option<Vec<u8>>> {
+        let length = (self.end - self.offset).min(PIECE as u64);
+        if length == 0 {
+            return Ok(None);
+        }
+        let mut piece = vec![0; length as usize];
+        let read = self.image.read(&self.node, self.offset, &mut piece)?;
+        // A file that ends too early is noticed by the body.
+        piece.truncate(read);
+        self.offset += read as u64;
+        Ok((read > 0).then_some(piece))
+    }
+}
+
+/// What a request gets of a file.
+enum Content {
+    Nothing,
+    Whole(Vec<u8>),
+    Begun(Vec<u8>, Reading),
+}
+
+async fn file(app: &Arc<App>, exchange: &mut Exchange, place: Place) -> Result<Response<Body>> {
+    let request = std::mem::take(&mut exchange.headers);
+    let head = exchange.method == Method::HEAD;
+    let lasting = place.is_lasting();
+    let (mut response, content) = look(app, move || {
+        let image = place.open()?;
+        let node = Arc::new(image.file(&place.files.path)?);
+        offer(&request, head, &image, &node)
+    })
+    .await?;
+    response.headers_mut().insert(
+        CACHE_CONTROL,
+        HeaderValue::from_static(if lasting {
+            "private, max-age=31536000, immutable"
+        } else {
+            "no-cache"
+        }),
+    );
+    *response.body_mut() = match content {
+        Content::Nothing => Body::Empty,
+        Content::Whole(bytes) => bytes.into(),
+        Content::Begun(first, reading) => {
+            let again = Reading {
+                image: Arc::clone(&reading.image),
+                node: Arc::clone(&reading.node),
+                offset: reading.offset - first.len() as u64,
+                end: reading.end,
+            };
+            let length = again.end - again.offset;
+            let begun = (first, reading);
+            let make = Reading::piece;
+            stream(
+                &app.streams,
+                begun,
+                || (Vec::new(), again),
+                make,
+                Some(length),
+            )
+            .await
+        }
+    };
+    Ok(response)
+}
+
+/// The head of an answer with a file, and the first of its bytes.
+fn offer(
+    request: &HeaderMap,
+    head: bool,
+    image: &Arc<Image>,
+    node: &Arc<Node>,
+) -> Result<(Response<Body>, Content)> {
+    let size = node.entry.size;
+    let mut response = Response::new(Body::Empty);
+    let mut status = StatusCode::OK;
+    let headers = response.headers_mut();
+    headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    let etag = node
+        .entry
+        .sha256
+        .map(|hash| format!("\"{}\"", Digest::Sha256(hash)));
+    if let Some(etag) = &etag {
+        headers.insert(ETAG, header(etag.clone()));
+    }
+    // Without a tag no condition can hold: no tag is empty.
+    let etag = etag.as_deref().unwrap_or_default();
+    let wanted = match head {
+        // Range means something for GET alone (RFC 9110, 14.2).
+        true if !range::not_modified(request, etag) => Wanted::All,
+        _ => range::wanted(request, etag, size),
+    };
+    let range = match wanted {
+        Wanted::All => 0..size,
+        Wanted::Part(part) => {
+            let value = format!("bytes {}-{}/{size}", part.start, part.end - 1);
+            headers.insert(CONTENT_RANGE, header(value));
+            status = StatusCode::PARTIAL_CONTENT;
+            part
+        }
+        Wanted::NotModified => {
+            *response.status_mut() = StatusCode::NOT_MODIFIED;
+            return Ok((response, Content::Nothing));
+        }
+        Wanted::Unsatisfiable => return Err(Error::Range { size }),
+    };
+    headers.insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static("application/octet-stream"),
+    );
+    headers.insert(CONTENT_LENGTH, (range.end - range.start).into());
+    *response.status_mut() = status;
+    if head {
+        return Ok((response, Content::Nothing));
+    }
+    let mut reading = Reading {
+        image: Arc::clone(image),
+        node: Arc::clone(node),
+        offset: range.start,
+        end: range.end,
+    };
+    let first = reading.piece()?.unwrap_or_default();
+    let content = if reading.offset == reading.end {
+        Content::Whole(first)
+    } else {
+        Content::Begun(first, reading)
+    };
+    Ok((response, content))
+}
+
+async fn tar(app: &Arc<App>, exchange: &mut Exchange, place: Place) -> Result<Response<Body>> {
+    let gzip = flag(exchange, "gzip")?;
+    let (image, node) = look(app, move || {
+        let image = place.open()?;
+        let node = image.node(&place.files.path, true)?;
+        Ok((image, node))
+    })
+    .await?;
+    let mut response = Response::new(Body::Empty);
+    let headers = response.headers_mut();
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    let media_type = if gzip {
+        "application/gzip"
+    } else {
+        "application/x-tar"
+    };
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
+    if exchange.method == Method::HEAD {
+        return Ok(response);
+    }
+    let permit = acquire(&app.exports).await;
+    let (pieces, mut tar) = sync_channel(1);
+    tokio::task::spawn_blocking(move || export(&image, &node, gzip, pieces));
+    let (first, tar) = blocking(move || Ok::<_, Error>((receive(&mut tar)?, tar))).await?;
+    *response.body_mut() = match first {
+        None => Body::Empty,
+        Some(first) => {
+            let mut tar = tar;
+            Body::stream(first, Box::new(move || receive(&mut tar)), None, permit)
+        }
+    };
+    Ok(response)
+}
+
+/// A piece; `None` at the end.
+type Sent = Result<Option<Vec<u8>>>;
+
+/// Works on a thread of its own, since a tar is written from front to back and
+/// cannot be left and taken up again. It ends when nobody receives any more.
+fn export(image: &Arc<Image>, node: &Node, gzip: bool, pieces: SyncSender<Sent>) {
+    let write = || {
+        let mut buffer = BufWriter::with_capacity(PIECE, Pieces(&pieces));
+        if gzip {
+            let mut compressed =
+                GzipWriter::new(&mut buffer).map_err(crate::image::Error::Write)?;
+            image.write_tar(node, &mut compressed)?;
+            compressed.finish().map_err(crate::image::Error::Write)?;
+        } else {
+            image.write_tar(node, &mut buffer)?;
+        }
+        buffer.flush().map_err(crate::image::Error::Write)?;
+        Ok(None)
+    };
+    let end = write();
+    // Whoever is not there to hear of the end has given up before it.
+    drop(pieces.send(end));
+}
+
+fn receive(pieces: &mut Receiver<Sent>) -> Sent {
+    // A thread that panics sends no end.
+    pieces.recv().unwrap_or(Err(Error::BodyLost))
+}
+
+struct Pieces<'a>(&'a SyncSender<Sent>);
+
+impl Write for Pieces<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let piece = bytes[..bytes.len().min(PIECE)].to_vec();
+        let length = piece.len();
+        let sent = self.0.send(Ok(Some(piece)));
+        sent.map_err(|_| io::ErrorKind::BrokenPipe)?;
+        Ok(length)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,425 @@
+//! Listings: a directory's entries by name, or all that is below it, each
+//! directory before what it holds.
+//!
+//! A listing is made in pieces and keeps nothing between them but the path it
+//! has come to, so a slow reader holds no thread, iterator or list. The same
+//! path, from outside, is where a page goes on.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
+use serde::Serialize;
+
+use super::{Image, Node, Result, Walk};
+use crate::index::records::{Entry, Kind, Time};
+
+/// What stands for itself in a path of a URL.
+const PATH: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'/')
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
+
+/// What a listing shows.
+#[derive(Clone, Debug)]
+pub struct Listing {
+    image: Arc<Image>,
+    shown: Node,
+    recursive: bool,
+    /// Entries left to show.
+    left: u64,
+    /// The path of the entry shown last.
+    at: Option<Vec<u8>>,
+}
+
+/// Why a listing stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// Nothing is left.
+    End,
+    /// The limit is reached, and something is left.
+    Limit,
+    /// The visitor wants a pause.
+    Pause,
+}
+
+impl Listing {
+    /// What `ls` shows of a path: what is in a directory, also through a symlink;
+    /// anything else by itself.
+    pub fn new(image: Arc<Image>, path: &[u8], recursive: bool) -> Result<Listing> {
+        let shown = match image.node(path, true) {
+            Ok(node) if node.is_directory() => node,
+            // The link, whether it leads anywhere or not.
+            _ => image.node(path, false)?,
+        };
+        Ok(Listing {
+            image,
+            shown,
+            recursive,
+            left: u64::MAX,
+            at: None,
+        })
+    }
+
+    pub fn image(&self) -> &Arc<Image> {
+        &self.image
+    }
+
+    /// What is listed: a directory, or the one entry.
+    pub fn shown(&self) -> &Node {
+        &self.shown
+    }
+
+    /// At most so many entries.
+    pub fn limit(mut self, entries: u64) -> Listing {
+        self.left = entries;
+        self
+    }
+
+    /// Goes on after `path`, which need not exist (any more). `None`: it is not
+    /// below what is listed.
+    pub fn after(mut self, path: &[u8]) -> Option<Listing> {
+        let path = normal(path);
+        below(&path, &self.shown.path)?;
+        self.at = Some(path);
+        Some(self)
+    }
+
+    /// The path of the entry shown last.
+    pub fn position(&self) -> Option<&[u8]> {
+        self.at.as_deref()
+    }
+
+    /// Shows entries until there are no more or `visit` says `false`.
+    pub fn visit(&mut self, mut visit: impl FnMut(&Node) -> bool) -> Result<Stop> {
+        let Listing {
+            image,
+            shown,
+            recursive,
+            left,
+            at,
+        } = self;
+        if !shown.is_directory() {
+            if at.is_none() {
+                visit(shown);
+                *at = Some(shown.path.clone());
+            }
+            return Ok(Stop::End);
+        }
+        let nodes: Box<dyn Iterator<Item = Result<Node>>> = if *recursive {
+            let (image, shown) = (Arc::clone(image), shown.clone());
+            Box::new(match at {
+                Some(at) => Walk::after(image, shown, at)?,
+                None => Walk::new(image, shown),
+            })
+        } else {
+            let rest = at.as_deref().and_then(|at| below(at, &shown.path));
+            let name = rest.and_then(|rest| rest.split(|&b| b == b'/').next());
+            let from = match name.unwrap_or_default() {
+                b"" => Vec::new(),
+                // The first name after it.
+                name => [name, b"\0"].concat(),
+            };
+            Box::new(image.children(shown, &from)?)
+        };
+        for node in nodes {
+            let node = node?;
+            if *left == 0 {
+                return Ok(Stop::Limit);
+            }
+            *left -= 1;
+            let go_on = visit(&node);
+            at.get_or_insert_default().clone_from(&node.path);
+            if !go_on {
+                return Ok(Stop::Pause);
+            }
+        }
+        Ok(Stop::End)
+    }
+
+    /// The path of the last entry within the limit, if something is left after
+    /// it.
+    pub fn last(mut self) -> Result<Option<Vec<u8>>> {
+        let stop = self.visit(|_| true)?;
+        Ok(self.at.filter(|_| stop == Stop::Limit))
+    }
+}
+
+/// Without slashes at the ends or twice.
+fn normal(path: &[u8]) -> Vec<u8> {
+    let parts: Vec<&[u8]> = path
+        .split(|&b| b == b'/')
+        .filter(|part| !part.is_empty())
+        .collect();
+    parts.join(&b'/')
+}
+
+/// `path` seen from `directory`, if it is that or below.
+fn below<'a>(path: &'a [u8], directory: &[u8]) -> Option<&'a [u8]> {
+    let rest = path.strip_prefix(directory)?;
+    match rest {
+        [b'/', rest @ ..] => Some(rest),
+        _ if rest.is_empty() || directory.is_empty() => Some(rest),
+        _ => None,
+    }
+}
+
+/// A listing as a JSON array, an entry a line.
+#[derive(Debug)]
+pub struct JsonListing {
+    listing: Listing,
+    config: String,
+    /// Their digests. An image without layers has a root all the same.
+    layers: Vec<String>,
+    state: JsonState,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum JsonState {
+    Start,
+    Middle,
+    End,
+}
+
+impl JsonListing {
+    pub fn new(listing: Listing) -> JsonListing {
+        let image = listing.image();
+        JsonListing {
+            config: image.config.hex(),
+            layers: image
+                .layers
+                .iter()
+                .map(|layer| layer.digest.to_string())
+                .collect(),
+            listing,
+            state: JsonState::Start,
+        }
+    }
+
+    /// Appends about `size` bytes of the array; `None` when it is complete already.
+    pub fn write(&mut self, size: usize, buffer: &mut Vec<u8>) -> Result<Option<Stop>> {
+        let JsonListing {
+            listing,
+            config,
+            layers,
+            state,
+        } = self;
+        if *state == JsonState::End {
+            return Ok(None);
+        }
+        let mut separator = match state {
+            JsonState::Start => "[",
+            JsonState::Middle | JsonState::End => ",\n",
+        };
+        let stop = listing.visit(|node| {
+            buffer.extend_from_slice(separator.as_bytes());
+            separator = ",\n";
+            let layer = layers.get(node.layer).map_or("", String::as_str);
+            write_entry(buffer, &node.path, &node.entry, config, layer);
+            buffer.len() < size
+        })?;
+        if stop == Stop::Pause {
+            *state = JsonState::Middle;
+        } else {
+            // Nothing was written of an empty directory.
+            if separator == "[" {
+                buffer.push(b'[');
+            }
+            buffer.extend_from_slice(b"]\n");
+            *state = JsonState::End;
+        }
+        Ok(Some(stop))
+    }
+
+    /// What is still to be listed.
+    pub fn listing(&self) -> &Listing {
+        &self.listing
+    }
+}
+
+/// An entry as JSON shows it; `docs/http-api.md` says what the fields mean.
+#[derive(Serialize)]
+struct EntryJson<'a> {
+    path: Cow<'a, str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path_bytes: Option<String>,
+    r#type: &'static str,
+    size: u64,
+    mode: u16,
+    mtime: i64,
+    image: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    linkname: Option<Cow<'a, str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    linkname_bytes: Option<String>,
+    uid: u32,
+    gid: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    major: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    minor: Option<u32>,
+    layer: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    digest: Option<&'a str>,
+}
+
+fn write_entry(buffer: &mut Vec<u8>, path: &[u8], entry: &Entry, config: &str, layer: &str) {
+    let path = absolute(path, entry);
+    let device = matches!(entry.kind, Kind::Character | Kind::Block).then_some(entry.device);
+    let linkname = (entry.kind == Kind::Symlink).then_some(entry.link.as_slice());
+    let mut digest = [0; DIGEST];
+    let json = EntryJson {
+        path: String::from_utf8_lossy(&path),
+        path_bytes: encoded(&path),
+        r#type: type_name(entry.kind),
+        size: entry.size,
+        mode: entry.mode,
+        mtime: milliseconds(entry.mtime),
+        image: config,
+        linkname: linkname.map(String::from_utf8_lossy),
+        linkname_bytes: linkname.and_then(encoded),
+        uid: entry.uid,
+        gid: entry.gid,
+        major: device.map(|(major, _)| major),
+        minor: device.map(|(_, minor)| minor),
+        layer,
+        digest: entry.sha256.map(|hash| digest_text(&hash, &mut digest)),
+    };
+    serde_json::to_writer(buffer, &json)
+        .expect("a vector takes every write, and the keys are text");
+}
+
+/// Bytes of a sha256 digest as text.
+const DIGEST: usize = 7 + 64;
+
+fn digest_text<'a>(hash: &[u8; 32], text: &'a mut [u8; DIGEST]) -> &'a str {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let (algorithm, hex) = text.split_at_mut(7);
+    algorithm.copy_from_slice(b"sha256:");
+    for (byte, pair) in hash.iter().zip(hex.chunks_exact_mut(2)) {
+        pair[0] = DIGITS[usize::from(byte >> 4)];
+        pair[1] = DIGITS[usize::from(byte & 15)];
+    }
+    std::str::from_utf8(text).expect("ASCII")
+}
+
+/// The path from the image's root; a directory's ends in a slash.
+fn absolute(path: &[u8], entry: &Entry) -> Vec<u8> {
+    let mut absolute = Vec::with_capacity(path.len() + 2);
+    absolute.push(b'/');
+    absolute.extend_from_slice(path);
+    if entry.is_directory() && !path.is_empty() {
+        absolute.push(b'/');
+    }
+    absolute
+}
+
+/// As it stands in a URL's path, if it is not UTF-8.
+fn encoded(bytes: &[u8]) -> Option<String> {
+    std::str::from_utf8(bytes).is_err().then(|| url_path(bytes))
+}
+
+/// Bytes as they stand in a URL's path.
+pub fn url_path(bytes: &[u8]) -> String {
+    percent_encode(bytes, PATH).to_string()
+}
+
+/// The names that docker-registry-server gave the types of entries.
+pub fn type_name(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Directory | Kind::Implicit | Kind::Passage => "directory",
+        Kind::Symlink => "symlink",
+        Kind::Character => "character-device",
+        Kind::Block => "block-device",
+        Kind::Fifo => "fifo",
+        // The rest are no nodes.
+        Kind::Regular | Kind::ForeignLink | Kind::Whiteout => "file",
+    }
+}
+
+/// Milliseconds from 1970, rounded down.
+fn milliseconds(time: Time) -> i64 {
+    time.seconds
+        .saturating_mul(1000)
+        .saturating_add(i64::from(time.nanoseconds / 1_000_000))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_below() {
+        for (path, directory, want) in [
+            ("a/b", "a", Some("b")),
+            ("a", "a", Some("")),
+            ("a/b/c", "a", Some("b/c")),
+            ("ab", "a", None),
+            ("b", "a", None),
+            ("", "a", None),
+            ("a/b", "", Some("a/b")),
+            ("", "", Some("")),
+        ] {
+            let found = below(path.as_bytes(), directory.as_bytes());
+            assert_eq!(found, want.map(str::as_bytes), "{path} in {directory}");
+        }
+        assert_eq!(normal(b"//a///b/"), b"a/b");
+        assert_eq!(normal(b"/"), b"");
+    }
+
+    #[test]
+    fn an_entry_as_json() {
+        let json = |path: &[u8], change: &dyn Fn(&mut Entry)| {
+            let mut entry = Entry::implicit(Kind::Regular);
+            change(&mut entry);
+            let mut buffer = Vec::new();
+            write_entry(&mut buffer, path, &entry, "c0", "sha256:00");
+            String::from_utf8(buffer).expect("JSON")
+        };
+        let common = r#""image":"c0""#;
+        let rest = r#""uid":0,"gid":0"#;
+        let end = r#""layer":"sha256:00""#;
+        let lossy = '\u{fffd}';
+        assert_eq!(
+            json(b"etc/a\"\n", &|e| {
+                e.mode = 0o4755;
+                e.size = 3;
+                e.mtime = Time {
+                    seconds: -1,
+                    nanoseconds: 999_999_999,
+                };
+                e.sha256 = Some([0xab; 32]);
+            }),
+            format!(
+                r#"{{"path":"/etc/a\"\n","type":"file","size":3,"mode":2541,"mtime":-1,{common},{rest},{end},"digest":"sha256:{}"}}"#,
+                "ab".repeat(32)
+            )
+        );
+        assert_eq!(
+            json(b"\xff %", &|e| e.kind = Kind::Directory),
+            format!(
+                r#"{{"path":"/{lossy} %/","path_bytes":"/%FF%20%25/","type":"directory","size":0,"mode":493,"mtime":0,{common},{rest},{end}}}"#
+            )
+        );
+        assert_eq!(
+            json(b"l", &|e| {
+                e.kind = Kind::Symlink;
+                e.link = b"\xfe".to_vec();
+            }),
+            format!(
+                r#"{{"path":"/l","type":"symlink","size":0,"mode":493,"mtime":0,{common},"linkname":"{lossy}","linkname_bytes":"%FE",{rest},{end}}}"#
+            )
+        );
+        assert_eq!(
+            json(b"n", &|e| {
+                e.kind = Kind::Character;
+                e.device = (1, 3);
+            }),
+            format!(
+                r#"{{"path":"/n","type":"character-device","size":0,"mode":493,"mtime":0,{common},{rest},"major":1,"minor":3,{end}}}"#
+            )
+        );
+    }
+}
