@@ -101,7 +101,6 @@ fn failures(dir: &Path) {
     fails(dir, &["ls", APP, "none"], 1, "/none in team/app");
     fails(dir, &["ls", "team/none"], 1, "team/none");
     fails(dir, &["ls", "0123456789abcdef"], 1, "0123456789abcdef");
-    fails(dir, &["ls", "--platform", "windows/amd64", APP], 0, "");
     for (arguments, complaint) in [
         (&["ls"][..], "REFERENCE"),
         (&["ls", "Team"], "Team"),
