@@ -10,12 +10,12 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
+use flate2::Compression;
+use flate2::write::GzEncoder;
 
 use super::image::ImageArgs;
 use super::output::Stdout;
 use crate::image::{Image, Node};
-use flate2::Compression;
-use flate2::write::GzEncoder;
 
 /// The flags of `registry export`.
 #[derive(Args, Clone, Debug)]

@@ -6,6 +6,8 @@ use std::io::{self, BufWriter, Write};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use hyper::header::{
     ACCEPT_RANGES, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderValue,
     LINK,
@@ -23,8 +25,6 @@ use super::{App, Exchange, blocking, json};
 use crate::image::listing::{JsonListing, Listing, Stop, url_path};
 use crate::image::{Image, Images, Node, Platform};
 use crate::oci::{Digest, Reference};
-use flate2::Compression;
-use flate2::write::GzEncoder;
 
 pub async fn answer(
     app: &Arc<App>,

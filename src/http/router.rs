@@ -289,8 +289,67 @@ mod tests {
     }
 
     #[test]
+    fn files() {
+        let any = |id: &str| Scope::Any(id.parse().unwrap());
+        let one = |name: &str, reference: &str| {
+            Scope::Repository(name.parse().unwrap(), reference.parse().unwrap())
+        };
+        for (path, image, view, inside) in [
+            ("/v1/images/a:1/tree", any("a:1"), View::Tree, &b""[..]),
+            ("/v1/images/a:1/tree/", any("a:1"), View::Tree, b""),
+            (
+                "/v1/images/a%2Fb:1/blobs/c/d",
+                any("a/b:1"),
+                View::Blob,
+                b"c/d",
+            ),
+            (
+                "/v1/images/tree/tree/tree",
+                any("tree"),
+                View::Tree,
+                b"tree",
+            ),
+            (
+                "/v1/images/a/tar//x/%ff%00/",
+                any("a"),
+                View::Tar,
+                b"/x/\xff\0/",
+            ),
+            ("/v2/a/b/_files/tree/1", one("a/b", "1"), View::Tree, b""),
+            (
+                "/v2/a/_files/blobs/1/x%20y",
+                one("a", "1"),
+                View::Blob,
+                b"x y",
+            ),
+            (
+                "/v2/a/_files/tar/1/_files/tar/2/manifests/3",
+                one("a", "1"),
+                View::Tar,
+                b"_files/tar/2/manifests/3",
+            ),
+        ] {
+            let want = Files {
+                image,
+                view,
+                path: inside.to_vec(),
+            };
+            assert_eq!(Route::parse(path).unwrap(), Route::Files(want), "{path}");
+        }
+    }
+
+    #[test]
     fn refused() {
         for (path, why) in [
+            ("/v1/images/a", "no view"),
+            ("/v1/images/a/layers/x", "no such view"),
+            ("/v1/images//tree/x", "no id"),
+            ("/v1/images/%ff/tree/x", "not UTF-8"),
+            ("/v1/images/A/tree/x", "uppercase"),
+            ("/v2/a/_files/tree", "no reference"),
+            ("/v2/a/_files/tree/a%2Fb/x", "a slash in the tag"),
+            ("/v2/a%2Fb/_files/tree/1/x", "an encoded slash"),
+            ("/v2/_files/tree/1/x", "no name"),
             ("/", "nothing there"),
             ("/v3/", "no such version"),
             ("/v2/a", "no kind"),
@@ -328,6 +387,14 @@ mod tests {
         ];
         assert_eq!(pairs, want.map(|(k, v)| (k.to_owned(), v.to_owned())));
         assert!(query(Some("n=%ff")).is_err());
+        assert_eq!(query(Some("after=%ff")).unwrap(), [], "a path");
+        for (text, want) in [
+            ("n=1&after=/%ff+%20&after=b", Some(&b"/\xff+ "[..])),
+            ("after", Some(b"")),
+            ("n=after", None),
+        ] {
+            assert_eq!(path_parameter(Some(text)).as_deref(), want, "{text}");
+        }
         assert_eq!(query(None).unwrap(), []);
     }
 }

@@ -9,7 +9,6 @@ fn unknown_routes() {
     let digest = absent();
     for path in [
         "/",
-        "/v1/",
         "/v3/",
         "/v22/",
         "/index.html",

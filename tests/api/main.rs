@@ -6,7 +6,10 @@ mod common;
 
 mod blobs;
 mod catalog;
+mod cli;
 mod errors;
+mod files;
+mod files_refused;
 mod manifests;
 mod referrers;
 mod stores;
