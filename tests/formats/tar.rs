@@ -240,6 +240,13 @@ fn compare(path: &Path, bytes: &[u8], python: &PythonListing) -> Result<bool, St
     let Ok(mine) = mine else {
         return Ok(false);
     };
+    // The last padding may be missing, as from `umoci insert`.
+    if mine.last().is_some_and(|last| last.end > bytes.len()) {
+        return match (gnu(path), python) {
+            (Err(_), Err(_)) => Ok(true),
+            _ => Err("the others read a tar without its last padding".to_owned()),
+        };
+    }
     let gnu = gnu(path).map_err(|error| format!("GNU tar fails: {error}"))?;
     let as_printed: Vec<_> = mine
         .iter()

@@ -41,6 +41,8 @@ pub struct Inside {
 pub struct Ours {
     pub row: Row,
     pub inside: Inside,
+    /// Where its padding ends, or would.
+    pub end: usize,
     /// Times in place of a prefix, which `tarfile` takes for one.
     pub times: Option<String>,
 }
@@ -81,6 +83,7 @@ pub fn ours(tar: &[u8], piece: usize) -> Result<Vec<Ours>, Error> {
                     members.push(Ours {
                         row: row(&member),
                         inside: inside(&member, &content),
+                        end: (start + content.len()).next_multiple_of(512),
                         times: times(&tar[..start]),
                     });
                 }

@@ -8,7 +8,9 @@
 //! submodules; these are the ones without a place of their own:
 //! - The first block of zeros ends the tar, as for GNU tar and `tarfile`, also
 //!   when no second one follows; whatever follows is skipped.
-//! - A tar may end without such a block. No bytes at all are no tar.
+//! - A tar may end without such a block, and without its last member's padding:
+//!   `umoci insert` writes such layers, which Docker and containerd take; the
+//!   others list all members before they complain. No bytes at all are no tar.
 //! - `LIBARCHIVE.xattr.` records are ignored: runtimes apply `SCHILY.xattr.`
 //!   only, which libarchive writes beside them.
 //! - Types that only GNU's backups have, and unknown ones, are refused, as
@@ -239,12 +241,8 @@ impl Parser {
             State::Header => "header",
             State::Extension { .. } => "extended header",
             State::OldGnuMap(..) | State::LinesMap(..) => "sparse file's map",
-            State::Content {
-                left: 0,
-                padding: 0,
-            } => return Ok(()),
-            State::Content { left: 1.., .. } => "member's content",
-            State::Content { .. } | State::Padding { .. } => "member's padding",
+            State::Content { left: 0, .. } | State::Padding { .. } => return Ok(()),
+            State::Content { .. } => "member's content",
         };
         Err(self.fail(at(self.offset, Problem::Truncated(part))))
     }

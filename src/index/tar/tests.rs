@@ -571,8 +571,6 @@ fn truncated_tars_are_errors() {
         (1025, truncated("header"), "header"),
         (1536, truncated("member's content"), "no content"),
         (2235, truncated("member's content"), "content"),
-        (2236, truncated("member's padding"), "no padding"),
-        (2559, truncated("member's padding"), "padding"),
         (2561, truncated("header"), "the next header"),
     ];
     for (length, expected, why) in cases {
@@ -583,6 +581,10 @@ fn truncated_tars_are_errors() {
         Ok(1),
         "between members"
     );
+    for length in [2236, 2559] {
+        let members = read(&tar[..length]).map(|members| members.len());
+        assert_eq!(members, Ok(1), "umoci leaves off the last padding");
+    }
     let zeros = [&tar[..1024], &[0; 1024]].concat();
     assert_eq!(
         problem(&zeros),
