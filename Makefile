@@ -14,8 +14,9 @@ BENCH ?=
 # with libclang.
 BUILD_PACKAGES = cmake g++ libclang-dev make
 # The clients that the tests use, and what the tests build images from.
-TEST_PACKAGES = $(BUILD_PACKAGES) busybox-static ca-certificates curl docker.io docker-registry \
-	e2fsprogs gpg mmdebstrap mount podman procps skopeo umoci util-linux
+TEST_PACKAGES = $(BUILD_PACKAGES) busybox-static bzip2 ca-certificates curl docker.io docker-registry \
+	e2fsprogs gpg libarchive-tools mmdebstrap mount pigz podman procps python3 skopeo tabix umoci \
+	util-linux xz-utils zstd
 BENCH_PACKAGES = $(BUILD_PACKAGES) docker-registry
 
 ROOT := $(filter 0,$(shell id -u))

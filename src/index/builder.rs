@@ -4,6 +4,7 @@
 //! rows) run on a thread each, a few spans apart.
 
 use std::fs::File;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -250,6 +251,8 @@ fn stop(error: codec::Error, blob: &storage::Blob, copy: Option<&Path>) -> Stop 
         (codec::Error::Write { cause, .. }, Some(copy)) => {
             storage::Error::io("write", copy, cause).into()
         }
+        // No memory for it now: nothing that the layer is to blame for.
+        (error @ codec::Error::Library(..), _) => blob.failed(io::Error::other(error)).into(),
         (error, _) => Stop::Failure(Failure::Refused(error.to_string())),
     }
 }
