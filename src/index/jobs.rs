@@ -1,6 +1,7 @@
 //! Jobs that index layers: one a layer at a time, on threads of their own.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
+use std::collections::hash_map::{Entry, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -89,11 +90,12 @@ impl Jobs {
     pub fn later(&self, layers: impl IntoIterator<Item = Digest>) {
         let mut queue = lock(&self.shared.queue);
         for layer in layers {
-            if queue.waiting.len() >= QUEUE_MAX {
+            let Queue { jobs, waiting } = &mut *queue;
+            if waiting.len() >= QUEUE_MAX {
                 tracing::warn!(%layer, "too many layers wait to be indexed: this one will be when it is first looked into");
-            } else if !queue.jobs.contains_key(&layer) {
-                queue.jobs.insert(layer, Arc::default());
-                queue.waiting.push_back(layer);
+            } else if let Entry::Vacant(job) = jobs.entry(layer) {
+                job.insert(Arc::default());
+                waiting.push_back(layer);
             }
         }
         self.shared.more.notify_all();
@@ -144,7 +146,8 @@ fn run(shared: &Shared, work: &(impl Fn(&Digest, bool, &AtomicU64) -> Result<Sta
         match &result {
             Ok(State::Ready(_)) => {}
             Ok(State::Refused(reason)) => {
-                tracing::warn!(%layer, reason, "a layer has no index");
+                // An artifact's, most often: not even a tar.
+                tracing::info!(%layer, reason, "a layer has no index");
             }
             Err(error) => tracing::error!(%layer, %error, "cannot index a layer"),
         }
