@@ -11,8 +11,8 @@
 mod error;
 mod file;
 mod id;
-pub mod listing;
 mod links;
+pub mod listing;
 mod merge;
 mod resolve;
 mod tar;

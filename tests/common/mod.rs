@@ -3,6 +3,8 @@
 
 #![allow(dead_code, reason = "every test program uses its own part of this")]
 
+pub mod tar;
+
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};

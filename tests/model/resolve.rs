@@ -1,0 +1,1 @@
+//! What ids and references lead to.
