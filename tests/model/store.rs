@@ -1,6 +1,7 @@
 //! A store whose images are written down member by member.
 
 use std::cell::Cell;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use registry::image::{Image, Images, Result};
@@ -18,13 +19,20 @@ pub struct Store {
     pub storage: Arc<Storage>,
     pub index: Arc<Index>,
     pub images: Images,
+    pub db: PathBuf,
     images_made: Cell<u32>,
     _dir: TempDir,
 }
 
 impl Store {
     pub fn new() -> Store {
-        let dir = TempDir::new().expect("a temporary folder");
+        // In memory where there is such a folder: every push waits for the disk.
+        let memory = Path::new("/dev/shm");
+        let dir = match memory.is_dir() {
+            true => TempDir::new_in(memory),
+            false => TempDir::new(),
+        };
+        let dir = dir.expect("a temporary folder");
         let options = Options {
             root: dir.path().join("layers"),
             read_only: false,
@@ -47,6 +55,7 @@ impl Store {
             images: Images::new(Arc::new(layers)),
             storage,
             index,
+            db: dir.path().join("db"),
             images_made: Cell::new(0),
             _dir: dir,
         }
