@@ -2,22 +2,20 @@
 
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Result, ensure};
 
 use crate::config::StoreArgs;
 use crate::index::{LayerOptions, Layers, access};
 use crate::storage::Storage;
 
 pub fn open(args: &StoreArgs, options: &LayerOptions) -> Result<Arc<Layers>> {
-    let storage = Storage::observe(&args.root()?).with_context(|| {
-        format!(
-            "there is no registry in {}: --dir names its folder, --layers another root of its blobs",
-            args.dir.display()
-        )
-    })?;
-    Ok(Arc::new(access::open(
-        &args.dir,
-        Arc::new(storage),
-        options,
-    )?))
+    let root = args.root()?;
+    // A mistyped path must not become an empty registry.
+    ensure!(
+        args.dir.is_dir() && root.is_dir(),
+        "there is no registry in {}: --dir names its folder, --layers another root of its blobs",
+        args.dir.display()
+    );
+    let storage = Arc::new(Storage::observe(&root)?);
+    Ok(Arc::new(access::open(&args.dir, storage, options)?))
 }

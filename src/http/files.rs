@@ -6,6 +6,7 @@ use std::io::{self, BufWriter, Write};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
+use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use hyper::header::{
@@ -14,6 +15,8 @@ use hyper::header::{
 };
 use hyper::{HeaderMap, Method, Response, StatusCode};
 use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
+use quick_cache::Weighter;
+use quick_cache::sync::Cache;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::body::{Body, PIECE, Produce};
@@ -124,6 +127,55 @@ fn limit(exchange: &Exchange) -> Result<Option<u64>> {
     }
 }
 
+/// Listings that are sent in one piece, kept as they go out: what a manifest's
+/// layers hold never changes. In bytes.
+const LISTINGS: u64 = 16 << 20;
+
+/// Listings by what they are of.
+pub type Listings = Cache<Key, Arc<Listed>, ByBytes>;
+
+/// What decides a listing.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Key {
+    manifest: Digest,
+    path: Vec<u8>,
+    recursive: bool,
+    limit: Option<u64>,
+    after: Option<Vec<u8>>,
+}
+
+/// A listing, complete.
+#[derive(Debug)]
+pub struct Listed {
+    json: Bytes,
+    /// What was listed, links followed.
+    directory: Vec<u8>,
+    /// The last entry of a page that is not the last.
+    last: Option<Vec<u8>>,
+}
+
+#[derive(Clone, Debug)]
+pub struct ByBytes;
+
+impl Weighter<Key, Arc<Listed>> for ByBytes {
+    fn weight(&self, key: &Key, listed: &Arc<Listed>) -> u64 {
+        let lengths = [
+            listed.json.len(),
+            listed.directory.len(),
+            listed.last.as_ref().map_or(0, Vec::len),
+            key.path.len(),
+            key.after.as_ref().map_or(0, Vec::len),
+            size_of::<Key>() + size_of::<Listed>(),
+        ];
+        lengths.iter().sum::<usize>() as u64
+    }
+}
+
+pub fn listings() -> Listings {
+    const TYPICAL: u64 = 16 << 10;
+    Cache::with_weighter((LISTINGS / TYPICAL) as usize, LISTINGS, ByBytes)
+}
+
 /// What a request wants listed.
 struct Asked {
     recursive: bool,
@@ -133,14 +185,12 @@ struct Asked {
 }
 
 /// A listing, begun.
-struct Begun {
-    listing: Listing,
-    /// All of the array, or what goes out first.
-    first: Vec<u8>,
-    /// What makes the rest.
-    rest: Option<JsonListing>,
-    /// The address of the next page.
-    next: Option<String>,
+enum Begun {
+    /// Of a length that only making it would tell.
+    Head,
+    Whole(Bytes),
+    /// The first piece, what makes the rest, and what makes both anew.
+    Part(Vec<u8>, JsonListing, Listing),
 }
 
 async fn tree(app: &Arc<App>, exchange: &mut Exchange, place: Place) -> Result<Response<Body>> {
@@ -150,89 +200,103 @@ async fn tree(app: &Arc<App>, exchange: &mut Exchange, place: Place) -> Result<R
         after: exchange.after.take(),
         head: exchange.method == Method::HEAD,
     };
-    let head = asked.head;
-    let begun = look(app, move || begin(&place, asked)).await?;
+    let known = Arc::clone(app);
+    let (begun, next) = look(app, move || begin(&place, asked, &known.listings)).await?;
     let mut response = json(String::new());
     let headers = response.headers_mut();
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    if let Some(next) = begun.next {
+    if let Some(next) = next {
         headers.insert(LINK, header(format!("<{next}>; rel=\"next\"")));
     }
-    *response.body_mut() = match begun.rest {
-        // Of a length that only making it would tell.
-        _ if head => Body::Empty,
-        None => begun.first.into(),
-        Some(rest) => {
-            let again = JsonListing::new(begun.listing);
-            let rest = (begun.first, rest);
-            stream(&app.streams, rest, || (Vec::new(), again), lines, None).await
+    *response.body_mut() = match begun {
+        Begun::Head => Body::Empty,
+        Begun::Whole(json) => json.into(),
+        Begun::Part(first, rest, listing) => {
+            let again = || (Vec::new(), JsonListing::new(listing));
+            stream(&app.streams, (first, rest), again, lines, None).await
         }
     };
     Ok(response)
 }
 
-/// The first piece of a listing, so that what goes wrong at once has a status.
-fn begin(place: &Place, asked: Asked) -> Result<Begun> {
-    let mut listing = Listing::new(place.open()?, &place.files.path, asked.recursive)?;
-    if let Some(limit) = asked.limit {
+/// The first piece of a listing, so that what goes wrong at once has a status,
+/// and the address of the next page.
+fn begin(place: &Place, asked: Asked, known: &Listings) -> Result<(Begun, Option<String>)> {
+    let image = place.open()?;
+    let key = Key {
+        manifest: image.manifest,
+        path: place.files.path.clone(),
+        recursive: asked.recursive,
+        limit: asked.limit,
+        after: asked.after,
+    };
+    let next = |directory: &[u8], last: &[u8]| next_page(place, &key, directory, last);
+    if let Some(listed) = known.get(&key).filter(|_| !asked.head) {
+        let last = listed.last.as_ref();
+        let next = last.map(|last| next(&listed.directory, last));
+        return Ok((Begun::Whole(listed.json.clone()), next));
+    }
+
+    let mut listing = Listing::new(image, &key.path, key.recursive)?;
+    let directory = listing.shown().path.clone();
+    if let Some(limit) = key.limit {
         listing = listing.limit(limit);
     }
-    if let Some(after) = &asked.after {
+    if let Some(after) = &key.after {
         let text = |path: &[u8]| String::from_utf8_lossy(path).chars().take(256).collect();
-        let outside = Error::After {
+        listing = listing.after(after).ok_or_else(|| Error::After {
             after: text(after),
-            directory: text(&listing.shown().path),
-        };
-        listing = listing.after(after).ok_or(outside)?;
+            directory: text(&directory),
+        })?;
+    }
+    // Where a page ends that is not made here, since the head goes out first.
+    let look_ahead = |listing: &Listing| match key.limit {
+        Some(_) => listing.clone().last(),
+        None => Ok(None),
+    };
+    if asked.head {
+        let last = look_ahead(&listing)?;
+        return Ok((Begun::Head, last.map(|last| next(&directory, &last))));
     }
     let mut json = JsonListing::new(listing.clone());
     let mut first = Vec::new();
-    let (stop, last) = if asked.head {
-        let last = asked.limit.map(|_| listing.clone().last());
-        (Stop::End, last.transpose()?.flatten())
-    } else {
-        let stop = json.write(PIECE, &mut first)?.unwrap_or(Stop::End);
-        // A page longer than a piece is looked through for where it ends, since
-        // the head goes out first.
-        let last = match stop {
-            Stop::End => None,
-            Stop::Limit => json.listing().position().map(<[u8]>::to_vec),
-            Stop::Pause => asked
-                .limit
-                .map(|_| json.listing().clone().last())
-                .transpose()?
-                .flatten(),
-        };
-        (stop, last)
+    let last = match json.write(PIECE, &mut first)? {
+        Some(Stop::Pause) => {
+            let last = look_ahead(json.listing())?;
+            let next = last.map(|last| next(&directory, &last));
+            return Ok((Begun::Part(first, json, listing), next));
+        }
+        Some(Stop::Limit) => json.listing().position().map(<[u8]>::to_vec),
+        Some(Stop::End) | None => None,
     };
-    let next = last.map(|last| {
-        let mut next = place.tree(&listing.shown().path);
-        let mut separator = '?';
-        let mut add = |name: &str, value: &str| {
-            next.push(separator);
-            next.push_str(name);
-            next.push('=');
-            next.push_str(value);
-            separator = '&';
-        };
-        if asked.recursive {
-            add("recursive", "1");
-        }
-        if let Some(platform) = &place.platform {
-            add("platform", &url_path(platform.to_string().as_bytes()));
-        }
-        if let Some(limit) = asked.limit {
-            add("limit", &limit.to_string());
-        }
-        add("after", &format!("/{}", url_path(&last)));
-        next
-    });
-    Ok(Begun {
-        listing,
-        first,
-        rest: (stop == Stop::Pause).then_some(json),
-        next,
-    })
+    let next = last.as_ref().map(|last| next(&directory, last));
+    // Without the room it grew into.
+    first.shrink_to_fit();
+    let first = Bytes::from(first);
+    let listed = Listed {
+        json: first.clone(),
+        directory,
+        last,
+    };
+    known.insert(key, Arc::new(listed));
+    Ok((Begun::Whole(first), next))
+}
+
+/// The address of the page after the entry `last`.
+fn next_page(place: &Place, key: &Key, directory: &[u8], last: &[u8]) -> String {
+    let mut query = String::new();
+    if key.recursive {
+        query.push_str("recursive=1&");
+    }
+    if let Some(platform) = &place.platform {
+        let platform = url_path(platform.to_string().as_bytes());
+        query.push_str(&format!("platform={platform}&"));
+    }
+    if let Some(limit) = key.limit {
+        query.push_str(&format!("limit={limit}&"));
+    }
+    let (tree, last) = (place.tree(directory), url_path(last));
+    format!("{tree}?{query}after=/{last}")
 }
 
 fn lines(json: &mut JsonListing) -> Result<Option<Vec<u8>>> {

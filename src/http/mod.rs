@@ -65,6 +65,7 @@ pub struct App {
     parsing: Semaphore,
     /// A file is open, and parts of it are mapped, for each.
     blob_responses: Arc<Semaphore>,
+    listings: files::Listings,
     /// Threads that look into images, which may wait for an index to be made.
     looking: Semaphore,
     /// Two pieces are in memory for each.
@@ -96,6 +97,7 @@ impl App {
             manifest_buffers: Arc::new(Semaphore::new(MANIFEST_BUFFERS)),
             parsing: Semaphore::new(PARSING),
             blob_responses: Arc::new(Semaphore::new(connections as usize)),
+            listings: files::listings(),
             looking: Semaphore::new(LOOKING),
             streams: Arc::new(Semaphore::new(STREAMS)),
             exports: Arc::new(Semaphore::new(EXPORTS)),

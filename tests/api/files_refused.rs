@@ -121,7 +121,7 @@ fn images() {
         (
             "none/_files/tree/1.4".to_owned(),
             404,
-            "NAME_UNKNOWN",
+            "MANIFEST_UNKNOWN",
             "no such repository",
         ),
         (
