@@ -78,7 +78,7 @@ const fn data(name: &'static str, seed: u64, size: u64) -> DataFile {
     }
 }
 
-pub const EVENTS: DataFile = data("data/events", 1, 640 * MB);
+pub const EVENTS: DataFile = data("data/events", 1, 680 * MB);
 pub const MODEL: DataFile = data("data/model", 2, 100 * MB);
 pub const LAST: DataFile = data("data/last", 3, 4 << 10);
 const DATA: [DataFile; 3] = [EVENTS, MODEL, LAST];
@@ -91,6 +91,9 @@ pub fn data_end() -> u64 {
     BLOCK + DATA.map(|file| BLOCK + padded(file)).iter().sum::<u64>()
 }
 
+/// Another name for each change of what is made.
+const FOLDER: &str = "layers-1";
+
 /// Keeps what takes minutes to make.
 #[derive(Debug)]
 pub struct Cache {
@@ -98,7 +101,8 @@ pub struct Cache {
 }
 
 impl Cache {
-    pub fn new(dir: PathBuf) -> Result<Cache> {
+    pub fn in_folder(folder: &Path) -> Result<Cache> {
+        let dir = folder.join(FOLDER);
         fs::create_dir_all(&dir)?;
         Ok(Cache { dir })
     }
@@ -266,7 +270,7 @@ pub fn pieces(path: &Path, mut take: impl FnMut(&[u8]) -> Result<()>) -> Result<
 /// npm server finds no others.
 fn debian(out: &mut dyn Write, dir: &Path, arguments: &[&str]) -> Result<()> {
     let temp = tempfile::TempDir::with_prefix_in("debian", dir)?;
-    let (packed, root) = (temp.path().join("tar"), temp.path().join("root"));
+    let (packed, root) = (temp.path().join("root.tar"), temp.path().join("root"));
     fs::create_dir(&root)?;
     let mut mmdebstrap = Command::new("mmdebstrap");
     mmdebstrap.arg("--quiet").args(arguments).arg(DEBIAN);

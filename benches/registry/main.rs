@@ -185,7 +185,7 @@ impl Bench {
 
     /// Outlives the run.
     fn cache(&self) -> Result<Cache> {
-        Cache::new(self.options.dir.join("layers"))
+        Cache::in_folder(&self.options.dir)
     }
 
     fn folder(&self) -> PathBuf {
