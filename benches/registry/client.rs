@@ -3,6 +3,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
 use std::sync::{Arc, Barrier, LazyLock};
 use std::time::{Duration, Instant};
 
@@ -11,12 +12,18 @@ use registry::oci::{Algorithm, Digest};
 use rustls::ClientConfig;
 
 use crate::common::noise;
+use crate::image;
+use crate::report::median;
 use crate::tls::Tls;
 
 /// One read asks for so much.
 const BUFFER: usize = 512 << 10;
-/// Silence of a server that ends a measurement.
-const TIMEOUT: Duration = Duration::from_secs(60);
+/// Silence of a server that ends a measurement. The npm server reads all of an
+/// image before it lists a directory of it.
+const TIMEOUT: Duration = Duration::from_secs(300);
+/// An answer in chunks ends so. In JSON these bytes do not occur, and nothing
+/// else is read from connections that know no length.
+const LAST_CHUNK: &[u8] = b"\r\n0\r\n\r\n";
 
 /// Longer than the window of any compressor in use.
 static NOISE: LazyLock<Vec<u8>> = LazyLock::new(|| noise(1, 16 << 20));
@@ -51,6 +58,29 @@ impl Content {
             Ok::<_, std::convert::Infallible>(())
         });
         hasher.finish()
+    }
+}
+
+/// What is sent.
+#[derive(Clone, Copy, Debug)]
+pub enum Body<'a> {
+    Content(Content),
+    File { path: &'a Path, size: u64 },
+}
+
+impl Body<'_> {
+    fn size(&self) -> u64 {
+        match self {
+            Body::Content(content) => content.size,
+            Body::File { size, .. } => *size,
+        }
+    }
+
+    fn pieces(self, take: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        match self {
+            Body::Content(content) => content.pieces(take),
+            Body::File { path, .. } => image::pieces(path, take),
+        }
     }
 }
 
@@ -99,18 +129,57 @@ pub fn check_blob(target: &Target, path: &str, digest: &Digest) -> Result<()> {
     Ok(())
 }
 
+/// Fetches a blob and throws it away. Gives the seconds that took, with those of
+/// the connection.
+pub fn fetch(target: &Target, path: &str, size: u64) -> Result<f64> {
+    let begin = Instant::now();
+    let answer = Connection::open(target)?.get(path, |_| ())?;
+    ensure!(answer.length == size, "GET {path}: {}", answer.head);
+    Ok(begin.elapsed().as_secs_f64())
+}
+
+/// Fetches a JSON document.
+pub fn json(target: &Target, path: &str) -> Result<serde_json::Value> {
+    let mut body = Vec::new();
+    Connection::open(target)?.get(path, |piece| body.extend_from_slice(piece))?;
+    serde_json::from_slice(&body).with_context(|| format!("GET {path}"))
+}
+
+/// Fetches the same again and again over one connection. Gives the medians of
+/// the seconds to the first byte and to the last.
+pub fn latency(target: &Target, path: &str, number: usize) -> Result<[f64; 2]> {
+    let mut connection = Connection::open(target)?;
+    let mut times = [const { Vec::new() }; 2];
+    for _ in 0..number {
+        let begin = Instant::now();
+        let answer = connection.get(path, |_| ())?;
+        times[0].push(answer.first.duration_since(begin).as_secs_f64());
+        times[1].push(begin.elapsed().as_secs_f64());
+    }
+    Ok(times.map(|times| median(&times)))
+}
+
 /// Pushes a blob: POST, one PATCH, PUT. Gives the seconds that took.
 pub fn push(target: &Target, repository: &str, content: Content) -> Result<f64> {
-    let digest = content.digest();
+    push_blob(
+        target,
+        repository,
+        &content.digest(),
+        Body::Content(content),
+    )
+}
+
+/// The same for a blob whose digest is known.
+pub fn push_blob(target: &Target, repository: &str, digest: &Digest, body: Body) -> Result<f64> {
     let mut connection = Connection::open(target)?;
     let begin = Instant::now();
     let start = format!("/v2/{repository}/blobs/uploads/");
-    let answer = connection.send_body("POST", &start, None, 202)?;
-    let answer = connection.send_body("PATCH", &answer.location()?, Some(content), 202)?;
+    let answer = connection.send_body("POST", &start, "", None, 202)?;
+    let answer = connection.send_body("PATCH", &answer.location()?, "", Some(body), 202)?;
     let location = answer.location()?;
     let and = if location.contains('?') { '&' } else { '?' };
     let end = format!("{location}{and}digest={digest}");
-    connection.send_body("PUT", &end, None, 201)?;
+    connection.send_body("PUT", &end, "", None, 201)?;
     Ok(begin.elapsed().as_secs_f64())
 }
 
@@ -143,13 +212,13 @@ pub fn requests(target: &Target, request: &str, clients: usize, time: Duration) 
     Ok((answers + clients) as f64 / begin.elapsed().as_secs_f64())
 }
 
-/// A connection that asks for one thing again and again. Every answer must be
-/// as long as the first and have its status.
+/// A connection that asks for one thing again and again. Every answer must have
+/// the status of the first, and its length if the first had one.
 struct Repeated<'a> {
     stream: TcpStream,
     request: &'a [u8],
     buffer: Vec<u8>,
-    length: usize,
+    length: Option<usize>,
 }
 
 impl<'a> Repeated<'a> {
@@ -167,8 +236,9 @@ impl<'a> Repeated<'a> {
         Ok(Repeated {
             stream: connection.stream,
             request: request.as_bytes(),
-            buffer: vec![0; length],
-            length,
+            // One in chunks may come in more of them another time.
+            buffer: vec![0; if answer.chunked { 2 * length } else { length }],
+            length: (!answer.chunked).then_some(length),
         })
     }
 
@@ -177,7 +247,17 @@ impl<'a> Repeated<'a> {
     }
 
     fn receive(&mut self) -> Result<()> {
-        self.stream.read_exact(&mut self.buffer[..self.length])?;
+        match self.length {
+            Some(length) => self.stream.read_exact(&mut self.buffer[..length])?,
+            None => {
+                let mut end = 0;
+                while !self.buffer[..end].ends_with(LAST_CHUNK) {
+                    let n = self.stream.read(&mut self.buffer[end..])?;
+                    ensure!(n > 0, "an answer without end, or twice as long");
+                    end += n;
+                }
+            }
+        }
         ensure!(
             self.buffer.starts_with(b"HTTP/1.1 200 "),
             "another answer than the first"
@@ -197,7 +277,11 @@ pub struct Connection {
 pub struct Answer {
     pub status: u16,
     pub head: String,
+    /// With what marks the chunks.
     pub length: u64,
+    pub chunked: bool,
+    /// When it began to come.
+    pub first: Instant,
 }
 
 impl Answer {
@@ -267,47 +351,49 @@ impl Connection {
         Ok(answer)
     }
 
-    fn send_body(
+    /// `headers` are lines, each with its end.
+    pub fn send_body(
         &mut self,
         method: &str,
         path: &str,
-        body: Option<Content>,
+        headers: &str,
+        body: Option<Body>,
         status: u16,
     ) -> Result<Answer> {
-        let length = body.map_or(0, |content| content.size);
+        let length = body.map_or(0, |body| body.size());
         let head = format!(
             "{method} {path} HTTP/1.1\r\nHost: registry\r\nContent-Length: {length}\r\n\
-             Content-Type: application/octet-stream\r\n\r\n"
+             Content-Type: application/octet-stream\r\n{headers}\r\n"
         );
         self.send(head.as_bytes())?;
-        if let Some(content) = body {
-            content.pieces(|piece| self.send(piece))?;
+        if let Some(body) = body {
+            body.pieces(|piece| self.send(piece))?;
         }
         let answer = self.answer(true, |_| ())?;
         ensure!(answer.status == status, "{method} {path}: {}", answer.head);
         Ok(answer)
     }
 
-    /// Takes an answer, its body piece by piece.
+    /// Takes an answer, its body piece by piece; one in chunks once it is whole.
     fn answer(&mut self, has_body: bool, mut body: impl FnMut(&[u8])) -> Result<Answer> {
         const HEAD_MAX: usize = 64 << 10;
         let mut head = Vec::new();
-        let mut end = None;
+        let (mut first, mut end) = (None, None);
         while end.is_none() {
             self.receive(|piece| head.extend_from_slice(piece))?;
+            first.get_or_insert_with(Instant::now);
             end = head.windows(4).position(|w| w == b"\r\n\r\n");
             if end.is_none() && head.len() > HEAD_MAX {
                 bail!("an answer without end of its head");
             }
         }
-        let start = end.context("found above")? + 4;
-        let mut received = (head.len() - start) as u64;
-        body(&head[start..]);
-        head.truncate(start);
+        let mut rest = head.split_off(end.context("found above")? + 4);
         let mut answer = Answer {
             status: 0,
             head: String::from_utf8(head)?,
             length: 0,
+            chunked: false,
+            first: first.context("set above")?,
         };
         answer.status = answer
             .head
@@ -315,11 +401,21 @@ impl Connection {
             .nth(1)
             .and_then(|status| status.parse().ok())
             .with_context(|| format!("no status in {:?}", answer.head))?;
+        answer.chunked = answer.header("transfer-encoding") == Some("chunked");
         answer.length = match answer.header("content-length") {
             Some(length) => length.parse()?,
             None => 0,
         };
-        if has_body {
+        if has_body && answer.chunked {
+            // An empty one has no chunk before the last.
+            while !rest.ends_with(LAST_CHUNK) && rest != LAST_CHUNK[2..] {
+                self.receive(|piece| rest.extend_from_slice(piece))?;
+            }
+            answer.length = rest.len() as u64;
+            chunks(&rest, body).context("broken chunks")?;
+        } else if has_body {
+            let mut received = rest.len() as u64;
+            body(&rest);
             while received < answer.length {
                 self.receive(|piece| {
                     received += piece.len() as u64;
@@ -332,6 +428,20 @@ impl Connection {
             );
         }
         Ok(answer)
+    }
+}
+
+/// Hands over what is in the chunks; `None` if they are none.
+fn chunks(mut bytes: &[u8], mut body: impl FnMut(&[u8])) -> Option<()> {
+    loop {
+        let end = bytes.windows(2).position(|w| w == b"\r\n")?;
+        let size = std::str::from_utf8(&bytes[..end]).ok()?;
+        let size = usize::from_str_radix(size, 16).ok()?;
+        if size == 0 {
+            return Some(());
+        }
+        body(bytes.get(end + 2..end + 2 + size)?);
+        bytes = bytes.get(end + 2 + size + 2..)?;
     }
 }
 

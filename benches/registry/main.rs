@@ -5,9 +5,13 @@
 mod common;
 
 mod client;
+mod files;
+mod image;
+mod npm;
 mod report;
 mod servers;
 mod store;
+mod tar;
 mod tls;
 
 use std::cell::Cell;
@@ -18,11 +22,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use clap::Parser;
+use clap::builder::RangedU64ValueParser;
 use registry::oci::Digest;
 use tempfile::TempDir;
 
 use client::{Content, Target};
 use common::Registry;
+use image::Cache;
 use report::{Goal, Report, Row, Unit};
 use servers::{Program, Server};
 use store::Store;
@@ -58,7 +64,12 @@ struct Options {
     #[arg(long, value_name = "N", default_value_t = 10_000)]
     repositories: usize,
 
-    /// Where the stores lie while it runs: on a disk, and not one in memory
+    /// Files in the image whose directories must not cost more to list than those of one with 1,000
+    #[arg(long, value_name = "N", default_value_t = 1_000_000,
+          value_parser = RangedU64ValueParser::<usize>::new().range(20_000..10_000_000))]
+    files: usize,
+
+    /// Where the stores lie while it runs, and what was made for it stays: on a disk, and not one in memory
     #[arg(long, value_name = "DIR", default_value = env!("CARGO_TARGET_TMPDIR"))]
     dir: PathBuf,
 
@@ -86,7 +97,7 @@ const MEMORY: Goal = Goal::AtMost(1.0 / 3.0);
 type Measure = fn(&Bench, &Report) -> Result<()>;
 
 /// All there is to measure, with the targets.
-const MEASUREMENTS: [(&str, Measure); 9] = [
+const MEASUREMENTS: [(&str, Measure); 14] = [
     ("get-1", |b, r| b.get(r, 1, false, Goal::AtLeast(1.5))),
     ("get-16", |b, r| b.get(r, 16, false, Goal::AtLeast(1.25))),
     ("get-tls-1", |b, r| b.get(r, 1, true, Goal::AtLeast(1.2))),
@@ -96,6 +107,11 @@ const MEASUREMENTS: [(&str, Measure); 9] = [
     ("head", |b, r| b.head(r, Goal::AtLeast(10.0))),
     ("memory", |b, r| b.memory(r, Goal::AtMost(1.1))),
     ("start", |b, r| b.start(r, Goal::AtMost(1.2))),
+    ("files-index", Bench::index),
+    ("files-push", Bench::push_index),
+    ("files-tree", Bench::tree),
+    ("files-read", Bench::read),
+    ("files-list", Bench::list),
 ];
 
 fn main() -> ExitCode {
@@ -165,6 +181,11 @@ impl Bench {
             roots,
             blob,
         })
+    }
+
+    /// Outlives the run.
+    fn cache(&self) -> Result<Cache> {
+        Cache::in_folder(&self.options.dir)
     }
 
     fn folder(&self) -> PathBuf {

@@ -27,10 +27,16 @@ impl Goal {
 impl std::fmt::Display for Goal {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Goal::AtLeast(bound) => write!(f, ">= {bound:.2}"),
-            Goal::AtMost(bound) => write!(f, "<= {bound:.2}"),
+            Goal::AtLeast(bound) => write!(f, ">= {}", digits(*bound, *bound)),
+            Goal::AtMost(bound) => write!(f, "<= {}", digits(*bound, *bound)),
         }
     }
+}
+
+/// A ratio, as exact as the bound it is held against.
+fn digits(ratio: f64, bound: f64) -> String {
+    let digits = if bound < 0.1 { 4 } else { 2 };
+    format!("{ratio:.digits$}")
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -46,6 +52,7 @@ impl Unit {
         match self {
             Unit::BytesPerSecond => format!("{:.2} GB/s", value / 1e9),
             Unit::RequestsPerSecond => format!("{value:.0} /s"),
+            Unit::Seconds if value < 1e-3 => format!("{:.0} µs", value * 1e6),
             Unit::Seconds if value < 1.0 => format!("{:.1} ms", value * 1e3),
             Unit::Seconds => format!("{value:.2} s"),
             Unit::Bytes => format!("{:.1} MB", value / 1e6),
@@ -94,7 +101,7 @@ impl Report {
                 println!("{key}: {value}");
             }
             println!(
-                "\n{:<54} {:>12} {:>12} {:>7} {:>8}  met",
+                "\n{:<54} {:>12} {:>12} {:>7} {:>9}  met",
                 "", "ours", "beside", "ratio", "target"
             );
         }
@@ -105,6 +112,7 @@ impl Report {
         let (ours, other) = (median(row.ours), median(row.other));
         let ratio = ours / other;
         let met = row.goal.met(ratio);
+        let (Goal::AtLeast(bound) | Goal::AtMost(bound)) = row.goal;
         if self.json {
             let line = json!({
                 "what": row.what,
@@ -120,10 +128,11 @@ impl Report {
             println!("{line}");
         } else {
             println!(
-                "{:<54} {:>12} {:>12} {ratio:>7.2} {:>8}  {}",
+                "{:<54} {:>12} {:>12} {:>7} {:>9}  {}",
                 row.what,
                 row.unit.show(ours),
                 row.unit.show(other),
+                digits(ratio, bound),
                 row.goal.to_string(),
                 if met { "yes" } else { "NO" },
             );
@@ -131,7 +140,8 @@ impl Report {
     }
 }
 
-fn median(values: &[f64]) -> f64 {
+/// The middle value.
+pub fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     let middle = sorted.len() / 2;

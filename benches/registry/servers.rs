@@ -69,14 +69,7 @@ impl Server {
 
     /// The most memory the process has had resident, in bytes.
     pub fn peak_memory(&self) -> Result<f64> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.process.id()))?;
-        let kib: f64 = status
-            .lines()
-            .find_map(|line| line.strip_prefix("VmHWM:")?.strip_suffix("kB"))
-            .context("the kernel says no VmHWM")?
-            .trim()
-            .parse()?;
-        Ok(kib * 1024.0)
+        peak_memory(self.process.id()).context("the kernel says no VmHWM")
     }
 }
 
@@ -86,6 +79,15 @@ impl Drop for Server {
         drop(self.process.kill());
         drop(self.process.wait());
     }
+}
+
+/// `None` once the process has ended.
+pub fn peak_memory(process: u32) -> Option<f64> {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let mut lines = status.lines();
+    let peak = lines.find_map(|line| line.strip_prefix("VmHWM:")?.strip_suffix("kB"))?;
+    let kib: f64 = peak.trim().parse().ok()?;
+    Some(kib * 1024.0)
 }
 
 /// The address both say they listen on, once all of it is in the log.

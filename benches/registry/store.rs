@@ -9,6 +9,7 @@ use registry::oci::{Algorithm, Digest};
 
 use crate::client::Content;
 use crate::common::{OCI_CONFIG, OCI_LAYER, descriptor, image_manifest};
+use crate::image;
 
 /// A `rootdirectory`.
 #[derive(Debug)]
@@ -41,10 +42,14 @@ impl Store {
     }
 
     fn create_blob(&self, digest: &Digest) -> io::Result<File> {
+        File::create(self.blob_folder(digest)?.join("data"))
+    }
+
+    fn blob_folder(&self, digest: &Digest) -> io::Result<PathBuf> {
         let hex = digest.hex();
         let folder = self.base().join("blobs/sha256").join(&hex[..2]).join(&hex);
         fs::create_dir_all(&folder)?;
-        File::create(folder.join("data"))
+        Ok(folder)
     }
 
     /// Stores an image of one layer that is a blob already; gives the digest of
@@ -58,7 +63,23 @@ impl Store {
         );
         Ok(Image {
             manifest: self.small_blob(manifest.as_bytes())?,
-            blobs: [config_digest, *layer],
+            blobs: vec![config_digest, *layer],
+        })
+    }
+
+    /// Stores an image whose layers are files, by hard links to them.
+    pub fn link_image(&self, image: &image::Image) -> io::Result<Image> {
+        let mut blobs = vec![self.small_blob(image.config().as_bytes())?];
+        for layer in &image.layers {
+            let blob = self.blob_folder(&layer.digest)?.join("data");
+            if !blob.exists() {
+                fs::hard_link(&layer.path, blob)?;
+            }
+            blobs.push(layer.digest);
+        }
+        Ok(Image {
+            manifest: self.small_blob(image.manifest().as_bytes())?,
+            blobs,
         })
     }
 
@@ -83,7 +104,7 @@ impl Store {
 #[derive(Debug)]
 pub struct Image {
     pub manifest: Digest,
-    blobs: [Digest; 2],
+    blobs: Vec<Digest>,
 }
 
 fn link(folder: &Path, digest: &Digest) -> io::Result<()> {
