@@ -5,6 +5,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod compare;
+mod export;
 mod model;
 mod resolve;
 mod store;
@@ -265,6 +266,15 @@ fn regressions() {
         vec![
             vec![symlink("a", "b"), symlink("b", "a"), file("c")],
             vec![link("d", "a/c"), link("e", "b")],
+        ],
+        vec![vec![
+            directory(".wh/.wh"),
+            symlink(".wh/.wh", "."),
+            symlink(".wh/a", "a"),
+        ]],
+        vec![
+            vec![symlink(".wh/.wh", ".")],
+            vec![directory(".wh/.wh"), symlink(".wh/a", "a")],
         ],
         vec![],
         vec![vec![]],
