@@ -189,8 +189,15 @@ enum Begun {
     /// Of a length that only making it would tell.
     Head,
     Whole(Bytes),
-    /// The first piece, what makes the rest, and what makes both anew.
-    Part(Vec<u8>, JsonListing, Listing),
+    Part(Box<Part>),
+}
+
+/// What is too long for one piece.
+struct Part {
+    first: Vec<u8>,
+    rest: JsonListing,
+    /// Makes both anew.
+    listing: Listing,
 }
 
 async fn tree(app: &Arc<App>, exchange: &mut Exchange, place: Place) -> Result<Response<Body>> {
@@ -211,7 +218,12 @@ async fn tree(app: &Arc<App>, exchange: &mut Exchange, place: Place) -> Result<R
     *response.body_mut() = match begun {
         Begun::Head => Body::Empty,
         Begun::Whole(json) => json.into(),
-        Begun::Part(first, rest, listing) => {
+        Begun::Part(part) => {
+            let Part {
+                first,
+                rest,
+                listing,
+            } = *part;
             let again = || (Vec::new(), JsonListing::new(listing));
             stream(&app.streams, (first, rest), again, lines, None).await
         }
@@ -264,7 +276,12 @@ fn begin(place: &Place, asked: Asked, known: &Listings) -> Result<(Begun, Option
         Some(Stop::Pause) => {
             let last = look_ahead(json.listing())?;
             let next = last.map(|last| next(&directory, &last));
-            return Ok((Begun::Part(first, json, listing), next));
+            let part = Part {
+                first,
+                rest: json,
+                listing,
+            };
+            return Ok((Begun::Part(Box::new(part)), next));
         }
         Some(Stop::Limit) => json.listing().position().map(<[u8]>::to_vec),
         Some(Stop::End) | None => None,
