@@ -15,7 +15,9 @@ BUILD_PACKAGES = g++ libclang-dev make
 # The clients that the tests use, and what the tests build images from.
 TEST_PACKAGES = $(BUILD_PACKAGES) busybox-static ca-certificates curl docker.io docker-registry \
 	e2fsprogs gpg mmdebstrap mount podman procps skopeo umoci util-linux
-BENCH_PACKAGES = $(BUILD_PACKAGES) docker-registry
+# NodeSource's nodejs, which has npm in it, and Debian's npm exclude each other.
+BENCH_PACKAGES = $(BUILD_PACKAGES) ca-certificates docker-registry mmdebstrap \
+	$(if $(shell command -v npm),,nodejs npm)
 
 ROOT := $(filter 0,$(shell id -u))
 SUDO := $(if $(ROOT),,sudo)
