@@ -5,7 +5,7 @@ use std::fs;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 
 use crate::common::Registry;
-use crate::home::Home;
+use crate::common::home::Home;
 
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,

@@ -10,14 +10,14 @@ use std::process::{Child, Stdio};
 use registry::oci::{Algorithm, Digest};
 use serde_json::{Value, json};
 
+use crate::common::home::Home;
+use crate::common::tree::{self, assert_same};
 use crate::common::{
     OCI_EMPTY, OCI_INDEX, OCI_MANIFEST, Registry, Reply, descriptor, eventually, image_manifest,
     send_to,
 };
-use crate::home::Home;
 use crate::layout::{Layout, blobs};
 use crate::manifest;
-use crate::tree::{self, assert_same};
 
 /// A running `docker-registry`. Dropped, it is killed.
 struct Peer {

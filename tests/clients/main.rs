@@ -6,13 +6,11 @@ mod common;
 
 mod authority;
 mod docker;
-mod home;
 mod interchange;
 mod layout;
 mod podman;
 mod skopeo;
 mod tls;
-mod tree;
 
 use std::net::SocketAddr;
 

@@ -5,38 +5,12 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::common::{OCI_LAYER, Registry, noise};
-use crate::home::Home;
-use crate::tree;
+use crate::common::home::Home;
+use crate::common::{OCI_LAYER, Registry, noise, tree};
 use crate::{await_log, manifest};
 
 const OCI_LAYER_ZSTD: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
 const ZSTD_MAGIC: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
-
-impl Home {
-    /// podman whose images lie as plain folders.
-    pub fn podman(&self, arguments: &[&str]) -> String {
-        let [root, runroot, tmpdir] =
-            ["podman/root", "podman/run", "podman/tmp"].map(|name| self.path(name));
-        let own = [
-            "--root",
-            &root,
-            "--runroot",
-            &runroot,
-            "--tmpdir",
-            &tmpdir,
-            "--storage-driver=vfs",
-            "--events-backend=none",
-        ];
-        self.run("podman", &[&own, arguments].concat())
-    }
-
-    /// Pulls an image and gives where its files are.
-    pub fn podman_pull(&self, name: &str) -> String {
-        self.podman(&["pull", "--quiet", "--tls-verify=false", name]);
-        self.podman(&["image", "mount", name]).trim().to_owned()
-    }
-}
 
 /// A tar file of a small root file system, and the folder that unpacking it
 /// gives. Files of the same seed are the same.

@@ -6,24 +6,10 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+use crate::common::home::Home;
 use crate::common::{DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, Registry};
-use crate::home::Home;
 use crate::layout::{Layout, PLATFORMS, blobs};
 use crate::{await_log, manifest};
-
-impl Home {
-    /// `skopeo copy` between a layout and a registry without TLS.
-    pub fn copy(&self, from: &str, to: &str, options: &[&str]) {
-        const PLAIN: [&str; 2] = ["--src-tls-verify=false", "--dest-tls-verify=false"];
-        let arguments = [&["copy", "--quiet"], &PLAIN[..], options, &[from, to]];
-        self.run("skopeo", &arguments.concat());
-    }
-
-    /// Another command of skopeo, about one name in a registry without TLS.
-    pub fn skopeo(&self, command: &[&str], name: &str) -> String {
-        self.run("skopeo", &[command, &["--tls-verify=false", name]].concat())
-    }
-}
 
 /// `docker://127.0.0.1:PORT/NAME`
 fn at(registry: &Registry, name: &str) -> String {

@@ -6,8 +6,8 @@ use std::path::Path;
 use registry::oci::Algorithm;
 
 use crate::authority::Authority;
+use crate::common::home::Home;
 use crate::common::{eventually, noise};
-use crate::home::Home;
 use crate::layout::{Layout, blobs};
 
 /// What curl exits with when it does not trust the certificate.

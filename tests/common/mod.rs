@@ -3,7 +3,10 @@
 
 #![allow(dead_code, reason = "every test program uses its own part of this")]
 
+pub mod engine;
+pub mod home;
 pub mod tar;
+pub mod tree;
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Write};

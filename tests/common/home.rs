@@ -5,7 +5,7 @@ use std::process::Command;
 use registry::oci::Digest;
 use tempfile::TempDir;
 
-use crate::common::{need, run};
+use super::{need, run};
 
 /// The Debian packages of the clients.
 const PACKAGES: &[(&str, &str)] = &[
@@ -72,6 +72,54 @@ impl Home {
             "{program} {arguments:?} succeeded:\n{stdout}\n{stderr}"
         );
         stderr
+    }
+
+    /// podman whose images lie as plain folders.
+    pub fn podman(&self, arguments: &[&str]) -> String {
+        let [root, runroot, tmpdir] =
+            ["podman/root", "podman/run", "podman/tmp"].map(|name| self.path(name));
+        let own = [
+            "--root",
+            &root,
+            "--runroot",
+            &runroot,
+            "--tmpdir",
+            &tmpdir,
+            "--storage-driver=vfs",
+            "--events-backend=none",
+        ];
+        self.run("podman", &[&own, arguments].concat())
+    }
+
+    /// Pulls an image and gives where its files are.
+    pub fn podman_pull(&self, name: &str) -> String {
+        self.podman(&["pull", "--quiet", "--tls-verify=false", name]);
+        self.podman(&["image", "mount", name]).trim().to_owned()
+    }
+
+    /// `skopeo copy` between a layout and a registry without TLS.
+    pub fn copy(&self, from: &str, to: &str, options: &[&str]) {
+        const PLAIN: [&str; 2] = ["--src-tls-verify=false", "--dest-tls-verify=false"];
+        let arguments = [&["copy", "--quiet"], &PLAIN[..], options, &[from, to]];
+        self.run("skopeo", &arguments.concat());
+    }
+
+    /// Another command of skopeo, about one name in a registry without TLS.
+    pub fn skopeo(&self, command: &[&str], name: &str) -> String {
+        self.run("skopeo", &[command, &["--tls-verify=false", name]].concat())
+    }
+
+    /// A root file system of Debian packages, made by mmdebstrap, as a tar file.
+    pub fn debian(&self, options: &[&str]) -> String {
+        let release = std::fs::read_to_string("/etc/os-release").expect("a Debian");
+        let codename = release
+            .lines()
+            .find_map(|line| line.strip_prefix("VERSION_CODENAME="))
+            .expect("a Debian release");
+        let tar = self.path("debian.tar");
+        let arguments = [&["--quiet"], options, &[codename, &tar]];
+        self.run("mmdebstrap", &arguments.concat());
+        tar
     }
 }
 
