@@ -17,7 +17,9 @@ BUILD_PACKAGES = cmake g++ libclang-dev make
 TEST_PACKAGES = $(BUILD_PACKAGES) busybox-static bzip2 ca-certificates curl docker.io docker-registry \
 	e2fsprogs gpg libarchive-tools mmdebstrap mount pigz podman procps python3 skopeo tabix umoci \
 	util-linux xz-utils zstd
-BENCH_PACKAGES = $(BUILD_PACKAGES) docker-registry
+# NodeSource's nodejs, which has npm in it, and Debian's npm exclude each other.
+BENCH_PACKAGES = $(BUILD_PACKAGES) ca-certificates docker-registry mmdebstrap \
+	$(if $(shell command -v npm),,nodejs npm)
 
 ROOT := $(filter 0,$(shell id -u))
 SUDO := $(if $(ROOT),,sudo)

@@ -27,25 +27,18 @@ static DICTIONARY: LazyLock<Vec<u8>> = LazyLock::new(|| {
 
 impl Text {
     pub fn pieces<E>(self, mut take: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
-        const PIECE: usize = 1 << 20;
-        let choices = noise(self.seed, PIECE);
-        let (mut left, mut number) = (self.size, 0);
-        let mut piece = Vec::with_capacity(PIECE + 512);
+        const PIECE: u64 = 1 << 20;
+        let (mut left, mut choice) = (self.size, splitmix(self.seed));
+        let mut piece = Vec::new();
         while left > 0 {
+            let length = left.min(PIECE);
             piece.clear();
-            // Else every piece would be the same.
-            let stir = splitmix(self.seed ^ number);
-            for choice in choices.chunks_exact(8).cycle() {
-                let choice = u64::from_le_bytes(choice.try_into().expect("eight bytes"));
-                piece.extend_from_slice(token(splitmix(choice ^ stir)));
-                if piece.len() >= PIECE {
-                    break;
-                }
+            while (piece.len() as u64) < length {
+                choice = choice.wrapping_add(1);
+                piece.extend_from_slice(token(splitmix(choice)));
             }
-            let length = left.min(PIECE as u64);
             take(&piece[..length as usize])?;
             left -= length;
-            number += 1;
         }
         Ok(())
     }
