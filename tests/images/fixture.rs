@@ -4,7 +4,7 @@
 use std::fs;
 use std::io::Write;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::LazyLock;
 
 use serde_json::Value;
@@ -15,6 +15,8 @@ use crate::common::tree::{self, Tree};
 use crate::common::{OCI_MANIFEST, Registry};
 
 pub struct Fixture {
+    #[expect(dead_code, reason = "it sees this process end by what it holds")]
+    cleaner: Child,
     pub home: Home,
     /// The images as they were made, compressed by gzip.
     pub registry: Registry,
@@ -140,10 +142,9 @@ fn build() -> Fixture {
     for (packing, registry) in &packings {
         push(&home, &engine, &made, packing, registry);
     }
-    // Until this process ends.
-    std::mem::forget(cleaner.stdin.take());
     drop(engine);
     Fixture {
+        cleaner,
         home,
         registry: made,
         images: images.into(),

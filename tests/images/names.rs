@@ -47,7 +47,7 @@ fn round_trip() {
                     };
                     assert_eq!(names, want, "{url}");
                 } else {
-                    assert_eq!(entries, [entry.clone()], "{url}");
+                    assert_eq!(entries, std::slice::from_ref(&entry), "{url}");
                 }
             }
             for url in ways("blobs", &entry) {
