@@ -409,8 +409,8 @@ mod tests {
     fn records_count_themselves() {
         for (name, value, want) in [
             ("a", "b", "6 a=b\n"),
-            ("abc", "de", "10 abc=de\n"),
-            ("abcd", "e", "10 abcd=e\n"),
+            ("abc", "de", "9 abc=de\n"),
+            ("abcd", "ef", "11 abcd=ef\n"),
             ("a", "bcd", "8 a=bcd\n"),
             ("a", "bcde", "9 a=bcde\n"),
             ("a", "bcdef", "11 a=bcdef\n"),
