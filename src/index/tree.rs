@@ -208,6 +208,10 @@ impl<'a> Tree<'a> {
         match before {
             Some(before) => {
                 entry.hides = before.hides || before.kind == Kind::Whiteout;
+                // The way to the last parent may lead through it.
+                if before.kind == Kind::Symlink {
+                    self.parent = None;
+                }
                 if before.is_directory() && !entry.is_directory() {
                     self.parent = None;
                     self.remove_below(&path)?;
