@@ -148,7 +148,8 @@ pub struct IndexCommandArgs {
     #[arg(long)]
     pub json: bool,
 
-    /// Images to index: NAME[:TAG][@DIGEST]; of an index all platforms that are here
+    /// Images to index: NAME[:TAG][@DIGEST], or the digest of a manifest or config, or 12 or more of its first digits; of an
+    /// index all platforms that are here
     #[arg(
         value_name = "REFERENCE",
         conflicts_with = "all",

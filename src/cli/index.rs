@@ -3,17 +3,17 @@
 use std::collections::HashSet;
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
 use crate::cli::store;
 use crate::config::IndexCommandArgs;
-use crate::image::Id;
+use crate::image::Images;
 use crate::index::Layers;
 use crate::index::records::State;
 use crate::oci::{Contents, Digest, Reference, Repository};
@@ -43,15 +43,10 @@ pub fn run(args: &IndexCommandArgs) -> Result<ExitCode> {
     if args.all {
         wanted.all(layers.storage())?;
     }
+    let images = Images::new(Arc::clone(&layers));
     for id in &args.references {
-        let Id::Reference {
-            repository,
-            reference,
-        } = id
-        else {
-            bail!("{id} is not a reference: want NAME[:TAG][@DIGEST]");
-        };
-        wanted.manifest(layers.storage(), repository, reference)?;
+        let (repository, reference) = images.locate(id, &|_| true)?;
+        wanted.manifest(layers.storage(), &repository, &reference)?;
     }
 
     let total: u64 = wanted.layers.iter().map(|(_, size)| size).sum();

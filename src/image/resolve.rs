@@ -87,6 +87,24 @@ impl Images {
         platform: Option<&Platform>,
         permitted: &dyn Fn(&Repository) -> bool,
     ) -> Result<Arc<Image>> {
+        let (repository, reference) = self.locate(id, permitted)?;
+        match self.open_in(&repository, &reference, platform) {
+            // As hex digits, it is an id that nobody has.
+            Err(Error::Storage(storage::Error::ManifestUnknown { .. }))
+                if matches!(id, Id::Hex { .. }) =>
+            {
+                Err(Error::Unknown(id.to_string()))
+            }
+            opened => opened,
+        }
+    }
+
+    /// Where what `id` means is, as far as repositories are `permitted`.
+    pub fn locate(
+        &self,
+        id: &Id,
+        permitted: &dyn Fn(&Repository) -> bool,
+    ) -> Result<(Repository, Reference)> {
         let unknown = || Error::Unknown(id.to_string());
         let (repository, reference) = match id {
             Id::Reference {
@@ -114,17 +132,10 @@ impl Images {
                 }
             }
         };
-        if !permitted(&repository) {
-            return Err(unknown());
-        }
-        match self.open_in(&repository, &reference, platform) {
-            // As hex digits, it is an id that nobody has.
-            Err(Error::Storage(storage::Error::ManifestUnknown { .. }))
-                if matches!(id, Id::Hex { .. }) =>
-            {
-                Err(unknown())
-            }
-            opened => opened,
+        if permitted(&repository) {
+            Ok((repository, reference))
+        } else {
+            Err(unknown())
         }
     }
 
