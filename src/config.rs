@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::builder::BoolishValueParser;
 use clap::{ArgAction, Args, CommandFactory};
 
-use crate::image::Id;
+use crate::image::{Id, Platform};
 use crate::index::{LayerOptions, Limits};
 use crate::log;
 use crate::storage;
@@ -158,6 +158,77 @@ pub struct IndexCommandArgs {
     pub references: Vec<Id>,
 }
 
+/// The flags of `registry mount`.
+#[derive(Args, Clone, Debug)]
+pub struct MountArgs {
+    #[command(flatten)]
+    pub store: StoreArgs,
+
+    /// Of images for several platforms, show this one [default: this machine's]
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
+    pub platform: Option<Platform>,
+
+    /// Mount the root of this image alone: NAME[:TAG][@DIGEST], or the digest of its manifest or config, or 12 or more of its
+    /// first digits
+    #[arg(long, value_name = "REFERENCE")]
+    pub image: Option<Id>,
+
+    /// Return as soon as the mount answers, and leave it to a process of its own
+    #[arg(long)]
+    pub background: bool,
+
+    /// Let other users look too, as far as modes allow
+    #[arg(long)]
+    pub allow_other: bool,
+
+    /// Threads that answer the kernel, and as many that decode [default: number of cores]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub threads: Option<u16>,
+
+    /// How long a pushed, moved or deleted tag may take to show
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = duration)]
+    pub tag_ttl: Duration,
+
+    /// Show everything as owned by this user
+    #[arg(long, value_name = "N")]
+    pub uid: Option<u32>,
+
+    /// Show everything as owned by this group
+    #[arg(long, value_name = "N")]
+    pub gid: Option<u32>,
+
+    /// Form of the log on stderr
+    #[arg(long, value_name = "FORMAT", value_enum, default_value = "text")]
+    pub log: log::Format,
+
+    /// Least severity that is logged
+    #[arg(long, value_name = "LEVEL", value_enum, default_value = "info")]
+    pub log_level: log::Level,
+
+    /// With --background: append the log to this file; without it, there is none
+    #[arg(long, value_name = "FILE", requires = "background")]
+    pub log_file: Option<PathBuf>,
+
+    /// An existing folder
+    #[arg(value_name = "MOUNTPOINT")]
+    pub mountpoint: PathBuf,
+
+    #[command(flatten, next_help_heading = "How layers are indexed and read")]
+    pub index: IndexArgs,
+}
+
+/// The flags of `registry umount`.
+#[derive(Args, Clone, Debug)]
+pub struct UmountArgs {
+    /// Also while it is in use: it is gone for who comes, and for the others once they are done
+    #[arg(short = 'z', long)]
+    pub lazy: bool,
+
+    /// Where a registry is mounted
+    #[arg(value_name = "MOUNTPOINT")]
+    pub mountpoint: PathBuf,
+}
+
 /// The flags of `registry serve`.
 #[derive(Args, Clone, Debug)]
 pub struct ServeArgs {
@@ -195,6 +266,15 @@ pub struct ServeArgs {
     /// Accept image manifests whose layers are not all in the repository (the config must be)
     #[arg(long, env = "REGISTRY_SPARSE_IMAGES", action = ArgAction::SetTrue, value_parser = BoolishValueParser::new())]
     pub sparse_images: bool,
+
+    /// Mount all images at this folder too
+    #[arg(long, value_name = "MOUNTPOINT", env = "REGISTRY_MOUNT")]
+    pub mount: Option<PathBuf>,
+
+    /// With --mount: let other users look too, as far as modes allow
+    #[arg(long, env = "REGISTRY_MOUNT_ALLOW_OTHER", requires = "mount", action = ArgAction::SetTrue,
+          value_parser = BoolishValueParser::new())]
+    pub mount_allow_other: bool,
 
     /// Form of the log on stderr, and of the ready line on stdout
     #[arg(
@@ -275,6 +355,8 @@ pub struct Serve {
     pub http: Http,
     pub layers: LayerOptions,
     pub upload_ttl: Duration,
+    /// Where images are mounted, and whether others may look.
+    pub mount: Option<(PathBuf, bool)>,
     pub log: log::Format,
     pub log_level: log::Level,
 }
@@ -345,6 +427,7 @@ impl ServeArgs {
                 max_connections: self.max_connections,
             },
             upload_ttl: self.upload_ttl,
+            mount: self.mount.map(|path| (path, self.mount_allow_other)),
             log: self.log,
             log_level: self.log_level,
         })

@@ -1,9 +1,10 @@
 //! A container image registry for people who want to look inside images.
 //!
-//! Dependencies go one way: `cli` -> `http` -> `image` -> `index` -> `storage` -> `oci`.
+//! Dependencies go one way: `cli` -> `http`, `fuse` -> `image` -> `index` -> `storage` -> `oci`.
 
 pub mod cli;
 pub mod config;
+pub mod fuse;
 pub mod http;
 pub mod image;
 pub mod index;

@@ -5,6 +5,7 @@ mod export;
 mod image;
 mod index;
 mod ls;
+mod mount;
 mod output;
 mod serve;
 mod store;
@@ -13,7 +14,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::config::{IndexCommandArgs, ServeArgs};
+use crate::config::{IndexCommandArgs, MountArgs, ServeArgs, UmountArgs};
 
 /// A container image registry for people who want to look inside images.
 #[derive(Debug, Parser)]
@@ -57,6 +58,20 @@ pub enum Command {
     /// With owners, times, links and extended attributes. Works on the registry's folder, beside a running
     /// server or without one. Exit codes: 0 done, 1 failed, 2 wrong flags.
     Export(export::ExportArgs),
+
+    /// Mount all images, each a directory
+    ///
+    /// NAME:TAG is the image for this machine, NAME:TAG@OS-ARCH[-VARIANT] the one for another, NAME@sha256:… any stored
+    /// manifest, found by name and not listed. Repositories nest as directories. Nothing is pulled or unpacked.
+    /// Works beside a running server or without one; whoever is not root needs fusermount3 (Debian: fuse3).
+    /// Absolute symlinks are the image's own: `chroot` makes them right. SIGTERM and SIGINT unmount, busy or not.
+    /// Exit codes: 0 unmounted, 1 failed, 2 wrong flags.
+    Mount(MountArgs),
+
+    /// Unmount what `registry mount` has mounted
+    ///
+    /// Exit codes: 0 unmounted, 1 failed, as when it is in use, 2 wrong flags.
+    Umount(UmountArgs),
 }
 
 /// Runs a command to its end.
@@ -67,5 +82,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Ls(args) => ls::run(&args),
         Command::Cat(args) => cat::run(&args),
         Command::Export(args) => export::run(&args),
+        Command::Mount(args) => mount::run(&args),
+        Command::Umount(args) => mount::end(&args),
     }
 }

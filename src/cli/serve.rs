@@ -68,7 +68,7 @@ pub fn run(mut config: Serve) -> Result<ExitCode> {
 /// start, takes away what threads still at work on the index stand on, and so
 /// ends some stops with an abort. Nobody needs it: what was acknowledged is on
 /// disk.
-fn exit(code: i32) -> ! {
+pub(super) fn exit(code: i32) -> ! {
     log::flush();
     // SAFETY: it asks for nothing, and nothing comes after it.
     #[allow(unsafe_code)]

@@ -192,6 +192,54 @@ impl Images {
         }
     }
 
+    /// What was opened before, if the repository still holds it all.
+    fn recall(&self, asked: &(Repository, Digest, Option<Platform>)) -> Result<Option<Arc<Image>>> {
+        let Some(image) = self.known.get(asked) else {
+            return Ok(None);
+        };
+        let ((repository, digest, _), storage) = (asked, self.layers.storage());
+        if image.manifest != *digest {
+            storage.manifest(repository, &Reference::Digest(image.manifest))?;
+        }
+        for layer in &image.layers {
+            storage.blob_size(repository, &layer.digest)?;
+        }
+        Ok(Some(image))
+    }
+
+    /// [`Images::open_in`], if it was opened a short time ago: waits for nothing.
+    pub fn opened_in(
+        &self,
+        repository: &Repository,
+        reference: &Reference,
+        platform: Option<&Platform>,
+    ) -> Result<Option<Arc<Image>>> {
+        let stored = self.layers.storage().manifest(repository, reference)?;
+        self.recall(&(repository.clone(), stored.digest, platform.cloned()))
+    }
+
+    /// The platforms that an index names and that are here; none for anything
+    /// else.
+    pub fn platforms(
+        &self,
+        repository: &Repository,
+        reference: &Reference,
+    ) -> Result<BTreeSet<Platform>> {
+        let storage = self.layers.storage();
+        let stored = storage.manifest(repository, reference)?;
+        let mut platforms = BTreeSet::new();
+        if let Contents::Index { children } = parse(repository, &stored)? {
+            for child in children.into_iter().take(NESTED_MAX) {
+                if let Some(platform) = child.platform
+                    && storage.holds_manifest(repository, &child.digest)?
+                {
+                    platforms.insert(platform);
+                }
+            }
+        }
+        Ok(platforms)
+    }
+
     /// An image of one repository.
     pub fn open_in(
         &self,
@@ -202,13 +250,7 @@ impl Images {
         let storage = self.layers.storage();
         let stored = storage.manifest(repository, reference)?;
         let asked = (repository.clone(), stored.digest, platform.cloned());
-        if let Some(image) = self.known.get(&asked) {
-            if image.manifest != stored.digest {
-                storage.manifest(repository, &Reference::Digest(image.manifest))?;
-            }
-            for layer in &image.layers {
-                storage.blob_size(repository, &layer.digest)?;
-            }
+        if let Some(image) = self.recall(&asked)? {
             return Ok(image);
         }
         let leaf = self.leaf(repository, &stored, platform)?;

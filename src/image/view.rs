@@ -9,6 +9,7 @@ use quick_cache::sync::Cache;
 
 use super::{At, Error, Image, Node, Result};
 use crate::index::records::{Entry, Kind};
+use crate::index::{self, IndexedLayer};
 
 /// Longest path in bytes, and longest name that can be missing.
 const PATH_MAX: usize = 4096;
@@ -179,31 +180,58 @@ impl Image {
     /// Content of a regular file from `offset` on, holes as zeros. Fills `buffer`
     /// unless the file ends; how many bytes that is.
     pub fn read(&self, node: &Node, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+        let read = |layer: &Arc<IndexedLayer>, from: u64, to: &mut [u8]| {
+            self.source.read(layer, from, to).map(|()| true)
+        };
+        // It never says that it does not.
+        Ok(self.read_by(node, offset, buffer, read)?.unwrap_or(0))
+    }
+
+    /// The same, if it takes no decoding: otherwise `None`.
+    pub fn read_decoded(
+        &self,
+        node: &Node,
+        offset: u64,
+        buffer: &mut [u8],
+    ) -> Result<Option<usize>> {
+        let read = |layer: &Arc<IndexedLayer>, from: u64, to: &mut [u8]| {
+            self.source.read_decoded(layer, from, to)
+        };
+        self.read_by(node, offset, buffer, read)
+    }
+
+    /// `read` fills a buffer from a layer's tar stream, or says that it does not.
+    fn read_by(
+        &self,
+        node: &Node,
+        offset: u64,
+        buffer: &mut [u8],
+        read: impl Fn(&Arc<IndexedLayer>, u64, &mut [u8]) -> index::Result<bool>,
+    ) -> Result<Option<usize>> {
         self.check_file(node)?;
         let left = node.entry.size.saturating_sub(offset);
         let length = usize::try_from(left).map_or(buffer.len(), |left| left.min(buffer.len()));
         let buffer = &mut buffer[..length];
         if length == 0 {
-            return Ok(0);
+            return Ok(Some(0));
         }
         let read = |from, to: &mut [u8]| {
-            let layer = &self.layers[node.layer];
-            self.source
-                .read(layer, from, to)
-                .map_err(|cause| Error::Read {
-                    at: At::new(self, &node.path),
-                    cause,
-                })
+            read(&self.layers[node.layer], from, to).map_err(|cause| Error::Read {
+                at: At::new(self, &node.path),
+                cause,
+            })
         };
         if node.entry.sparse.is_none() {
-            read(node.entry.offset.saturating_add(offset), buffer)?;
-            return Ok(length);
+            let done = read(node.entry.offset.saturating_add(offset), buffer)?;
+            return Ok(done.then_some(length));
         }
         buffer.fill(0);
         for piece in pieces(&node.entry, offset, length) {
-            read(piece.from, &mut buffer[piece.to])?;
+            if !read(piece.from, &mut buffer[piece.to])? {
+                return Ok(None);
+            }
         }
-        Ok(length)
+        Ok(Some(length))
     }
 
     /// A regular file's content, from its beginning.

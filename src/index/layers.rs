@@ -175,6 +175,16 @@ impl Layers {
         Ok(())
     }
 
+    /// [`Layers::read`], if nothing has to be decoded for it: otherwise `false`.
+    pub fn read_decoded(
+        &self,
+        layer: &Arc<IndexedLayer>,
+        offset: u64,
+        buffer: &mut [u8],
+    ) -> Result<bool> {
+        self.spans.read_decoded(layer, offset, buffer)
+    }
+
     /// Fills `buffer` with the bytes of the layer's tar stream from `offset` on.
     pub fn read(&self, layer: &Arc<IndexedLayer>, offset: u64, buffer: &mut [u8]) -> Result<()> {
         self.spans.read(layer, offset, buffer)

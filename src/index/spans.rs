@@ -110,6 +110,30 @@ impl Spans {
         Ok(())
     }
 
+    /// The same, if nothing has to be decoded for it: otherwise `false`.
+    pub fn read_decoded(
+        &self,
+        layer: &Arc<IndexedLayer>,
+        offset: u64,
+        buffer: &mut [u8],
+    ) -> Result<bool> {
+        let end = offset.saturating_add(buffer.len() as u64);
+        let mut at = offset;
+        while at < end {
+            // Past the end: an error, which costs nothing.
+            let Some((number, start)) = layer.span_at(at) else {
+                break;
+            };
+            let key = (layer.record.number, number);
+            if self.shared.cache.peek(&key).is_none() {
+                return Ok(false);
+            }
+            at = start + u64::from(layer.record.spans[number]);
+        }
+        self.read(layer, offset, buffer)?;
+        Ok(true)
+    }
+
     /// Called when a reader enters a span.
     fn go_ahead(&self, layer: &Arc<IndexedLayer>, number: usize) {
         let key = |number| (layer.record.number, number);

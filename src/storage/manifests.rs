@@ -94,6 +94,11 @@ impl Storage {
         Ok(manifest)
     }
 
+    /// Whether the repository has a manifest, which is not read.
+    pub fn holds_manifest(&self, repository: &Repository, digest: &Digest) -> Result<bool> {
+        exists(&self.layout.revision_link(repository, digest))
+    }
+
     fn load(&self, repository: &Repository, reference: &Reference) -> Result<Arc<StoredManifest>> {
         let unknown = || Error::ManifestUnknown {
             repository: repository.clone(),

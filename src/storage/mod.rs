@@ -301,6 +301,75 @@ impl Storage {
     }
 }
 
+/// What a store has under a part of repositories' names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Folder {
+    /// One component of a name.
+    pub name: String,
+    /// Something was pushed to the repository of this name.
+    pub repository: bool,
+    /// There are longer names below.
+    pub below: bool,
+}
+
+impl Storage {
+    /// The next components of the names that begin with `prefix`, which is empty
+    /// or the beginning of a name up to a slash, without it. In no order; `None`:
+    /// there are none. Costs a listing each.
+    pub fn folders(&self, prefix: &str) -> Result<Option<Vec<Folder>>> {
+        let path = self.layout.repositories().join(prefix);
+        let Some(children) = folders_in(&path)? else {
+            // Nothing was pushed to it ever.
+            return Ok(prefix.is_empty().then(Vec::new));
+        };
+        let mut folders = Vec::new();
+        for name in children {
+            // Names that are none were not made by a registry.
+            if name.starts_with('_') || name.parse::<Repository>().is_err() {
+                continue;
+            }
+            let Some(inner) = folders_in(&path.join(&name))? else {
+                continue;
+            };
+            folders.push(Folder {
+                repository: inner.iter().any(|inner| inner == "_manifests"),
+                below: inner.iter().any(|inner| !inner.starts_with('_')),
+                name,
+            });
+        }
+        Ok(Some(folders))
+    }
+
+    /// Whether names go on below `prefix`.
+    pub fn has_below(&self, prefix: &Repository) -> Result<bool> {
+        let inner = folders_in(&self.layout.repository(prefix))?;
+        Ok(inner.is_some_and(|inner| inner.iter().any(|inner| !inner.starts_with('_'))))
+    }
+}
+
+/// The folders in a folder; `None`: it does not exist, or may not be read.
+fn folders_in(path: &Path) -> Result<Option<Vec<String>>> {
+    use io::ErrorKind::{NotADirectory, NotFound, PermissionDenied};
+    let failed = |e| Error::io("list", path, e);
+    let entries = match fs::read_dir(path) {
+        Ok(entries) => entries,
+        Err(e) if matches!(e.kind(), NotFound | NotADirectory | PermissionDenied) => {
+            return Ok(None);
+        }
+        Err(e) => return Err(failed(e)),
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(failed)?;
+        if entry.file_type().is_ok_and(|kind| kind.is_dir())
+            && let Ok(name) = entry.file_name().into_string()
+        {
+            names.push(name);
+        }
+    }
+    Ok(Some(names))
+}
+
 /// Locks a folder itself, so that no lock file lies in it, until the result is
 /// dropped or the process ends. Servers that only read share the lock.
 pub fn lock(base: &Path, shared: bool) -> Result<File> {
