@@ -74,6 +74,7 @@ fn start_background(args: &MountArgs) -> Result<ExitCode> {
 
 fn serve_mount(args: &MountArgs) -> Result<ExitCode> {
     log::start(args.log, args.log_level).context("cannot start the log")?;
+    settle_allocator();
     let options = args.index.check()?;
     raise_file_limit();
     let layers = store::open(&args.store, &options)?;
@@ -150,7 +151,25 @@ pub(super) fn begin(
         threads: threads.map_or(cores, usize::from),
         store: store.to_owned(),
     };
-    Mount::begin(mountpoint, Tree::new(images, look, image), &options)
+    let tree = Tree::new(images, look, image);
+    Mount::begin(mountpoint, tree, &options)
+}
+
+/// Has the C library give back what is as large as a part of a layer. Once it has
+/// seen some of these freed, it would keep them among its other memory, where
+/// they leave gaps of half their size.
+fn settle_allocator() {
+    #[cfg(target_env = "gnu")]
+    {
+        /// Above what a single read takes, below almost all parts of layers.
+        const LARGE: i32 = 1536 << 10;
+        // SAFETY: it changes a number in the allocator, and no other thread is at
+        // work yet.
+        #[allow(unsafe_code)]
+        unsafe {
+            libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE);
+        }
+    }
 }
 
 /// The database keeps all its files open beside a server.

@@ -5,6 +5,8 @@ use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::mpsc::Sender;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -12,8 +14,11 @@ use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
+use super::mount;
 use crate::config::Serve;
+use crate::fuse::Event;
 use crate::http::{App, Server};
+use crate::image::Images;
 use crate::index::{Index, Layers, access};
 use crate::log;
 use crate::storage::{self, Storage};
@@ -39,6 +44,8 @@ pub fn run(mut config: Serve) -> Result<ExitCode> {
         .enable_all()
         .build()
         .context("cannot start the threads that serve sockets")?;
+    let mounting = Arc::clone(&layers);
+    let mut mounted = None;
     let stopped = runtime.block_on(async {
         let app = App::new(
             Arc::clone(&storage),
@@ -49,10 +56,19 @@ pub fn run(mut config: Serve) -> Result<ExitCode> {
         );
         let server = Server::bind(config.http.clone(), app).await?;
         let stop = signals(server.tls_reloader())?;
+        if let Some((path, allow_other)) = &config.mount {
+            let begin = || mount(&config, path, *allow_other, mounting);
+            mounted = Some(tokio::task::block_in_place(begin)?);
+        }
         announce(&config, &server, start);
         background(&config, storage, index)?;
         Ok::<_, anyhow::Error>(server.run(stop).await)
     });
+    if let Some((events, thread)) = mounted {
+        // It may have ended before.
+        let _ = events.send(Event::Stop);
+        let _ = thread.join();
+    }
     // Not waited for: a search of the store can be left at any moment.
     runtime.shutdown_background();
     let drained = stopped?;
@@ -62,6 +78,35 @@ pub fn run(mut config: Serve) -> Result<ExitCode> {
         tracing::warn!("stopped before all requests were done: --drain-timeout ran out");
     }
     exit(0)
+}
+
+/// Mounts all images, and looks after that on a thread, which ends with the
+/// mount.
+fn mount(
+    config: &Serve,
+    path: &Path,
+    allow_other: bool,
+    layers: Arc<Layers>,
+) -> Result<(Sender<Event>, JoinHandle<()>)> {
+    let (images, root) = (Arc::new(Images::new(layers)), &config.storage.root);
+    let look = mount::look();
+    let mount = mount::begin(path, images, look, None, allow_other, None, root)?;
+    tracing::info!(path = %mount.path().display(), "mounted");
+    let events = mount.sender();
+    let watch = move || {
+        let event = mount.wait();
+        if event == Event::Ended {
+            return tracing::info!("unmounted by somebody else: the server goes on without");
+        }
+        if event == Event::Panicked {
+            tracing::error!("a bug ended the mount: the server goes on without");
+        }
+        if let Err(error) = mount.end() {
+            tracing::error!(%error, "the mount is left behind");
+        }
+    };
+    let thread = thread::Builder::new().name("mount".into()).spawn(watch);
+    Ok((events, thread.context("cannot start a thread")?))
 }
 
 /// Ends the process at once. The C++ library's clean-up, which returning would
@@ -188,7 +233,7 @@ fn background(config: &Serve, storage: Arc<Storage>, index: Arc<Index>) -> Resul
                 tracing::error!(%error, "cannot bring the catalog up to date: it may lack repositories until the next start");
             }
         };
-        std::thread::Builder::new()
+        thread::Builder::new()
             .name("scan".into())
             .spawn(scan)
             .context("cannot start a thread")?;
@@ -196,17 +241,17 @@ fn background(config: &Serve, storage: Arc<Storage>, index: Arc<Index>) -> Resul
     if !read_only {
         let ttl = config.upload_ttl;
         let purge = move || {
-            std::thread::sleep(ttl.min(PURGE_FIRST));
+            thread::sleep(ttl.min(PURGE_FIRST));
             loop {
                 match storage.purge_uploads(ttl) {
                     Ok(0) => {}
                     Ok(uploads) => tracing::info!(uploads, "removed abandoned uploads"),
                     Err(error) => tracing::error!(%error, "cannot remove abandoned uploads"),
                 }
-                std::thread::sleep(ttl.min(PURGE_EVERY));
+                thread::sleep(ttl.min(PURGE_EVERY));
             }
         };
-        std::thread::Builder::new()
+        thread::Builder::new()
             .name("purge".into())
             .spawn(purge)
             .context("cannot start a thread")?;

@@ -21,9 +21,9 @@ pub struct Row {
 /// What is mounted at a path, topmost. The path has no links in it.
 pub fn at(path: &Path) -> io::Result<Option<Row>> {
     let text = fs::read("/proc/self/mountinfo")?;
-    let rows = text.split(|&b| b == b'\n').filter_map(parse);
+    let mut rows = text.split(|&b| b == b'\n').filter_map(parse);
     // A later one lies over an earlier one.
-    Ok(rows.filter(|row| row.path == path).last())
+    Ok(rows.rfind(|row| row.path == path))
 }
 
 /// `36 35 98:0 /root /mnt rw,noatime master:1 - fuse source rw`
