@@ -133,7 +133,10 @@ impl Layers {
     /// [`Error::Refused`]: it cannot have one.
     pub fn ready(&self, digest: &Digest) -> Result<Arc<IndexedLayer>> {
         let state = match self.index.state(digest)? {
-            Some(state) => state,
+            Some(state) => {
+                self.index.settle()?;
+                state
+            }
             None => self.jobs.now(digest, false).wait(|_| {})?,
         };
         match state {

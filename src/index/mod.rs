@@ -177,6 +177,16 @@ impl Index {
             .map_err(|e| self.failed(e))
     }
 
+    /// Called when a layer's state was read, before its rows are. They are on disk
+    /// before the state is, but outside of the log: who follows may have looked
+    /// for new files before they came, and into the log after the state did.
+    fn settle(&self) -> Result<()> {
+        match self.following {
+            Some(_) => self.catch_up(),
+            None => Ok(()),
+        }
+    }
+
     /// Where the seekable copy of a layer lies that cannot be sought in as it is.
     pub fn copy_path(&self, layer: u64) -> PathBuf {
         copies(&self.path).join(format!("{layer:016x}"))
