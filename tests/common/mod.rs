@@ -5,6 +5,7 @@
 
 pub mod engine;
 pub mod home;
+pub mod mount;
 pub mod tar;
 pub mod tree;
 

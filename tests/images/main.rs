@@ -7,6 +7,7 @@ mod common;
 
 mod answers;
 mod fixture;
+mod mount;
 mod names;
 mod tars;
 mod trees;

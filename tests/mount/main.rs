@@ -1,0 +1,12 @@
+//! `registry mount`, through the kernel: what it shows against what was packed,
+//! names, errors, and how it ends. Run as root.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod ends;
+mod files;
+mod names;
+mod support;
+mod together;
+mod users;

@@ -1,0 +1,214 @@
+//! Names above the images: repositories, tags, digests, platforms.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::process::Command;
+
+use registry::oci::Platform;
+
+use crate::common::mount::Mount;
+use crate::common::{OCI_MANIFEST, Registry, eventually, run};
+use crate::support::{layer, list, push, push_for, push_index, set, xattr};
+
+#[test]
+fn layout() {
+    let registry = Registry::start(&[]);
+    let digest = push(&registry, "team/app", "1.4.2", &[layer("a", "1")]);
+    push(&registry, "team/app/tool", "x", &[layer("a", "2")]);
+    push(&registry, "top", "latest", &[layer("a", "3")]);
+    let host = Platform::host();
+    let host = host.to_string();
+    let ours = push_for(&registry, &host, "multi", "ours", &[layer("for", "us")]);
+    let other = push_for(
+        &registry,
+        "linux/s390x",
+        "multi",
+        "other",
+        &[layer("for", "them")],
+    );
+    push_index(
+        &registry,
+        "multi",
+        "1",
+        &[(&host, ours), ("linux/s390x", other)],
+    );
+
+    let mount = Mount::start(&registry.dir, &[]);
+    let root = &mount.path;
+    assert_eq!(
+        list(root),
+        set([
+            "multi:1",
+            "multi:1@linux-s390x",
+            "multi:other",
+            "multi:ours",
+            "team",
+            "top:latest"
+        ])
+    );
+    assert_eq!(list(&root.join("team")), set(["app", "app:1.4.2"]));
+    assert_eq!(list(&root.join("team/app")), set(["tool:x"]));
+    for (path, want) in [
+        ("top:latest/a", "3"),
+        ("team/app:1.4.2/a", "1"),
+        (&format!("team/app@{digest}/a"), "1"),
+        ("team/app/tool:x/a", "2"),
+        ("multi:1/for", "us"),
+        ("multi:1@linux-s390x/for", "them"),
+        (&format!("multi@{other}/for"), "them"),
+    ] {
+        assert_eq!(fs::read_to_string(root.join(path)).unwrap(), want, "{path}");
+    }
+    for path in [
+        "nothing",
+        "nothing:1",
+        "top",
+        "top:none",
+        "team/app:1.4.2@linux-s390x",
+        "multi:1@linux-arm64",
+        "multi:1@linux-x86_64",
+        "Top:latest",
+        "top:",
+        "..:1",
+        "_uploads",
+        &format!("top@{digest}"),
+    ] {
+        assert!(!root.join(path).exists(), "{path}");
+    }
+    let image = root.join("team/app:1.4.2");
+    assert_eq!(
+        xattr(&image, "user.registry.digest"),
+        Ok(digest.to_string())
+    );
+    assert_eq!(
+        xattr(&image, "user.registry.reference"),
+        Ok("team/app:1.4.2".to_owned())
+    );
+    let layer = registry::oci::Algorithm::Sha256.digest(&layer("a", "1"));
+    assert_eq!(
+        xattr(&image.join("a"), "user.registry.layer"),
+        Ok(layer.to_string())
+    );
+    let content = registry::oci::Algorithm::Sha256.digest(b"1").hex();
+    assert_eq!(xattr(&image.join("a"), "user.registry.sha256"), Ok(content));
+}
+
+#[test]
+fn tags_come_move_and_go() {
+    let registry = Registry::start(&[]);
+    push(&registry, "a", "1", &[layer("x", "one")]);
+    let mount = Mount::start(&registry.dir, &["--tag-ttl", "100ms"]);
+    let (root, x) = (&mount.path, mount.path.join("a:1/x"));
+    assert_eq!(list(root), set(["a:1"]));
+    assert_eq!(fs::read_to_string(&x).unwrap(), "one");
+    let open = fs::File::open(&x).unwrap();
+
+    push(&registry, "a", "2", &[layer("x", "two")]);
+    push(&registry, "b/c", "1", &[layer("x", "three")]);
+    eventually("a pushed tag shows", || {
+        list(root) == set(["a:1", "a:2", "b"])
+    });
+    assert_eq!(fs::read_to_string(root.join("b/c:1/x")).unwrap(), "three");
+
+    push(&registry, "a", "1", &[layer("x", "moved")]);
+    eventually("a tag moves", || fs::read_to_string(&x).unwrap() == "moved");
+    assert_eq!(
+        std::io::read_to_string(&open).unwrap(),
+        "one",
+        "what is open stays"
+    );
+
+    assert_eq!(registry.delete("/v2/a/manifests/2").status, 202);
+    eventually("a deleted tag goes", || list(root) == set(["a:1", "b"]));
+    eventually("by name too", || !root.join("a:2").exists());
+}
+
+/// A listing opens no image, and leaves alone those that are open.
+#[test]
+fn listings_are_only_names() {
+    let registry = Registry::start(&[]);
+    push(&registry, "a", "1", &[layer("dir/x", "x")]);
+    push(&registry, "b", "1", &[b"this is no tar".to_vec()]);
+    let mount = Mount::start(&registry.dir, &["--tag-ttl", "100ms"]);
+    let inside = mount.path.join("a:1/dir");
+    let number = fs::metadata(&inside).unwrap().ino();
+    for _ in 0..3 {
+        assert_eq!(list(&mount.path), set(["a:1", "b:1"]));
+        let pwd = run(Command::new("sh")
+            .args(["-c", "ls ../.. >&2; exec pwd -P"])
+            .current_dir(&inside));
+        assert_eq!(
+            String::from_utf8_lossy(&pwd.stdout).trim_end(),
+            inside.to_str().unwrap()
+        );
+        assert_eq!(fs::metadata(&inside).unwrap().ino(), number);
+    }
+    let opened = || mount.log().contains("cannot be shown");
+    assert!(!opened(), "a listing opens images");
+    fs::metadata(mount.path.join("b:1")).unwrap();
+    assert!(opened(), "{}", mount.log());
+}
+
+#[test]
+fn what_cannot_be_shown() {
+    let registry = Registry::start(&[]);
+    push(&registry, "good", "1", &[layer("x", "x")]);
+    let digest = push(&registry, "bad", "1", &[b"this is no tar".to_vec()]);
+    let mount = Mount::start(&registry.dir, &[]);
+    assert_eq!(list(&mount.path), set(["bad:1", "good:1"]));
+    for name in ["bad:1", &format!("bad@{digest}")] {
+        let bad = mount.path.join(name);
+        assert!(fs::metadata(&bad).unwrap().is_dir());
+        let error = fs::read_dir(&bad)
+            .and_then(|mut dir| dir.next().unwrap())
+            .expect_err("no tar");
+        assert_eq!(error.raw_os_error(), Some(libc::EIO));
+        let error = fs::metadata(bad.join("x")).expect_err("no tar");
+        assert_eq!(error.raw_os_error(), Some(libc::EIO));
+        let why = xattr(&bad, "user.registry.error").unwrap();
+        assert!(why.contains("not a tar"), "{why}");
+        assert!(mount.log().contains(&why), "{}", mount.log());
+    }
+    assert_eq!(
+        fs::read_to_string(mount.path.join("good:1/x")).unwrap(),
+        "x"
+    );
+}
+
+#[test]
+fn other_looks() {
+    let registry = Registry::start(&[]);
+    let other = push_for(
+        &registry,
+        "linux/s390x",
+        "a",
+        "s390x",
+        &[layer("for", "them")],
+    );
+    push_index(&registry, "a", "1", &[("linux/s390x", other)]);
+    let read = |mount: &Mount, path: &str| fs::read_to_string(mount.path.join(path)).unwrap();
+
+    let mount = Mount::start(
+        &registry.dir,
+        &["--platform", "linux/s390x", "--uid", "7", "--gid", "8"],
+    );
+    assert_eq!(read(&mount, "a:1/for"), "them");
+    for path in ["", "a:1", "a:1/for"] {
+        let metadata = fs::metadata(mount.path.join(path)).unwrap();
+        assert_eq!((metadata.uid(), metadata.gid()), (7, 8), "{path}");
+    }
+    let mount = Mount::start(&registry.dir, &["--image", &format!("a@{other}")]);
+    assert_eq!(list(&mount.path), set(["for"]));
+    assert_eq!(read(&mount, "for"), "them");
+    let mount = Mount::start(&registry.dir, &["--threads", "1"]);
+    assert_eq!(read(&mount, "a:1@linux-s390x/for"), "them");
+    // Nothing of it is for this machine; it is an image all the same.
+    let why = xattr(&mount.path.join("a:1"), "user.registry.error").unwrap();
+    assert!(why.contains("linux/s390x"), "{why}");
+    assert_eq!(
+        registry
+            .get(&format!("/v2/a/manifests/{other}"))
+            .header("content-type"),
+        Some(OCI_MANIFEST)
+    );
+}

@@ -1,0 +1,128 @@
+//! Readers beside pushes, deletes and kills: every call ends, and what is read
+//! is right.
+
+use std::fs;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::common::mount::Mount;
+use crate::common::tar::Tar;
+use crate::common::{Registry, SOON, noise, run};
+use crate::support::{layer, push};
+
+/// Its files say what they are.
+fn many(seed: u64) -> Vec<u8> {
+    let mut tar = Tar::default();
+    for number in 0..200u64 {
+        let length = 1000 * (number % 40) as usize;
+        tar = tar.file(format!("dir/{number}"), &noise(seed + number, length));
+    }
+    tar.finish()
+}
+
+#[test]
+fn readers_and_everything_else() {
+    let mut registry = Registry::start(&[]);
+    push(&registry, "stays", "1", &[many(0)]);
+    push(&registry, "moves", "1", &[many(1000)]);
+    let mut mount = Mount::start(
+        &registry.dir,
+        &["--tag-ttl", "50ms", "--cache-size", "32MiB"],
+    );
+    let over = AtomicBool::new(false);
+    let root = &mount.path.clone();
+    thread::scope(|scope| {
+        let readers: Vec<_> = (0..4u64)
+            .map(|reader| {
+                let over = &over;
+                scope.spawn(move || {
+                    let mut right = 0;
+                    for number in (reader * 50..).map(|n| n % 200) {
+                        if over.load(Ordering::Relaxed) {
+                            break;
+                        }
+                        let start = Instant::now();
+                        let length = 1000 * (number % 40) as usize;
+                        for (name, seeds) in [("stays:1", &[0][..]), ("moves:1", &[1000, 2000])] {
+                            // Gone between two moves, or with the mount.
+                            if let Ok(found) = fs::read(root.join(format!("{name}/dir/{number}"))) {
+                                let right_one = |seed| noise(seed + number, length) == found;
+                                assert!(
+                                    seeds.iter().any(|&seed| right_one(seed)),
+                                    "{name} {number}"
+                                );
+                                right += 1;
+                            }
+                        }
+                        assert!(start.elapsed() < SOON, "a call that hangs");
+                    }
+                    right
+                })
+            })
+            .collect();
+        for round in 0..6 {
+            push(&registry, "moves", "1", &[many(1000 * (round % 2 + 1))]);
+            push(&registry, &format!("new/{round}"), "1", &[layer("x", "x")]);
+            assert_eq!(
+                fs::read(root.join(format!("new/{round}:1/x"))).unwrap(),
+                b"x"
+            );
+            assert_eq!(
+                registry
+                    .delete(&format!("/v2/new/{round}/manifests/1"))
+                    .status,
+                202
+            );
+        }
+        registry.kill();
+        thread::sleep(Duration::from_millis(200));
+        mount.signal("KILL");
+        mount.wait();
+        assert!(fs::metadata(root).is_err(), "a dead mount answers nothing");
+        over.store(true, Ordering::Relaxed);
+        for reader in readers {
+            assert!(reader.join().unwrap() > 0, "nothing was read");
+        }
+    });
+    run(Command::new("umount").arg("-l").arg(root));
+}
+
+/// The first look at an image waits for its index; nobody else does.
+#[test]
+fn nobody_waits_for_another() {
+    let registry = Registry::start(&["--index-jobs", "0"]);
+    push(&registry, "small", "1", &[layer("x", "x")]);
+    let large = Tar::default()
+        .file("large", &noise(3, 200_000_000))
+        .finish();
+    push(&registry, "large", "1", &[large]);
+    let mount = Mount::start(&registry.dir, &["--tag-ttl", "1ms", "--threads", "1"]);
+    assert!(mount.path.join("small:1/x").exists());
+    thread::scope(|scope| {
+        let waiting = scope.spawn(|| {
+            let length = fs::metadata(mount.path.join("large:1/large"))
+                .unwrap()
+                .len();
+            (length, Instant::now())
+        });
+        let start = Instant::now();
+        let mut looks = Vec::new();
+        while !waiting.is_finished() {
+            let look = Instant::now();
+            assert_eq!(fs::read(mount.path.join("small:1/x")).unwrap(), b"x");
+            looks.push((Instant::now(), look.elapsed()));
+        }
+        let (length, end) = waiting.join().unwrap();
+        assert_eq!(length, 200_000_000);
+        let before = looks.iter().filter(|(at, _)| *at < end).count();
+        assert!(before > 10, "{before} looks while the index was made");
+        let longest = looks.iter().map(|(_, took)| *took).max().unwrap();
+        let index = end - start;
+        assert!(
+            longest < index / 2,
+            "one look took {longest:?}, the index {index:?}"
+        );
+    });
+}
