@@ -223,7 +223,7 @@ mod tests {
     fn told_and_forgotten() {
         let mut numbers = Numbers::new(names(""));
         let (a, new) = numbers.tell(names("a"));
-        assert!(new && a >= RESERVED && a <= MASK);
+        assert!(new && (RESERVED..=MASK).contains(&a));
         assert_eq!(numbers.tell(names("a")), (a, false));
         let (b, _) = numbers.tell(Thing::Unopened("a".into()));
         assert_ne!(a, b, "of another sort");
