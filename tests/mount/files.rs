@@ -256,7 +256,7 @@ fn refused_as_by_a_file_system() {
         ),
         (
             "modes",
-            fs::set_permissions(root.join("dir/file"), PermissionsExt::from_mode(0)),
+            fs::set_permissions(root.join("dir/file"), PermissionsExt::from_mode(0o000)),
             libc::EROFS,
         ),
     ] {
