@@ -138,9 +138,10 @@ fn pass<'a>(
         let diff_id = hasher
             .join()
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        // A consumer that stopped is why the decoder did.
-        let spans = consumed?;
+        // First what failed first: a decoder that fails leaves the consumer half a
+        // tar, while one whose consumer stopped is content with less.
         let (compression, compressed, uncompressed) = decoded?;
+        let spans = consumed?;
         Ok(Layer {
             number: tree.rows().number(),
             compression,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use registry::image::{Error, Id, Image, Platform, Result};
 use registry::index::{self, Index};
-use registry::oci::{Digest, Reference, Repository};
+use registry::oci::{Algorithm, Digest, Reference, Repository};
 use registry::storage;
 use serde_json::{Value, json};
 
@@ -414,6 +414,27 @@ fn odd_images() {
         open(&store, "app:many"),
         Err(Error::TooManyLayers { layers: 501, .. })
     ));
+}
+
+/// That a blob cannot be read is told as such, and no reason to refuse it.
+#[test]
+fn a_layer_that_cannot_be_read_now() {
+    let store = store();
+    let app = repository("app");
+    let manifest = store.push_tars(&app, "t", &[tar("x")], AMD64);
+    let hex = Algorithm::Sha256.digest(&tar("x")).hex();
+    let blobs = store.db.with_file_name("layers/docker/registry/v2/blobs");
+    let data = blobs.join(format!("sha256/{}/{hex}/data", &hex[..2]));
+    let aside = data.with_file_name("aside");
+    std::fs::rename(&data, &aside).unwrap();
+    std::fs::create_dir(&data).unwrap();
+    let reference = Reference::Digest(manifest);
+    let open = || store.images.open_in(&app, &reference, None);
+    let error = open().unwrap_err().to_string();
+    assert!(error.contains("Is a directory"), "{error}");
+    std::fs::remove_dir(&data).unwrap();
+    std::fs::rename(&aside, &data).unwrap();
+    open().unwrap().node(b"x", false).unwrap();
 }
 
 /// The rows of ids are in the database: a process that only reads sees them.
