@@ -171,8 +171,13 @@ impl Index {
 
     /// What a layer has in a directory, from the name `from` on.
     pub fn children(&self, layer: u64, directory: &[u8], from: &[u8]) -> Children<'_> {
+        self.below(layer, directory, 1, from)
+    }
+
+    /// The same, so many levels further down; names are paths from the directory.
+    fn below(&self, layer: u64, directory: &[u8], levels: u16, from: &[u8]) -> Children<'_> {
         let mut prefix = entry_key(layer, directory);
-        let below = depth(directory) + 1;
+        let below = depth(directory).saturating_add(levels);
         prefix[8..10].copy_from_slice(&below.to_be_bytes());
         if !directory.is_empty() {
             prefix.push(b'/');
@@ -297,8 +302,9 @@ impl LayerWriter<'_> {
         self.delete(ENTRIES, &entry_key(self.number, path))
     }
 
-    pub fn children(&self, directory: &[u8]) -> Children<'_> {
-        self.index.children(self.number, directory, b"")
+    /// What lies so many levels below a directory, 1 being its children.
+    pub fn below(&self, directory: &[u8], levels: u16) -> Children<'_> {
+        self.index.below(self.number, directory, levels, b"")
     }
 
     pub fn put_name(&self, inode: u64, path: &[u8]) -> Result<()> {

@@ -26,6 +26,17 @@ const AUFS_LINKS: &[u8] = b".wh..wh.plnk";
 const NAME_MAX: usize = 255;
 /// Linux's limit of symlinks in one path.
 const SYMLINKS_MAX: u32 = 40;
+/// Components of parents looked up for a member, on average and beyond the first
+/// so many: with symlinks on the way a single member could take 100,000.
+const STEPS_MEAN: u64 = 64;
+const STEPS_FREE: u64 = 1 << 16;
+/// Directories of the layer that its own members may replace by something else.
+/// No program writes such tars, and where rows were removed others are found
+/// more slowly.
+const REPLACED_MAX: u32 = 1000;
+/// Bytes that the links to a file repeat of it, its xattrs and holes, for all
+/// links of a layer together: a link takes 512 bytes of a tar.
+const REPEATED_MAX: u64 = 256 << 20;
 
 /// Why a layer gets no index, or why it could not be made now.
 #[derive(Debug)]
@@ -117,6 +128,12 @@ pub struct Tree<'a> {
     has_aufs_links: bool,
     /// The last parent that was looked for, and where it is.
     parent: Option<(Vec<u8>, Vec<u8>)>,
+    /// Components looked up, against [`STEPS_MEAN`] and the members so far.
+    steps: u64,
+    members: u64,
+    /// Against [`REPLACED_MAX`] and [`REPEATED_MAX`].
+    replaced: u32,
+    repeated: Cell<u64>,
 }
 
 /// A member that has its place; its content may still be read.
@@ -137,6 +154,10 @@ impl<'a> Tree<'a> {
             foreign_links: Cell::default(),
             has_aufs_links: false,
             parent: None,
+            steps: 0,
+            members: 0,
+            replaced: 0,
+            repeated: Cell::default(),
         })
     }
 
@@ -155,6 +176,7 @@ impl<'a> Tree<'a> {
 
     /// Finds a member's place. `None`: it has none, or is a marker and done with.
     pub fn place(&mut self, member: Member) -> Result<Option<Placed>, Failure> {
+        self.members += 1;
         let name = normalise(&member.path);
         if name.len() > self.max_path {
             return refused(format!(
@@ -214,6 +236,12 @@ impl<'a> Tree<'a> {
                 }
                 if before.is_directory() && !entry.is_directory() {
                     self.parent = None;
+                    self.replaced += 1;
+                    if self.replaced > REPLACED_MAX {
+                        return refused(format!(
+                            "it replaces more than {REPLACED_MAX} directories of its own"
+                        ));
+                    }
                     self.remove_below(&path)?;
                 }
                 self.unlink(&path, &before)?;
@@ -307,6 +335,13 @@ impl<'a> Tree<'a> {
         let mut left = components(name);
         let (mut path, mut symlinks) = (Vec::new(), 0);
         while let Some(component) = left.pop() {
+            self.steps += 1;
+            if self.steps > STEPS_FREE + STEPS_MEAN * self.members {
+                return refused(format!(
+                    "{} and others lead through too many directories and symlinks",
+                    show(name)
+                ));
+            }
             if component == b".." {
                 pop(&mut path);
                 continue;
@@ -387,6 +422,7 @@ impl<'a> Tree<'a> {
             }
             Some(row) if row.kind == Kind::ForeignLink => foreign.link = row.link,
             Some(mut row) => {
+                self.repeat(&row)?;
                 if row.links == 1 {
                     // The true number is known at the end.
                     row.links = 2;
@@ -397,6 +433,20 @@ impl<'a> Tree<'a> {
             }
         }
         Ok(Some(foreign))
+    }
+
+    /// Counts what a link repeats of its target.
+    fn repeat(&self, target: &Entry) -> Result<(), Failure> {
+        let xattrs = target.xattrs.iter().map(|(k, v)| k.len() + v.len());
+        let extents = target.sparse.as_ref().map_or(0, Vec::len);
+        let size = target.link.len() + xattrs.sum::<usize>() + extents * size_of::<Extent>();
+        self.repeated.update(|repeated| repeated + size as u64);
+        if self.repeated.get() > REPEATED_MAX {
+            return refused(format!(
+                "its hard links repeat more than {REPEATED_MAX} bytes of attributes"
+            ));
+        }
+        Ok(())
     }
 
     /// Forgets what is known of a row's inode before another row takes its place.
@@ -413,17 +463,19 @@ impl<'a> Tree<'a> {
     /// Removes what lies below a directory. What it hides in lower layers stays
     /// hidden by what takes its place.
     fn remove_below(&self, directory: &[u8]) -> Result<()> {
-        let mut directories = vec![directory.to_vec()];
-        while let Some(directory) = directories.pop() {
+        // A level after the other, so nothing has to be remembered of them.
+        for levels in 1.. {
+            let mut found = false;
             // Rows removed while they are read: the iterator sees what was there.
-            for child in self.rows.children(&directory) {
-                let (name, row) = child?;
-                let path = join(&directory, &name);
+            for row in self.rows.below(directory, levels) {
+                let (name, row) = row?;
+                let path = join(directory, &name);
                 self.unlink(&path, &row)?;
                 self.rows.delete_entry(&path)?;
-                if row.is_directory() {
-                    directories.push(path);
-                }
+                found = true;
+            }
+            if !found {
+                break;
             }
         }
         Ok(())
@@ -431,7 +483,7 @@ impl<'a> Tree<'a> {
 
     /// What can only be known when all members are there. Gives the number of
     /// links to what a lower layer may hold.
-    pub fn finish(&mut self) -> Result<u64> {
+    pub fn finish(&mut self) -> Result<u64, Failure> {
         self.resolve_foreign()?;
         if self.has_aufs_links {
             self.remove_below(AUFS_LINKS)?;
@@ -442,7 +494,7 @@ impl<'a> Tree<'a> {
     }
 
     /// Links whose target came after them.
-    fn resolve_foreign(&self) -> Result<()> {
+    fn resolve_foreign(&self) -> Result<(), Failure> {
         if self.foreign_links.get() == 0 {
             return Ok(());
         }
@@ -459,6 +511,7 @@ impl<'a> Tree<'a> {
             if !is_file || link.link == path {
                 continue;
             }
+            self.repeat(&target)?;
             self.unlink(&path, &link)?;
             target.links = 2;
             self.rows.put_name(target.inode, &link.link)?;
@@ -566,36 +619,40 @@ mod tests {
         }
     }
 
+    fn made(kind: &str, path: &str, link: &str, header_offset: u64) -> Member {
+        Member {
+            header_offset,
+            path: path.into(),
+            link: link.into(),
+            kind: match kind {
+                "d" => tar::Kind::Directory,
+                "f" => tar::Kind::Regular,
+                "l" => tar::Kind::Symlink,
+                "h" => tar::Kind::HardLink,
+                other => panic!("{other}"),
+            },
+            mode: 0o644,
+            uid: 0,
+            gid: 0,
+            mtime: tar::Time {
+                seconds: 0,
+                nanoseconds: 0,
+            },
+            size: 0,
+            stored: 0,
+            data_offset: 0,
+            device: (0, 0),
+            xattrs: Vec::new(),
+            sparse: None,
+        }
+    }
+
     fn place<'a>(index: &'a Index, members: &str) -> Result<Tree<'a>, Failure> {
         let mut tree = Tree::new(index.begin_layer()?, 100, 4096)?;
         for (number, member) in members.split_whitespace().enumerate() {
             let (kind, rest) = member.split_once(':').unwrap();
             let (path, link) = rest.split_once("->").unwrap_or((rest, ""));
-            let member = Member {
-                header_offset: number as u64,
-                path: path.into(),
-                link: link.into(),
-                kind: match kind {
-                    "d" => tar::Kind::Directory,
-                    "f" => tar::Kind::Regular,
-                    "l" => tar::Kind::Symlink,
-                    "h" => tar::Kind::HardLink,
-                    other => panic!("{other}"),
-                },
-                mode: 0o644,
-                uid: 0,
-                gid: 0,
-                mtime: tar::Time {
-                    seconds: 0,
-                    nanoseconds: 0,
-                },
-                size: 0,
-                stored: 0,
-                data_offset: 0,
-                device: (0, 0),
-                xattrs: Vec::new(),
-                sparse: None,
-            };
+            let member = made(kind, path, link, number as u64);
             if let Some(placed) = tree.place(member)? {
                 tree.put(placed, None)?;
             }
@@ -610,7 +667,7 @@ mod tests {
             .row(directory)
             .unwrap()
             .filter(|_| directory.is_empty());
-        let children = tree.rows.children(directory).map(Result::unwrap);
+        let children = tree.rows.below(directory, 1).map(Result::unwrap);
         let rows = root
             .map(|row| (Vec::new(), row))
             .into_iter()
@@ -687,6 +744,26 @@ mod tests {
                 "d:bin l:bin->usr/bin f:bin/x",
                 "i: l:bin->usr/bin i:usr i:usr/bin f:usr/bin/x#2",
                 "a parent that is a symlink",
+            ),
+            (
+                "l:a->b f:a/x l:a->c f:a/y",
+                "i: l:a->c i:b f:b/x#1 i:c f:c/y#3",
+                "a symlink that is replaced by another",
+            ),
+            (
+                "l:a->b f:a/x d:a f:a/y",
+                "i: d:a f:a/y#3 i:b f:b/x#1",
+                "and by a directory",
+            ),
+            (
+                "l:a->b f:a/c/x d:a f:a/c/y",
+                "i: d:a i:a/c f:a/c/y#3 i:b i:b/c f:b/c/x#1",
+                "further up",
+            ),
+            (
+                "d:a f:a/b/c/d/e h:x->a/b/c/d/e f:a f:a/z",
+                "i: i:a f:a/z#4 f:x#1",
+                "a deep subtree that is replaced",
             ),
             (
                 "l:a->/b/../../c f:a/x",
@@ -824,6 +901,44 @@ mod tests {
         ] {
             let want = want.replace("*1", "");
             assert_eq!(rows(members), want, "{members}: {why}");
+        }
+    }
+
+    /// What a few bytes of a tar can make the indexer do, or keep.
+    #[test]
+    fn members_that_cost_too_much() {
+        let deep = vec!["a"; 90].join("/");
+        // Each `t` leads back to the bottom, 90 directories down.
+        let far = format!("f:s/{}x f:y ", "t/".repeat(38));
+        let looked = format!("d:{deep} l:s->{deep} l:s/t->/{deep} {}", far.repeat(25));
+        let shown = rows(&looked);
+        assert!(shown.contains("lead through too many"), "{shown}");
+
+        let shown = rows(&"d:a f:a ".repeat(REPLACED_MAX as usize));
+        assert_eq!(shown, "i: f:a#1999");
+        let shown = rows(&"d:a f:a ".repeat(REPLACED_MAX as usize + 1));
+        assert!(shown.contains("replaces more than 1000"), "{shown}");
+
+        let dir = tempfile::tempdir().unwrap();
+        let index = Index::open(&dir.path().join("db")).unwrap();
+        for link in ["a", "c"] {
+            let mut tree = Tree::new(index.begin_layer().unwrap(), 100, 4096).unwrap();
+            tree.repeated.set(REPEATED_MAX - 8);
+            let mut place = |kind, path: &str, link: &str| {
+                let mut member = made(kind, path, link, 0);
+                member.xattrs = vec![(b"user.x".to_vec(), b"yz".to_vec())];
+                let placed = tree.place(member)?;
+                placed.map_or(Ok(()), |placed| tree.put(placed, None))?;
+                Ok(())
+            };
+            place("f", "a", "").unwrap();
+            place("h", "b", link).unwrap();
+            let second: Result<(), Failure> = place("h", "c", "a");
+            let end = second.and_then(|()| tree.finish().map(drop));
+            match end {
+                Err(Failure::Refused(reason)) => assert!(reason.contains("repeat"), "{reason}"),
+                other => panic!("{link}: {other:?}"),
+            }
         }
     }
 
