@@ -251,19 +251,21 @@ impl Index {
     }
 
     fn remove_rows(&self, number: u64) -> Result<()> {
+        // The copy first: where it has filled the disk, nothing else can be written.
+        let copy = self.copy_path(number);
+        match std::fs::remove_file(&copy) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                return Err(crate::storage::Error::io("remove", &copy, e).into());
+            }
+            _ => {}
+        }
         let (from, to) = (number.to_be_bytes(), (number + 1).to_be_bytes());
         for family in [ENTRIES, NAMES, SPANS] {
             self.db
                 .delete_range_cf(self.cf(family), from, to)
                 .map_err(|e| self.failed(e))?;
         }
-        let copy = self.copy_path(number);
-        match std::fs::remove_file(&copy) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                Err(crate::storage::Error::io("remove", &copy, e).into())
-            }
-            _ => Ok(()),
-        }
+        Ok(())
     }
 }
 
