@@ -27,6 +27,8 @@ pub enum RecordError {
     Encoding(#[from] postcard::Error),
     #[error("its window cannot be decompressed")]
     Window,
+    #[error("its spans do not make up its tar stream")]
+    Spans,
 }
 
 /// What is known of a layer, under its digest. Written last: without it nothing
@@ -203,7 +205,14 @@ impl Record for State {
     }
 
     fn decode(bytes: &[u8]) -> Result<State, RecordError> {
-        decode(bytes)
+        let state = decode(bytes)?;
+        if let State::Ready(layer) = &state {
+            let sum: u64 = layer.spans.iter().map(|&length| u64::from(length)).sum();
+            if sum != layer.uncompressed {
+                return Err(RecordError::Spans);
+            }
+        }
+        Ok(state)
     }
 }
 
@@ -363,5 +372,20 @@ mod tests {
             Entry::decode(&[&good[..], b"x"].concat()),
             Err(RecordError::Size(_))
         ));
+        for (spans, uncompressed) in [(vec![], 1), (vec![5, 6], 10), (vec![5, 6], 12)] {
+            let layer = State::Ready(Layer {
+                number: 0,
+                compression: Compression::None,
+                copied: false,
+                compressed: 0,
+                uncompressed,
+                diff_id: [0; 32],
+                entries: 0,
+                spans,
+                foreign_links: 0,
+            });
+            let decoded = State::decode(&layer.encode());
+            assert!(matches!(decoded, Err(RecordError::Spans)), "{layer:?}");
+        }
     }
 }

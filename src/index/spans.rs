@@ -153,6 +153,9 @@ impl Shared {
         };
         let span = self.index.span(layer.record.number, number as u64)?;
         let span = span.ok_or_else(|| damaged("its index lacks a span".to_owned()))?;
+        if span.length != layer.record.spans[number] {
+            return Err(damaged("its index has two lengths of a span".to_owned()));
+        }
         let mut output = Vec::new();
         let length = span.length as usize;
         let (compression, file) = self.open(layer)?;
