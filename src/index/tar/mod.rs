@@ -75,6 +75,8 @@ pub enum Problem {
     PaxRecord,
     #[error("a malformed value in a PAX header")]
     PaxValue,
+    #[error("extended attributes of more than {0} bytes")]
+    Xattrs(usize),
     #[error("a global PAX header that sets {0}, which only some programs heed")]
     Global(String),
     #[error("part of an incremental or multi-volume archive")]

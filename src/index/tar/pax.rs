@@ -9,6 +9,11 @@ use std::collections::BTreeMap;
 use super::sparse::{Map, decimal_digit};
 use super::{Problem, Time};
 
+/// Bytes of a member's extended attributes, names included: what Linux takes for
+/// one value, and more than most file systems have room for. Every look at the
+/// member has them in memory.
+const XATTRS_MAX: usize = 64 << 10;
+
 /// What an extended header says about the next member. Of records with the same
 /// keyword the last counts.
 #[derive(Debug, Default)]
@@ -52,6 +57,10 @@ impl Records {
     pub fn parse(content: &[u8]) -> Result<Records, Problem> {
         let mut records = Records::default();
         each(content, |keyword, value| records.add(keyword, value))?;
+        let xattrs = records.xattrs.iter().map(|(k, v)| k.len() + v.len());
+        if xattrs.sum::<usize>() > XATTRS_MAX {
+            return Err(Problem::Xattrs(XATTRS_MAX));
+        }
         Ok(records)
     }
 
