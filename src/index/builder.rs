@@ -41,6 +41,11 @@ const RATIO_FROM: u64 = 100_000_000;
 /// Zeros hashed for the holes of a layer's sparse files, in bytes. A file with
 /// more gets no digest: a hole costs nothing to write.
 const HOLES_HASHED: u64 = 16 << 30;
+/// How much longer than the blob its seekable copy may be, beyond the first so
+/// many bytes. Repetitions further apart than a span are stored anew each time,
+/// so the copy of a small blob could fill the disk.
+const COPY_RATIO: u64 = 16;
+const COPY_FREE: u64 = 64 << 20;
 /// Spans under way between two threads.
 const QUEUE: usize = 2;
 /// What [`Compression::sniff`] looks at.
@@ -225,13 +230,17 @@ fn decode(
                 let mut output = buffer();
                 let next = copier.next(&mut output).map_err(failed)?;
                 let Some(checkpoint) = next else { break };
+                if copier.written() > COPY_FREE + COPY_RATIO * blob.size {
+                    return refused(format!(
+                        "it can be read from a copy only, which would have more than {COPY_RATIO} times its size"
+                    ));
+                }
                 if !pass_on(checkpoint, output, copier.consumed())? {
                     break;
                 }
             }
             drop(copier);
-            file.sync_all()
-                .map_err(|e| storage::Error::io("write", path, e))?;
+            sync(&file, path).map_err(|e| storage::Error::io("write", path, e))?;
         }
     }
     Ok((compression, blob.size, total))
@@ -243,6 +252,15 @@ fn create(path: &Path) -> Result<File, storage::Error> {
         std::fs::create_dir_all(folder).map_err(io)?;
     }
     File::create(path).map_err(io)
+}
+
+/// Brings a new file to the disk, its name and its folder's too.
+fn sync(file: &File, path: &Path) -> io::Result<()> {
+    file.sync_all()?;
+    for folder in path.ancestors().skip(1).take(2) {
+        File::open(folder)?.sync_all()?;
+    }
+    Ok(())
 }
 
 fn stop(error: codec::Error, blob: &storage::Blob, copy: Option<&Path>) -> Stop {
