@@ -53,6 +53,8 @@ pub struct Image {
     /// What is odd about it: sentences for users.
     pub warnings: Vec<String>,
     source: Arc<Layers>,
+    /// [`Layers::renewed`] when it was made.
+    renewed: u64,
     root: Arc<Node>,
     directories: view::Directories,
     links: links::Links,

@@ -202,7 +202,9 @@ impl Images {
         let storage = self.layers.storage();
         let stored = storage.manifest(repository, reference)?;
         let asked = (repository.clone(), stored.digest, platform.cloned());
-        if let Some(image) = self.known.get(&asked) {
+        let renewed = self.layers.renewed();
+        let fresh = |image: &Arc<Image>| image.renewed == renewed;
+        if let Some(image) = self.known.get(&asked).filter(fresh) {
             if image.manifest != stored.digest {
                 storage.manifest(repository, &Reference::Digest(image.manifest))?;
             }
@@ -213,7 +215,7 @@ impl Images {
         }
         let leaf = self.leaf(repository, &stored, platform)?;
         let by_itself = (repository.clone(), leaf.digest, None);
-        let image = match self.known.get(&by_itself) {
+        let image = match self.known.get(&by_itself).filter(fresh) {
             Some(image) => image,
             None => {
                 let image = Arc::new(self.load(repository, leaf)?);
@@ -300,6 +302,7 @@ impl Images {
 
     fn load(&self, repository: &Repository, leaf: Leaf) -> Result<Image> {
         let storage = self.layers.storage();
+        let renewed = self.layers.renewed();
         let image = || name(repository, &leaf.digest);
         if leaf.layers.len() > LAYERS_MAX {
             return Err(Error::TooManyLayers {
@@ -360,6 +363,7 @@ impl Images {
             layers,
             warnings,
             source: Arc::clone(&self.layers),
+            renewed,
             root: Arc::new(Node::bare_root()),
             directories: view::directories(),
             links: links::Links::default(),

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::jobs::Jobs;
 use super::records::{Layer, State};
@@ -30,6 +30,8 @@ pub struct Layers {
     jobs: Jobs,
     spans: Spans,
     index_pushed: bool,
+    /// Layers indexed anew although they were.
+    renewed: AtomicU64,
 }
 
 /// A layer that has an index.
@@ -118,6 +120,7 @@ impl Layers {
             storage,
             index,
             index_pushed: options.jobs > 0,
+            renewed: AtomicU64::new(0),
         })
     }
 
@@ -132,10 +135,23 @@ impl Layers {
     /// A layer's index. Waits for its job where there is none yet.
     /// [`Error::Refused`]: it cannot have one.
     pub fn ready(&self, digest: &Digest) -> Result<Arc<IndexedLayer>> {
-        let state = match self.index.state(digest)? {
+        let mut state = match self.index.state(digest)? {
             Some(state) => state,
             None => self.jobs.now(digest, false).wait(|_| {})?,
         };
+        // A follower learns of a record and of the rows that were flushed before
+        // it in two ways, and may know of the record only.
+        if self.index.is_following() {
+            self.index.catch_up()?;
+            state = self.index.state(digest)?.unwrap_or(state);
+        }
+        if let State::Ready(record) = &state
+            && record.copied
+            && !self.index.copy_path(record.number).exists()
+        {
+            tracing::warn!(layer = %digest, "a layer is indexed again: its seekable copy is gone");
+            state = self.index_now(digest, true, |_| {})?;
+        }
         match state {
             State::Ready(record) => Ok(Arc::new(IndexedLayer::new(*digest, record))),
             State::Refused(reason) => Err(Error::Refused {
@@ -155,8 +171,18 @@ impl Layers {
     ) -> Result<State> {
         match self.index.state(layer)? {
             Some(state) if !force => Ok(state),
-            _ => self.jobs.now(layer, force).wait(progress),
+            _ => {
+                let state = self.jobs.now(layer, force).wait(progress);
+                self.renewed.fetch_add(u64::from(force), Ordering::Release);
+                state
+            }
         }
+    }
+
+    /// Changes when a layer has been indexed anew: what was made of its index
+    /// before is out of date.
+    pub fn renewed(&self) -> u64 {
+        self.renewed.load(Ordering::Acquire)
     }
 
     /// Has the layers of a pushed image indexed in the background, unless that

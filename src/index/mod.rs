@@ -91,17 +91,8 @@ pub struct Index {
     path: PathBuf,
     catalog: catalog::Progress,
     next_layer: Mutex<u64>,
-    /// Of one that another process writes: where RocksDB keeps this one's log.
-    following: Option<PathBuf>,
-}
-
-impl Drop for Index {
-    fn drop(&mut self) {
-        if let Some(folder) = &self.following {
-            // A few lines of log in the folder for such things.
-            let _ = std::fs::remove_dir_all(folder);
-        }
-    }
+    /// Another process writes it.
+    following: bool,
 }
 
 impl Index {
@@ -138,7 +129,7 @@ impl Index {
             path: path.to_owned(),
             catalog: catalog::Progress::default(),
             next_layer: Mutex::default(),
-            following: None,
+            following: false,
         };
         index.clean_layers()?;
         Ok(index)
@@ -156,18 +147,26 @@ impl Index {
         // Files that the writer removes must stay readable here.
         options.set_max_open_files(-1);
         let opened = DB::open_cf_descriptors_as_secondary(&options, path, &log, families);
+        // RocksDB's log of a few lines, which nobody reads. Now, since a command
+        // may end at any time.
+        let _ = std::fs::remove_dir_all(&log);
         let index = Index {
             db: opened.map_err(failed)?,
             path: path.to_owned(),
             catalog: catalog::Progress::default(),
             next_layer: Mutex::default(),
-            following: Some(log),
+            following: true,
         };
         let found = index.db.get(FORMAT_KEY).map_err(failed)?;
         match found.as_deref() {
             Some(FORMAT) => Ok(index),
             _ => Err(Error::Format(path.to_owned())),
         }
+    }
+
+    /// Whether another process writes it.
+    pub fn is_following(&self) -> bool {
+        self.following
     }
 
     /// Sees what the writer has written until now.

@@ -1,8 +1,9 @@
 //! What ids and references lead to.
 
+use std::io::Write;
 use std::sync::Arc;
 
-use registry::image::{Error, Id, Image, Platform, Result};
+use registry::image::{Error, Id, Image, Images, Platform, Result};
 use registry::index::{self, Index};
 use registry::oci::{Algorithm, Digest, Reference, Repository};
 use registry::storage;
@@ -416,6 +417,26 @@ fn odd_images() {
     ));
 }
 
+/// What a forced index replaces is not looked into any more.
+#[test]
+fn a_layer_indexed_anew() {
+    let store = store();
+    let app = repository("app");
+    let manifest = store.push_tars(&app, "t", &[tar("x")], AMD64);
+    let open = || {
+        let reference = Reference::Digest(manifest);
+        store.images.open_in(&app, &reference, None).unwrap()
+    };
+    let before = open();
+    assert!(Arc::ptr_eq(&before, &open()));
+    let layer = &before.layers[0];
+    let layers = store.images.layers();
+    layers.index_now(&layer.digest, true, |_| {}).unwrap();
+    let after = open();
+    assert_ne!(after.layers[0].record.number, layer.record.number);
+    assert!(Arc::ptr_eq(&after, &open()));
+}
+
 /// That a blob cannot be read is told as such, and no reason to refuse it.
 #[test]
 fn a_layer_that_cannot_be_read_now() {
@@ -435,6 +456,26 @@ fn a_layer_that_cannot_be_read_now() {
     std::fs::remove_dir(&data).unwrap();
     std::fs::rename(&aside, &data).unwrap();
     open().unwrap().node(b"x", false).unwrap();
+}
+
+/// Seekable copies are derived too.
+#[test]
+fn a_copy_that_is_gone() {
+    let store = store();
+    let mut encoder = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::fast());
+    encoder.write_all(&tar("x")).unwrap();
+    let app = repository("app");
+    let layer = encoder.finish().unwrap();
+    let manifest = store.push_tars(&app, "t", &[layer], AMD64);
+    let reference = Reference::Digest(manifest);
+    let image = store.images.open_in(&app, &reference, None).unwrap();
+    assert!(image.layers[0].record.copied);
+    std::fs::remove_dir_all(store.db.with_file_name("seekable")).unwrap();
+    let images = Images::new(Arc::clone(store.images.layers()));
+    let image = images.open_in(&app, &reference, None).unwrap();
+    let file = image.file(b"x").unwrap();
+    let mut content = vec![0; file.entry.size as usize];
+    assert_eq!(image.read(&file, 0, &mut content).unwrap(), content.len());
 }
 
 /// The rows of ids are in the database: a process that only reads sees them.
