@@ -266,6 +266,7 @@ fn image_error(error: &image::Error) -> (StatusCode, &'static str) {
         image::Error::Nesting { .. }
         | image::Error::TooManyLayers { .. }
         | image::Error::TooManyLinks { .. }
+        | image::Error::LongLinks { .. }
         | image::Error::Manifest { .. }
         | image::Error::ForeignLayer { .. } => (S::UNPROCESSABLE_ENTITY, "UNSUPPORTED"),
         // A link that leads round in circles leads to nothing.

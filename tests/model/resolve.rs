@@ -417,6 +417,24 @@ fn odd_images() {
     ));
 }
 
+/// A path may be long, what it costs has a limit all the same.
+#[test]
+fn dots_that_lead_up_and_down() {
+    let store = store();
+    let deep = "d/".repeat(49);
+    let tar = Tar::default().file(&format!("{deep}f"), b"x").finish();
+    let image = store.image_of_tars(&[tar]).unwrap();
+    let far = format!("{deep}{}f", "../d/".repeat(780));
+    assert!(far.len() < 4096);
+    assert!(matches!(
+        image.node(far.as_bytes(), true),
+        Err(Error::Loop(_))
+    ));
+    for path in [format!("{deep}../d/../d/f"), "d/../d/../".repeat(400)] {
+        image.node(path.as_bytes(), true).unwrap();
+    }
+}
+
 /// What a forced index replaces is not looked into any more.
 #[test]
 fn a_layer_indexed_anew() {
