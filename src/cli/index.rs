@@ -11,6 +11,7 @@ use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
+use crate::cli::output::complain;
 use crate::cli::store;
 use crate::config::IndexCommandArgs;
 use crate::image::Images;
@@ -154,7 +155,11 @@ impl Wanted {
         repositories.sort_unstable_by(|a, b| a.as_str().cmp(b.as_str()));
         for repository in repositories {
             for digest in storage.revisions(&repository)? {
-                self.manifest(storage, &repository, &Reference::Digest(digest))?;
+                let found = self.manifest(storage, &repository, &Reference::Digest(digest));
+                // One that is damaged, or of a kind that has no layers.
+                if let Err(error) = found {
+                    complain(format_args!("passed over {repository}@{digest}: {error:#}"));
+                }
             }
         }
         Ok(())
