@@ -139,8 +139,10 @@ fn pass<'a>(
             .join()
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         // A consumer that stopped is why the decoder did.
-        let spans = consumed?;
+        let (spans, mut parser) = consumed?;
+        // A decoder that stopped is why the tar ends there.
         let (compression, compressed, uncompressed) = decoded?;
+        parser.finish().map_err(tar_error)?;
         Ok(Layer {
             number: tree.rows().number(),
             compression,
@@ -257,12 +259,13 @@ fn stop(error: codec::Error, blob: &storage::Blob, copy: Option<&Path>) -> Stop 
     }
 }
 
-/// Does with each span what is to be done. Gives the spans' lengths.
+/// Does with each span what is to be done. Gives the spans' lengths, and the
+/// parser, to be told that the tar ends.
 fn consume(
     tree: &mut Tree<'_>,
     spans: &Receiver<(Checkpoint, Output)>,
     spare: &SyncSender<Vec<u8>>,
-) -> Result<Vec<u32>, Stop> {
+) -> Result<(Vec<u32>, Parser), Stop> {
     let mut lengths = Vec::new();
     let mut parser = Parser::new(tar::Limits {
         path: tree.max_path(),
@@ -286,8 +289,7 @@ fn consume(
         }
         give_back(spare, output);
     }
-    parser.finish().map_err(tar_error)?;
-    Ok(lengths)
+    Ok((lengths, parser))
 }
 
 fn tar_error(error: tar::Error) -> Stop {
