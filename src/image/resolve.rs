@@ -33,8 +33,9 @@ const DEPTH_MAX: usize = 8;
 /// Platforms named when there is none that fits.
 const AVAILABLE: usize = 50;
 
-/// What was asked for, with the platform if one was, and what it means.
-type Known = Cache<(Repository, Digest, Option<Platform>), Arc<Image>>;
+/// What was asked for, with the platform if one was, and what it means, for one
+/// [`Layers::generation`].
+type Known = Cache<(Repository, Digest, Option<Platform>, u64), Arc<Image>>;
 
 /// The images of a store.
 #[derive(Debug)]
@@ -201,7 +202,13 @@ impl Images {
     ) -> Result<Arc<Image>> {
         let storage = self.layers.storage();
         let stored = storage.manifest(repository, reference)?;
-        let asked = (repository.clone(), stored.digest, platform.cloned());
+        let generation = self.layers.generation();
+        let asked = (
+            repository.clone(),
+            stored.digest,
+            platform.cloned(),
+            generation,
+        );
         if let Some(image) = self.known.get(&asked) {
             if image.manifest != stored.digest {
                 storage.manifest(repository, &Reference::Digest(image.manifest))?;
@@ -212,7 +219,7 @@ impl Images {
             return Ok(image);
         }
         let leaf = self.leaf(repository, &stored, platform)?;
-        let by_itself = (repository.clone(), leaf.digest, None);
+        let by_itself = (repository.clone(), leaf.digest, None, generation);
         let image = match self.known.get(&by_itself) {
             Some(image) => image,
             None => {

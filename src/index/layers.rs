@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::jobs::Jobs;
 use super::records::{Layer, State};
@@ -30,6 +30,8 @@ pub struct Layers {
     jobs: Jobs,
     spans: Spans,
     index_pushed: bool,
+    /// Layers indexed anew by force.
+    forced: AtomicU64,
 }
 
 /// A layer that has an index.
@@ -78,7 +80,8 @@ pub(super) fn build(
     limits: &Limits,
     progress: &AtomicU64,
 ) -> Result<State> {
-    if let (false, Some(state)) = (force, index.state(layer)?) {
+    // By force also where what is known cannot be read.
+    if !force && let Some(state) = index.state(layer)? {
         return Ok(state);
     }
     let blob = storage.open_content(layer)?;
@@ -118,6 +121,7 @@ impl Layers {
             storage,
             index,
             index_pushed: options.jobs > 0,
+            forced: AtomicU64::default(),
         })
     }
 
@@ -153,10 +157,20 @@ impl Layers {
         force: bool,
         progress: impl FnMut(u64),
     ) -> Result<State> {
-        match self.index.state(layer)? {
-            Some(state) if !force => Ok(state),
-            _ => self.jobs.now(layer, force).wait(progress),
+        if !force && let Some(state) = self.index.state(layer)? {
+            return Ok(state);
         }
+        let state = self.jobs.now(layer, force).wait(progress)?;
+        if force {
+            self.forced.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(state)
+    }
+
+    /// Changes when a layer was indexed anew: what [`Layers::ready`] gave before
+    /// may be what made that necessary.
+    pub fn generation(&self) -> u64 {
+        self.forced.load(Ordering::Relaxed)
     }
 
     /// Has the layers of a pushed image indexed in the background, unless that
