@@ -143,10 +143,11 @@ fn pass<'a>(
         let diff_id = hasher
             .join()
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        // First what failed first: a decoder that fails leaves the consumer half a
-        // tar, while one whose consumer stopped is content with less.
+        // A consumer that stopped is why the decoder did.
+        let (spans, mut parser) = consumed?;
+        // A decoder that stopped is why the tar ends there.
         let (compression, compressed, uncompressed) = decoded?;
-        let spans = consumed?;
+        parser.finish().map_err(tar_error)?;
         Ok(Layer {
             number: tree.rows().number(),
             compression,
@@ -276,12 +277,13 @@ fn stop(error: codec::Error, blob: &storage::Blob, copy: Option<&Path>) -> Stop 
     }
 }
 
-/// Does with each span what is to be done. Gives the spans' lengths.
+/// Does with each span what is to be done. Gives the spans' lengths, and the
+/// parser, to be told that the tar ends.
 fn consume(
     tree: &mut Tree<'_>,
     spans: &Receiver<(Checkpoint, Output)>,
     spare: &SyncSender<Vec<u8>>,
-) -> Result<Vec<u32>, Stop> {
+) -> Result<(Vec<u32>, Parser), Stop> {
     let mut lengths = Vec::new();
     let mut parser = Parser::new(tar::Limits {
         path: tree.max_path(),
@@ -305,8 +307,7 @@ fn consume(
         }
         give_back(spare, output);
     }
-    parser.finish().map_err(tar_error)?;
-    Ok(lengths)
+    Ok((lengths, parser))
 }
 
 fn tar_error(error: tar::Error) -> Stop {

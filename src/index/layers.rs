@@ -80,7 +80,8 @@ pub(super) fn build(
     limits: &Limits,
     progress: &AtomicU64,
 ) -> Result<State> {
-    if let (false, Some(state)) = (force, index.state(layer)?) {
+    // By force also where what is known cannot be read.
+    if !force && let Some(state) = index.state(layer)? {
         return Ok(state);
     }
     let blob = storage.open_content(layer)?;
@@ -169,14 +170,12 @@ impl Layers {
         force: bool,
         progress: impl FnMut(u64),
     ) -> Result<State> {
-        match self.index.state(layer)? {
-            Some(state) if !force => Ok(state),
-            _ => {
-                let state = self.jobs.now(layer, force).wait(progress);
-                self.renewed.fetch_add(u64::from(force), Ordering::Release);
-                state
-            }
+        if !force && let Some(state) = self.index.state(layer)? {
+            return Ok(state);
         }
+        let state = self.jobs.now(layer, force).wait(progress)?;
+        self.renewed.fetch_add(u64::from(force), Ordering::Release);
+        Ok(state)
     }
 
     /// Changes when a layer has been indexed anew: what was made of its index

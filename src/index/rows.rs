@@ -381,7 +381,11 @@ impl LayerWriter<'_> {
     }
 
     fn publish(&self, digest: &Digest, state: State) -> Result<State> {
-        let before = self.index.state(digest)?;
+        let before = match self.index.state(digest) {
+            // Damaged: with it goes the number of its rows, which stay.
+            Err(Error::Record { .. }) => None,
+            before => before?,
+        };
         let mut batch = WriteBatch::default();
         batch.put_cf(
             self.index.cf(LAYERS),
