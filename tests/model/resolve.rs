@@ -422,7 +422,7 @@ fn odd_images() {
 fn dots_that_lead_up_and_down() {
     let store = store();
     let deep = "d/".repeat(49);
-    let tar = Tar::default().file(&format!("{deep}f"), b"x").finish();
+    let tar = Tar::default().file(format!("{deep}f"), b"x").finish();
     let image = store.image_of_tars(&[tar]).unwrap();
     let far = format!("{deep}{}f", "../d/".repeat(780));
     assert!(far.len() < 4096);
