@@ -4,7 +4,7 @@
 //! platforms is containerd's (`images.Manifest`, `platforms`).
 
 use std::collections::{BTreeSet, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use quick_cache::sync::Cache;
 
@@ -41,6 +41,9 @@ type Known = Cache<(Repository, Digest, Option<Platform>), Arc<Image>>;
 pub struct Images {
     layers: Arc<Layers>,
     known: Known,
+    /// Held while a config is parsed: what JSON becomes in memory is many times
+    /// its bytes. Guards nothing else, so a panic under it does no harm.
+    parsing: Mutex<()>,
 }
 
 /// The manifest of one image.
@@ -66,6 +69,7 @@ impl Images {
         Images {
             layers,
             known: Cache::new(IMAGES),
+            parsing: Mutex::new(()),
         }
     }
 
@@ -288,6 +292,7 @@ impl Images {
         if blob.size > CONFIG_MAX as u64 {
             return Ok(None);
         }
+        let _turn = self.parsing.lock();
         let bytes = blob.read(0..blob.size)?;
         let actual = config.algorithm().digest(&bytes);
         if actual != *config {
