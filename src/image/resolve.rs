@@ -30,6 +30,8 @@ const ROWS: usize = 32;
 const NESTED_MAX: usize = 256;
 /// Indexes in indexes.
 const DEPTH_MAX: usize = 8;
+/// Links between layers times layers, of an image.
+const FOREIGN_LOOKUPS_MAX: u64 = 1 << 20;
 /// Platforms named when there is none that fits.
 const AVAILABLE: usize = 50;
 
@@ -337,8 +339,9 @@ impl Images {
         self.layers.pushed(digests.clone()).map_err(failed)?;
         let layers = digests.map(|digest| self.layers.ready(&digest));
         let layers = layers.collect::<Result<Vec<_>, _>>().map_err(failed)?;
-        let links = layers.iter().map(|layer| layer.record.foreign_links).sum();
-        if links > FOREIGN_LINKS_MAX {
+        let links: u64 = layers.iter().map(|layer| layer.record.foreign_links).sum();
+        // Each is looked for in all layers below it.
+        if links > FOREIGN_LINKS_MAX || links * layers.len() as u64 > FOREIGN_LOOKUPS_MAX {
             return Err(Error::TooManyLinks {
                 image: image(),
                 links,

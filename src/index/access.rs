@@ -205,6 +205,12 @@ pub fn listen(dir: &Path, layers: Arc<Layers>) -> Result<(), storage::Error> {
     Ok(())
 }
 
+/// What fits into a line, escapes included.
+fn failed(message: String) -> Answer {
+    const SHOWN: usize = LINE_MAX as usize / 8;
+    Answer::Failed(message.chars().take(SHOWN).collect())
+}
+
 fn answer(stream: &UnixStream, layers: &Layers) {
     let mut lines = BufReader::new(stream);
     // An asker that is gone, or talks nonsense, is of no concern.
@@ -219,10 +225,10 @@ fn answer(stream: &UnixStream, layers: &Layers) {
             };
             match layers.index_now(&layer, force, progress) {
                 Ok(State::Ready(_) | State::Refused(_)) => Answer::Done,
-                Err(error) => Answer::Failed(error.to_string()),
+                Err(error) => failed(error.to_string()),
             }
         }
-        Err(error) => Answer::Failed(error.to_string()),
+        Err(error) => failed(error.to_string()),
     };
     let _ = send(stream, &answer);
 }

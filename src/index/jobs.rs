@@ -97,7 +97,8 @@ impl Jobs {
         for layer in layers {
             let Queue { jobs, waiting } = &mut *queue;
             if waiting.len() >= QUEUE_MAX {
-                tracing::warn!(%layer, "too many layers wait to be indexed: this one will be when it is first looked into");
+                tracing::warn!(%layer, "too many layers wait to be indexed: from this one on they will be when they are first looked into");
+                break;
             } else if let Entry::Vacant(job) = jobs.entry(layer) {
                 job.insert(Arc::default());
                 waiting.push_back(layer);

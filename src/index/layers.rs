@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use super::jobs::Jobs;
 use super::records::{Layer, State};
@@ -32,7 +32,12 @@ pub struct Layers {
     index_pushed: bool,
     /// Layers indexed anew although they were.
     renewed: AtomicU64,
+    /// Threads that wait for a layer to be indexed.
+    waiting: AtomicUsize,
 }
+
+/// Waiting threads are taken from those who look into what is indexed.
+const WAITING_MAX: usize = 64;
 
 /// A layer that has an index.
 #[derive(Debug)]
@@ -122,6 +127,7 @@ impl Layers {
             index,
             index_pushed: options.jobs > 0,
             renewed: AtomicU64::new(0),
+            waiting: AtomicUsize::new(0),
         })
     }
 
@@ -138,7 +144,7 @@ impl Layers {
     pub fn ready(&self, digest: &Digest) -> Result<Arc<IndexedLayer>> {
         let mut state = match self.index.state(digest)? {
             Some(state) => state,
-            None => self.jobs.now(digest, false).wait(|_| {})?,
+            None => self.wait(digest)?,
         };
         // A follower learns of a record and of the rows that were flushed before
         // it in two ways, and may know of the record only.
@@ -160,6 +166,18 @@ impl Layers {
                 reason,
             }),
         }
+    }
+
+    /// Has a layer indexed and waits, unless too many do.
+    fn wait(&self, layer: &Digest) -> Result<State> {
+        let waiting = self.waiting.fetch_add(1, Ordering::Relaxed);
+        let result = if waiting < WAITING_MAX {
+            self.jobs.now(layer, false).wait(|_| {})
+        } else {
+            Err(Error::Indexing(Box::new(*layer)))
+        };
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        result
     }
 
     /// Indexes a layer, again if `force`; `progress` hears of the bytes of the

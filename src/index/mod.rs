@@ -66,6 +66,8 @@ pub enum Error {
         "the index in {0} has another format: start the server of this version once, or remove it"
     )]
     Format(PathBuf),
+    #[error("layer {0} is being indexed, and many wait for that: try again in a moment")]
+    Indexing(Box<Digest>),
     #[error("layer {0} is not in the store: push it again, or restore it")]
     Missing(Box<Digest>),
     /// A bug: a panic while a layer was indexed or read.
@@ -131,7 +133,7 @@ impl Index {
             next_layer: Mutex::default(),
             following: false,
         };
-        index.clean_layers()?;
+        index.read_next_layer()?;
         Ok(index)
     }
 

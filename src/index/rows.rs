@@ -229,8 +229,17 @@ impl Index {
         })
     }
 
-    /// Reads the next layer's number, and removes the rows that nobody uses.
-    pub(super) fn clean_layers(&self) -> Result<()> {
+    pub(super) fn read_next_layer(&self) -> Result<()> {
+        let next = self.db.get(NEXT_KEY).map_err(|e| self.failed(e))?;
+        let next = next.and_then(|bytes| Some(u64::from_be_bytes(bytes.try_into().ok()?)));
+        *self.next_layer.lock().unwrap_or_else(|e| e.into_inner()) = next.unwrap_or(0);
+        Ok(())
+    }
+
+    /// Removes the rows that jobs have left which came to no end, and those that
+    /// were replaced. For the start of a server: nobody reads them then, unless
+    /// from before.
+    pub fn clean_layers(&self) -> Result<()> {
         let mut unused = BTreeSet::new();
         let mut rows = self.rows("default", UNUSED.to_vec(), b"");
         while let Some(number) = rows.next(|key, _| Ok(key.try_into().map(u64::from_be_bytes))) {
@@ -244,9 +253,6 @@ impl Index {
                 .delete(unused_key(number))
                 .map_err(|e| self.failed(e))?;
         }
-        let next = self.db.get(NEXT_KEY).map_err(|e| self.failed(e))?;
-        let next = next.and_then(|bytes| Some(u64::from_be_bytes(bytes.try_into().ok()?)));
-        *self.next_layer.lock().unwrap_or_else(|e| e.into_inner()) = next.unwrap_or(0);
         Ok(())
     }
 

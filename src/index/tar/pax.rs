@@ -84,7 +84,12 @@ impl Records {
                     if attribute.is_empty() {
                         return Err(Problem::PaxRecord);
                     }
-                    self.xattrs.insert(attribute.to_vec(), value.to_vec());
+                    // Go takes an empty value for none, and so do the runtimes.
+                    if value.is_empty() {
+                        self.xattrs.remove(attribute);
+                    } else {
+                        self.xattrs.insert(attribute.to_vec(), value.to_vec());
+                    }
                 } else if let Some(keyword) = keyword.strip_prefix(b"GNU.sparse.") {
                     let sparse = self.sparse.get_or_insert_default();
                     sparse.add(keyword, value)?;

@@ -330,7 +330,6 @@ fn xattrs_are_bytes_by_name() {
         member.xattrs,
         [
             pair(b"security.capability", b"\x01\0\0\x02=\n\xff"),
-            pair(b"user.empty", b""),
             pair(b"user.z", b"last"),
         ]
     );
