@@ -50,6 +50,10 @@ pub fn run(args: &IndexCommandArgs) -> Result<ExitCode> {
         wanted.manifest(layers.storage(), &repository, &reference)?;
     }
 
+    // The longest first, so that no thread is left alone with it at the end.
+    wanted
+        .layers
+        .sort_by_key(|(_, size)| std::cmp::Reverse(*size));
     let total: u64 = wanted.layers.iter().map(|(_, size)| size).sum();
     let bar = progress_bar(total);
     let next = AtomicUsize::new(0);
@@ -137,7 +141,7 @@ fn print(line: &Done) {
     }
 }
 
-/// The layers of images, base layers first, each once, with their sizes.
+/// The layers of images, each once, with their sizes.
 #[derive(Default)]
 struct Wanted {
     layers: Vec<(Digest, u64)>,
