@@ -155,6 +155,8 @@ fn run(shared: &Shared, work: &(impl Fn(&Digest, bool, &AtomicU64) -> Result<Sta
                 // An artifact's, most often: not even a tar.
                 tracing::info!(%layer, reason, "a layer has no index");
             }
+            // As sparse images have it.
+            Err(error @ Error::Missing(_)) => tracing::warn!(%error, "cannot index a layer"),
             Err(error) => tracing::error!(%layer, %error, "cannot index a layer"),
         }
         // First out of the queue: who comes now finds what the job has written.
