@@ -1,5 +1,6 @@
 //! `registry index`
 
+use std::cmp::Reverse;
 use std::collections::HashSet;
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
@@ -51,9 +52,8 @@ pub fn run(args: &IndexCommandArgs) -> Result<ExitCode> {
     }
 
     // The longest first, so that no thread is left alone with it at the end.
-    wanted
-        .layers
-        .sort_by_key(|(_, size)| std::cmp::Reverse(*size));
+    let mut order: Vec<usize> = (0..wanted.layers.len()).collect();
+    order.sort_by_key(|&place| Reverse(wanted.layers[place].1));
     let total: u64 = wanted.layers.iter().map(|(_, size)| size).sum();
     let bar = progress_bar(total);
     let next = AtomicUsize::new(0);
@@ -61,20 +61,21 @@ pub fn run(args: &IndexCommandArgs) -> Result<ExitCode> {
     std::thread::scope(|scope| {
         for _ in 0..options.jobs.max(1) {
             scope.spawn(|| {
-                while let Some((layer, size)) =
-                    wanted.layers.get(next.fetch_add(1, Ordering::Relaxed))
-                {
+                while let Some(&place) = order.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let (layer, size) = &wanted.layers[place];
                     let line = index(&layers, layer, *size, args.force, &bar);
                     if !args.json {
                         bar.suspend(|| print(&line));
                     }
-                    done.lock().expect("no panic inside").push(line);
+                    done.lock().expect("no panic inside").push((place, line));
                 }
             });
         }
     });
     bar.finish_and_clear();
-    let done = done.into_inner().expect("no panic inside");
+    let mut done = done.into_inner().expect("no panic inside");
+    done.sort_by_key(|(place, _)| *place);
+    let done: Vec<Done> = done.into_iter().map(|(_, line)| line).collect();
     if args.json {
         let mut stdout = std::io::stdout().lock();
         serde_json::to_writer_pretty(&mut stdout, &done)?;
@@ -141,7 +142,7 @@ fn print(line: &Done) {
     }
 }
 
-/// The layers of images, each once, with their sizes.
+/// The layers of images, base layers first, each once, with their sizes.
 #[derive(Default)]
 struct Wanted {
     layers: Vec<(Digest, u64)>,
