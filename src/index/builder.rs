@@ -333,19 +333,14 @@ struct Content {
 }
 
 impl Content {
-    fn new(size: u64, sparse: Option<Vec<tar::Extent>>, budget: &mut u64) -> Content {
-        let whole = vec![tar::Extent {
-            offset: 0,
-            length: size,
-        }];
-        let extents: Vec<Extent> = sparse
-            .unwrap_or(whole)
-            .into_iter()
-            .map(|e| Extent {
-                offset: e.offset,
-                length: e.length,
-            })
-            .collect();
+    fn new(size: u64, sparse: Option<Vec<Extent>>, budget: &mut u64) -> Content {
+        let whole = || {
+            vec![Extent {
+                offset: 0,
+                length: size,
+            }]
+        };
+        let extents = sparse.unwrap_or_else(whole);
         let data: u64 = extents.iter().map(|e| e.length).sum();
         let holes = size.saturating_sub(data);
         let hashed = holes <= *budget;

@@ -7,6 +7,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::codec::{Checkpoint, Compression};
+pub use super::tar::{Extent, Time};
 
 /// The version of every record.
 pub const VERSION: u8 = 1;
@@ -59,20 +60,6 @@ pub struct Layer {
     pub spans: Vec<u32>,
     /// Hard links to what a layer below may hold.
     pub foreign_links: u64,
-}
-
-/// Nanoseconds count forward, also before 1970.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Time {
-    pub seconds: i64,
-    pub nanoseconds: u32,
-}
-
-/// A piece of a sparse file that holds data, in bytes of the file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Extent {
-    pub offset: u64,
-    pub length: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
