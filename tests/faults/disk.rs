@@ -311,12 +311,12 @@ fn full() {
 }
 
 /// A push needs several inodes, for its upload, its link, its blob and the
-/// folders of each: whichever is the first one missing, nothing is visible and
+/// folders of each, which stay: whichever is the first one missing, nothing is visible and
 /// no file is left.
 #[test]
 fn every_inode_missing_in_turn() {
     const ENOUGH: usize = 40;
-    let mount = Mount::tmpfs("size=8m,nr_inodes=400");
+    let mount = Mount::tmpfs("size=8m,nr_inodes=1000");
     let registry = registry_on(&mount);
     let mut refused = 0;
     loop {
