@@ -99,7 +99,7 @@ fn progress_bar(total: u64) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
     let style =
         ProgressStyle::with_template("{bar:30} {bytes}/{total_bytes} {bytes_per_sec}, {eta} left");
-    bar.set_style(style.expect("a template that is tested by every run"));
+    bar.set_style(style.expect("the template is fixed, and valid"));
     bar.enable_steady_tick(Duration::from_millis(200));
     bar
 }
