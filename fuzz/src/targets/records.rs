@@ -49,15 +49,16 @@ impl Made for Layer {
             return Ok(State::Refused(bytes.arbitrary()?));
         }
         use Compression::{Bzip2, Gzip, None, Xz, Zstd};
+        let spans: Vec<u32> = bytes.arbitrary()?;
         Ok(State::Ready(Layer {
             number: bytes.arbitrary()?,
             compression: *bytes.choose(&[None, Gzip, Zstd, Bzip2, Xz])?,
             copied: bytes.arbitrary()?,
             compressed: bytes.arbitrary()?,
-            uncompressed: bytes.arbitrary()?,
+            uncompressed: spans.iter().map(|&length| u64::from(length)).sum(),
             diff_id: bytes.arbitrary()?,
             entries: bytes.arbitrary()?,
-            spans: bytes.arbitrary()?,
+            spans,
             foreign_links: bytes.arbitrary()?,
         }))
     }
