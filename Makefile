@@ -9,6 +9,8 @@ DIR ?= $(or $(XDG_DATA_HOME),$(HOME)/.local/share)/registry
 FLAGS ?=
 # Flags for the benchmark; `make bench BENCH=--help` lists them.
 BENCH ?=
+# How long `make fuzz` stays with each target.
+FUZZ_SECONDS ?= 60
 
 # RocksDB, AWS-LC, zlib-ng and others are compiled; bindgen reads RocksDB's header
 # with libclang.
@@ -24,7 +26,13 @@ BENCH_PACKAGES = $(BUILD_PACKAGES) ca-certificates docker-registry mmdebstrap \
 ROOT := $(filter 0,$(shell id -u))
 SUDO := $(if $(ROOT),,sudo)
 
-.PHONY: serve test bench deps build-deps test-deps bench-deps rust
+# libFuzzer's instrumentation by a stable compiler: SanitizerCoverage's flags
+# (https://clang.llvm.org/docs/SanitizerCoverage.html), for the compiler's back end.
+FUZZ_FLAGS = -Cpasses=sancov-module $(addprefix -Cllvm-args=-sanitizer-coverage-,level=4 \
+	inline-8bit-counters pc-table trace-compares) --cfg fuzzing -Cdebug-assertions
+FUZZ_HOST = $(shell rustc -vV | sed -n 's/^host: //p')
+
+.PHONY: serve test bench fuzz deps build-deps test-deps bench-deps rust
 
 serve: build-deps
 	cargo build --release --locked
@@ -38,9 +46,28 @@ test: test-deps
 	cargo clippy --release --locked --all-targets -- -D warnings
 	cargo test --release --locked --lib --bins --tests --no-fail-fast \
 		$(if $(ROOT),,--config "target.'cfg(unix)'.runner='sudo -E'")
+	cargo fmt --check --manifest-path fuzz/Cargo.toml
+	cargo clippy --release --locked --manifest-path fuzz/Cargo.toml \
+		--lib --bins --examples --test seeds -- -D warnings
+	cargo test --release --locked --manifest-path fuzz/Cargo.toml
 
 bench: bench-deps
 	cargo bench --locked --bench registry -- $(BENCH)
+
+# What it finds lies in the target folder; the inputs it gathers stay there for
+# the next run. Instrumented in a folder of its own, so that nothing else is built anew.
+fuzz: export FUZZ = $(CARGO_TARGET_DIR)/fuzz
+fuzz: build-deps
+	cargo run --release --locked --manifest-path fuzz/Cargo.toml --example seeds -- "$$FUZZ/corpus"
+	RUSTFLAGS='$(FUZZ_FLAGS)' cargo build --release --locked --manifest-path fuzz/Cargo.toml \
+		--bins --target $(FUZZ_HOST) --target-dir "$$FUZZ"
+	set -e; for corpus in "$$FUZZ"/corpus/*; do \
+		target=$${corpus##*/}; \
+		echo "== $$target"; \
+		"$$FUZZ/$(FUZZ_HOST)/release/fuzz-$$target" -max_total_time=$(FUZZ_SECONDS) \
+			-rss_limit_mb=1024 -max_len=16384 -timeout=20 -print_final_stats=1 \
+			-artifact_prefix="$$FUZZ/found-$$target-" "$$corpus"; \
+	done
 
 # Everything for all of the above.
 deps: build-deps test-deps bench-deps

@@ -7,7 +7,7 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             registry::log::flush();
-            eprintln!("registry: {error:#}");
+            registry::cli::complain(format_args!("{error:#}"));
             ExitCode::FAILURE
         }
     }

@@ -9,7 +9,7 @@ use anyhow::Result;
 use clap::Args;
 
 use super::image::ImageArgs;
-use super::output::Stdout;
+use super::output::{Stdout, complain};
 use crate::image::Image;
 
 /// Bytes read at a time.
@@ -38,7 +38,7 @@ pub fn run(args: &CatArgs) -> Result<ExitCode> {
             }
             // The others may be there.
             stdout.flush()?;
-            eprintln!("registry: {error:#}");
+            complain(format_args!("{error:#}"));
             code = ExitCode::FAILURE;
         }
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use clap::Args;
 
+use super::output::complain;
 use super::store;
 use crate::config::{IndexArgs, StoreArgs};
 use crate::image::{Id, Image, Images, Platform};
@@ -32,7 +33,7 @@ impl ImageArgs {
         let layers = store::open(&self.store, &self.index.check()?)?;
         let image = Images::new(layers).open(&self.reference, self.platform.as_ref())?;
         for warning in &image.warnings {
-            eprintln!("registry: warning: {warning}");
+            complain(format_args!("warning: {warning}"));
         }
         Ok(image)
     }

@@ -1,5 +1,6 @@
 //! `registry index`
 
+use std::cmp::Reverse;
 use std::collections::HashSet;
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
@@ -11,6 +12,7 @@ use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
+use crate::cli::output::complain;
 use crate::cli::store;
 use crate::config::IndexCommandArgs;
 use crate::image::Images;
@@ -49,6 +51,9 @@ pub fn run(args: &IndexCommandArgs) -> Result<ExitCode> {
         wanted.manifest(layers.storage(), &repository, &reference)?;
     }
 
+    // The longest first, so that no thread is left alone with it at the end.
+    let mut order: Vec<usize> = (0..wanted.layers.len()).collect();
+    order.sort_by_key(|&place| Reverse(wanted.layers[place].1));
     let total: u64 = wanted.layers.iter().map(|(_, size)| size).sum();
     let bar = progress_bar(total);
     let next = AtomicUsize::new(0);
@@ -56,20 +61,21 @@ pub fn run(args: &IndexCommandArgs) -> Result<ExitCode> {
     std::thread::scope(|scope| {
         for _ in 0..options.jobs.max(1) {
             scope.spawn(|| {
-                while let Some((layer, size)) =
-                    wanted.layers.get(next.fetch_add(1, Ordering::Relaxed))
-                {
+                while let Some(&place) = order.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let (layer, size) = &wanted.layers[place];
                     let line = index(&layers, layer, *size, args.force, &bar);
                     if !args.json {
                         bar.suspend(|| print(&line));
                     }
-                    done.lock().expect("no panic inside").push(line);
+                    done.lock().expect("no panic inside").push((place, line));
                 }
             });
         }
     });
     bar.finish_and_clear();
-    let done = done.into_inner().expect("no panic inside");
+    let mut done = done.into_inner().expect("no panic inside");
+    done.sort_by_key(|(place, _)| *place);
+    let done: Vec<Done> = done.into_iter().map(|(_, line)| line).collect();
     if args.json {
         let mut stdout = std::io::stdout().lock();
         serde_json::to_writer_pretty(&mut stdout, &done)?;
@@ -93,7 +99,7 @@ fn progress_bar(total: u64) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
     let style =
         ProgressStyle::with_template("{bar:30} {bytes}/{total_bytes} {bytes_per_sec}, {eta} left");
-    bar.set_style(style.expect("a template that is tested by every run"));
+    bar.set_style(style.expect("the template is fixed, and valid"));
     bar.enable_steady_tick(Duration::from_millis(200));
     bar
 }
@@ -154,7 +160,11 @@ impl Wanted {
         repositories.sort_unstable_by(|a, b| a.as_str().cmp(b.as_str()));
         for repository in repositories {
             for digest in storage.revisions(&repository)? {
-                self.manifest(storage, &repository, &Reference::Digest(digest))?;
+                let found = self.manifest(storage, &repository, &Reference::Digest(digest));
+                // One that is damaged, or of a kind that has no layers.
+                if let Err(error) = found {
+                    complain(format_args!("passed over {repository}@{digest}: {error:#}"));
+                }
             }
         }
         Ok(())

@@ -16,6 +16,8 @@ use clap::{Parser, Subcommand};
 
 use crate::config::{IndexCommandArgs, MountArgs, ServeArgs, UmountArgs};
 
+pub use output::complain;
+
 /// A container image registry for people who want to look inside images.
 #[derive(Debug, Parser)]
 #[command(name = "registry", version, max_term_width = 110)]

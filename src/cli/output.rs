@@ -2,7 +2,7 @@
 //! when its reader has had enough.
 
 use std::borrow::Cow;
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::io::{self, BufWriter, IsTerminal, StdoutLock, Write};
 use std::process::ExitCode;
 
@@ -91,6 +91,14 @@ impl Write for Pipe {
     fn flush(&mut self) -> io::Result<()> {
         self.stdout.flush()
     }
+}
+
+/// Says on stderr what went wrong. Messages repeat what stands in images, such as
+/// the platforms that configs name.
+pub fn complain(message: impl fmt::Display) {
+    let message = message.to_string();
+    let message = printable(message.as_bytes());
+    eprintln!("registry: {}", String::from_utf8_lossy(&message));
 }
 
 /// Bytes as text that does not speak to a terminal.

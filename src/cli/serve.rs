@@ -36,6 +36,7 @@ pub fn run(mut config: Serve) -> Result<ExitCode> {
     config.http.max_connections = allow_connections(config.http.max_connections)?;
     let storage = Arc::new(Storage::open(&config.storage)?);
     let index = Arc::new(Index::open(&config.dir.join("db"))?);
+    index.clean_layers()?;
     let layers = Layers::new(Arc::clone(&storage), Arc::clone(&index), &config.layers);
     let layers = Arc::new(layers.context("cannot start the threads that index layers")?);
     access::listen(&config.dir, Arc::clone(&layers))?;

@@ -210,7 +210,11 @@ impl Error {
             Error::Range { size } => {
                 headers.insert(CONTENT_RANGE, super::v2::header(format!("bytes */{size}")));
             }
-            Error::Busy | Error::Index(index::Error::CatalogIncomplete(_)) => {
+            _ if matches!(
+                status,
+                StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS
+            ) =>
+            {
                 headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
             }
             _ => {}
@@ -239,7 +243,9 @@ fn storage_error(error: &storage::Error) -> (StatusCode, &'static str) {
 fn index_error(error: &index::Error) -> (StatusCode, &'static str) {
     use StatusCode as S;
     match error {
-        index::Error::CatalogIncomplete(_) => (S::SERVICE_UNAVAILABLE, UNKNOWN),
+        index::Error::CatalogIncomplete(_) | index::Error::Indexing(_) => {
+            (S::SERVICE_UNAVAILABLE, UNKNOWN)
+        }
         index::Error::DiskFull { .. } => (S::INSUFFICIENT_STORAGE, UNKNOWN),
         index::Error::Refused { .. } => (S::UNPROCESSABLE_ENTITY, "UNSUPPORTED"),
         index::Error::Storage(e) => storage_error(e),
@@ -266,6 +272,7 @@ fn image_error(error: &image::Error) -> (StatusCode, &'static str) {
         image::Error::Nesting { .. }
         | image::Error::TooManyLayers { .. }
         | image::Error::TooManyLinks { .. }
+        | image::Error::LongLinks { .. }
         | image::Error::Manifest { .. }
         | image::Error::ForeignLayer { .. } => (S::UNPROCESSABLE_ENTITY, "UNSUPPORTED"),
         // A link that leads round in circles leads to nothing.

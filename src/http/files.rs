@@ -115,6 +115,9 @@ fn parameter(name: &'static str, value: &str, want: &'static str) -> Error {
     }
 }
 
+/// The most entries on a page: where it ends may have to be looked for first.
+const LIMIT_MAX: u64 = 10_000;
+
 /// `limit`. Any number above zero is one, however long.
 fn limit(exchange: &Exchange) -> Result<Option<u64>> {
     let Some(value) = exchange.parameter("limit") else {
@@ -122,7 +125,7 @@ fn limit(exchange: &Exchange) -> Result<Option<u64>> {
     };
     let digits = !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit());
     match value.parse().unwrap_or(u64::MAX) {
-        number if digits && number > 0 => Ok(Some(number)),
+        number if digits && number > 0 => Ok(Some(number.min(LIMIT_MAX))),
         _ => Err(parameter("limit", value, "a number from 1 on")),
     }
 }

@@ -37,6 +37,8 @@ pub enum Error {
     },
     #[error("{image} has {links} hard links between layers, at most {max} can be followed")]
     TooManyLinks { image: String, links: u64, max: u64 },
+    #[error("{image} has hard links between layers with names of more than {max} bytes together")]
+    LongLinks { image: String, max: usize },
     #[error("{image} cannot be read: {cause}")]
     Manifest { image: String, cause: ManifestError },
     #[error(

@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 
 use quick_cache::sync::Cache;
 
-use super::{Image, Node, Result};
+use super::{Error, Image, Node, Result};
 
 /// Tells inodes apart. Directories have none of their own: they are their paths.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -28,6 +28,10 @@ pub enum Identity {
 
 /// Counts kept for each image.
 const COUNTS: usize = 1024;
+
+/// Bytes of the paths of hard links between layers, for each image. Real ones
+/// have some thousand of 100 bytes.
+const FOREIGN_BYTES: usize = 8 << 20;
 
 /// A layer's place in the image and an inode of it.
 type Key = (usize, u64);
@@ -151,11 +155,19 @@ impl Image {
         if let Some(foreign) = self.links.foreign.get() {
             return Ok(foreign);
         }
-        let mut paths = BTreeSet::new();
+        let (mut paths, mut bytes) = (BTreeSet::new(), 0);
         for layer in &self.layers {
             if layer.record.foreign_links > 0 {
                 for path in self.source.index().foreign_links(layer.record.number) {
-                    paths.insert(path?);
+                    let path = path?;
+                    bytes += path.len();
+                    if bytes > FOREIGN_BYTES {
+                        return Err(Error::LongLinks {
+                            image: self.to_string(),
+                            max: FOREIGN_BYTES,
+                        });
+                    }
+                    paths.insert(path);
                 }
             }
         }

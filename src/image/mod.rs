@@ -22,7 +22,7 @@ mod walk;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::index::records::{Entry, Kind};
+use crate::index::records::{Entry, Extent, Kind};
 use crate::index::{IndexedLayer, Layers};
 use crate::oci::{Digest, Repository};
 
@@ -53,6 +53,8 @@ pub struct Image {
     /// What is odd about it: sentences for users.
     pub warnings: Vec<String>,
     source: Arc<Layers>,
+    /// [`Layers::renewed`] when it was made.
+    renewed: u64,
     root: Arc<Node>,
     directories: view::Directories,
     links: links::Links,
@@ -104,6 +106,15 @@ impl Node {
 
     pub fn is_directory(&self) -> bool {
         self.entry.is_directory()
+    }
+
+    /// What it takes in memory, about.
+    fn bytes(&self) -> usize {
+        let entry = &self.entry;
+        let xattrs = entry.xattrs.iter().map(|(k, v)| k.len() + v.len());
+        let extents = entry.sparse.as_ref().map_or(0, Vec::len);
+        let lists = size_of_val(self.dirs.as_slice()) + extents * size_of::<Extent>();
+        size_of::<Node>() + self.path.len() + entry.link.len() + lists + xattrs.sum::<usize>()
     }
 
     /// The last component of its path; the root's is empty.

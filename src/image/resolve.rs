@@ -4,7 +4,7 @@
 //! platforms is containerd's (`images.Manifest`, `platforms`).
 
 use std::collections::{BTreeSet, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use quick_cache::sync::Cache;
 
@@ -30,6 +30,8 @@ const ROWS: usize = 32;
 const NESTED_MAX: usize = 256;
 /// Indexes in indexes.
 const DEPTH_MAX: usize = 8;
+/// Links between layers times layers, of an image.
+const FOREIGN_LOOKUPS_MAX: u64 = 1 << 20;
 /// Platforms named when there is none that fits.
 const AVAILABLE: usize = 50;
 
@@ -41,6 +43,9 @@ type Known = Cache<(Repository, Digest, Option<Platform>), Arc<Image>>;
 pub struct Images {
     layers: Arc<Layers>,
     known: Known,
+    /// Held while a config is parsed: what JSON becomes in memory is many times
+    /// its bytes. Guards nothing else, so a panic under it does no harm.
+    parsing: Mutex<()>,
 }
 
 /// The manifest of one image.
@@ -66,6 +71,7 @@ impl Images {
         Images {
             layers,
             known: Cache::new(IMAGES),
+            parsing: Mutex::new(()),
         }
     }
 
@@ -192,9 +198,10 @@ impl Images {
         }
     }
 
-    /// What was opened before, if the repository still holds it all.
+    /// What was opened before, if its layers' rows are the same and the repository
+    /// still holds it all.
     fn recall(&self, asked: &(Repository, Digest, Option<Platform>)) -> Result<Option<Arc<Image>>> {
-        let Some(image) = self.known.get(asked) else {
+        let Some(image) = self.known(asked) else {
             return Ok(None);
         };
         let ((repository, digest, _), storage) = (asked, self.layers.storage());
@@ -205,6 +212,12 @@ impl Images {
             storage.blob_size(repository, &layer.digest)?;
         }
         Ok(Some(image))
+    }
+
+    fn known(&self, asked: &(Repository, Digest, Option<Platform>)) -> Option<Arc<Image>> {
+        let renewed = self.layers.renewed();
+        let known = self.known.get(asked);
+        known.filter(|image| image.renewed == renewed)
     }
 
     /// [`Images::open_in`], if it was opened a short time ago: waits for nothing.
@@ -255,7 +268,7 @@ impl Images {
         }
         let leaf = self.leaf(repository, &stored, platform)?;
         let by_itself = (repository.clone(), leaf.digest, None);
-        let image = match self.known.get(&by_itself) {
+        let image = match self.known(&by_itself) {
             Some(image) => image,
             None => {
                 let image = Arc::new(self.load(repository, leaf)?);
@@ -328,6 +341,7 @@ impl Images {
         if blob.size > CONFIG_MAX as u64 {
             return Ok(None);
         }
+        let _turn = self.parsing.lock();
         let bytes = blob.read(0..blob.size)?;
         let actual = config.algorithm().digest(&bytes);
         if actual != *config {
@@ -342,6 +356,7 @@ impl Images {
 
     fn load(&self, repository: &Repository, leaf: Leaf) -> Result<Image> {
         let storage = self.layers.storage();
+        let renewed = self.layers.renewed();
         let image = || name(repository, &leaf.digest);
         if leaf.layers.len() > LAYERS_MAX {
             return Err(Error::TooManyLayers {
@@ -371,8 +386,9 @@ impl Images {
         self.layers.pushed(digests.clone()).map_err(failed)?;
         let layers = digests.map(|digest| self.layers.ready(&digest));
         let layers = layers.collect::<Result<Vec<_>, _>>().map_err(failed)?;
-        let links = layers.iter().map(|layer| layer.record.foreign_links).sum();
-        if links > FOREIGN_LINKS_MAX {
+        let links: u64 = layers.iter().map(|layer| layer.record.foreign_links).sum();
+        // Each is looked for in all layers below it.
+        if links > FOREIGN_LINKS_MAX || links * layers.len() as u64 > FOREIGN_LOOKUPS_MAX {
             return Err(Error::TooManyLinks {
                 image: image(),
                 links,
@@ -402,6 +418,7 @@ impl Images {
             layers,
             warnings,
             source: Arc::clone(&self.layers),
+            renewed,
             root: Arc::new(Node::bare_root()),
             directories: view::directories(),
             links: links::Links::default(),

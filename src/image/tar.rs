@@ -131,9 +131,7 @@ impl<W: Write> Archive<'_, W> {
         let map = sparse_map(&extents, entry.size);
         let data: u64 = extents.iter().map(|extent| extent.length).sum();
         let stored = map.len() as u64 + data;
-        // What a reader that knows nothing of sparse files sees says what it is.
-        let visible = [b"GNUSparseFile.0/", base(name)].concat();
-        let header = Header::new(&visible, entry, b'0', stored)
+        let header = Header::new(&visible(name), entry, b'0', stored)
             .record("GNU.sparse.major", b"1")
             .record("GNU.sparse.minor", b"0")
             .record("GNU.sparse.name", name)
@@ -170,6 +168,15 @@ impl<W: Write> Archive<'_, W> {
 /// Whether a path comes before another in a walk.
 fn before(a: &[u8], b: &[u8]) -> bool {
     a.split(|&b| b == b'/').lt(b.split(|&b| b == b'/'))
+}
+
+/// The name of a sparse file in its ustar header. A reader that knows nothing of
+/// sparse files sees what it is; cut off, as by GNU tar, since a second name in a
+/// `path` record would be one too many for some that do.
+fn visible(name: &[u8]) -> Vec<u8> {
+    let mut visible = [b"GNUSparseFile.0/", base(name)].concat();
+    visible.truncate(field::NAME.len());
+    visible
 }
 
 /// The last component.
@@ -466,6 +473,18 @@ mod tests {
             if let Some((prefix @ [_, ..], rest)) = found {
                 assert_eq!([prefix, rest].join(&b'/'), name.as_bytes());
             }
+        }
+    }
+
+    #[test]
+    fn a_sparse_file_has_one_name() {
+        let long = [b"d/".as_slice(), &[b'x'; 200]].concat();
+        for (name, length) in [(b"d/x".as_slice(), 17), (&long, 100)] {
+            let visible = visible(name);
+            assert_eq!(visible.len(), length);
+            let entry = Entry::implicit(Kind::Regular);
+            let header = Header::new(&visible, &entry, b'0', 0);
+            assert!(header.records.is_empty());
         }
     }
 

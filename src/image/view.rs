@@ -49,9 +49,7 @@ pub(super) struct ByBytes;
 
 impl Weighter<Box<[u8]>, Arc<Node>> for ByBytes {
     fn weight(&self, path: &Box<[u8]>, node: &Arc<Node>) -> u64 {
-        let xattrs = node.entry.xattrs.iter().map(|(k, v)| k.len() + v.len());
-        let variable = 2 * path.len() + 8 * node.dirs.len() + xattrs.sum::<usize>();
-        (size_of::<Node>() + 64 + variable) as u64
+        (path.len() + 64 + node.bytes()) as u64
     }
 }
 
@@ -109,6 +107,8 @@ impl Image {
                 b".." => {
                     let end = current.path.iter().rposition(|&b| b == b'/').unwrap_or(0);
                     let parent = current.path[..end].to_owned();
+                    // Counted whether it is known or has to be walked to.
+                    hops.steps += parent.iter().filter(|&&b| b == b'/').count() as u32;
                     // Links are behind us: this meets none.
                     current = Arc::new(self.resolve(top, &parent, false, &mut Hops::default())?);
                 }

@@ -12,6 +12,8 @@ use super::{At, Error, Image, Node, Result};
 /// so it starts with few.
 const PAGE_FIRST: usize = 4;
 const PAGE_MAX: usize = 256;
+/// What a page may take in memory: maps of sparse files are up to 4 MiB each.
+const PAGE_BYTES: usize = 1 << 20;
 
 /// Walks below a directory: each directory comes before what it has, and names in
 /// order. After an error it ends.
@@ -83,12 +85,14 @@ impl Walk {
     }
 
     fn step(&mut self) -> Result<Option<Node>> {
-        if let Some(last) = self.last.take_if(|last| last.is_directory()) {
+        if let Some(mut last) = self.last.take_if(|last| last.is_directory()) {
             if let Some(level) = self.levels.last_mut() {
                 level.from = Some(after(last.name()));
             }
             self.page.clear();
             self.size = PAGE_FIRST;
+            // Of no use on the way, and there may be many levels.
+            last.entry.xattrs = Vec::new();
             self.levels.push(Level::new(last));
         }
         loop {
@@ -104,10 +108,16 @@ impl Walk {
                 self.size = PAGE_FIRST;
                 continue;
             };
-            for child in self.image.children(&level.directory, from)?.take(self.size) {
-                self.page.push_back(child?);
+            let (mut full, mut bytes) = (false, 0);
+            for child in self.image.children(&level.directory, from)? {
+                let child = child?;
+                bytes += child.bytes();
+                self.page.push_back(child);
+                full = self.page.len() == self.size || bytes >= PAGE_BYTES;
+                if full {
+                    break;
+                }
             }
-            let full = self.page.len() == self.size;
             level.from = self
                 .page
                 .back()

@@ -9,8 +9,8 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -52,8 +52,9 @@ pub fn open(dir: &Path, storage: Arc<Storage>, options: &Options) -> Result<Laye
     let work = {
         let (dir, options) = (dir.to_owned(), options.clone());
         let (storage, index) = (Arc::clone(&storage), Arc::clone(&index));
+        let writing = Mutex::default();
         move |layer: &Digest, force: bool, progress: &AtomicU64| {
-            have_indexed(&dir, &storage, layer, force, &options, progress)?;
+            have_indexed(&writing, &dir, &storage, layer, force, &options, progress)?;
             index.catch_up()?;
             index
                 .state(layer)?
@@ -86,7 +87,14 @@ fn open_index(dir: &Path) -> Result<Index> {
     }
 }
 
+/// The index while this process writes it: closed before the lock is given up.
+struct Primary {
+    index: Index,
+    _lock: File,
+}
+
 fn have_indexed(
+    writing: &Mutex<Weak<Primary>>,
     dir: &Path,
     storage: &Storage,
     layer: &Digest,
@@ -95,16 +103,35 @@ fn have_indexed(
     progress: &AtomicU64,
 ) -> Result<()> {
     let start = Instant::now();
+    let shared = || writing.lock().unwrap_or_else(PoisonError::into_inner);
+    let write = |primary: &Primary| {
+        build(
+            &primary.index,
+            storage,
+            layer,
+            force,
+            &options.limits,
+            progress,
+        )
+    };
     loop {
+        // Another job of this process has it open.
+        let primary = shared().upgrade();
+        if let Some(primary) = primary {
+            write(&primary)?;
+            return Ok(());
+        }
         if let Some(server) = connect(dir)? {
             return ask(&server, layer, force, progress)
                 .map_err(|e| storage::Error::io("ask the server at", &dir.join(SOCKET), e))?
                 .map_err(|message| Error::Server(Box::new(*layer), message));
         }
         match storage::lock(dir, false) {
-            Ok(_lock) => {
+            Ok(lock) => {
                 let index = Index::open(&dir.join("db"))?;
-                build(&index, storage, layer, force, &options.limits, progress)?;
+                let primary = Arc::new(Primary { index, _lock: lock });
+                *shared() = Arc::downgrade(&primary);
+                write(&primary)?;
                 return Ok(());
             }
             Err(storage::Error::Locked { .. }) if start.elapsed() < PATIENCE => {
@@ -205,6 +232,12 @@ pub fn listen(dir: &Path, layers: Arc<Layers>) -> Result<(), storage::Error> {
     Ok(())
 }
 
+/// What fits into a line, escapes included.
+fn failed(message: String) -> Answer {
+    const SHOWN: usize = LINE_MAX as usize / 8;
+    Answer::Failed(message.chars().take(SHOWN).collect())
+}
+
 fn answer(stream: &UnixStream, layers: &Layers) {
     let mut lines = BufReader::new(stream);
     // An asker that is gone, or talks nonsense, is of no concern.
@@ -219,10 +252,10 @@ fn answer(stream: &UnixStream, layers: &Layers) {
             };
             match layers.index_now(&layer, force, progress) {
                 Ok(State::Ready(_) | State::Refused(_)) => Answer::Done,
-                Err(error) => Answer::Failed(error.to_string()),
+                Err(error) => failed(error.to_string()),
             }
         }
-        Err(error) => Answer::Failed(error.to_string()),
+        Err(error) => failed(error.to_string()),
     };
     let _ = send(stream, &answer);
 }

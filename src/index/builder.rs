@@ -1,12 +1,11 @@
 //! Indexes a layer: one pass over its bytes as stored.
 //!
-//! Inflating, the diff_id and everything else (spans, tar, the files' digests,
-//! rows) run on a thread each, a few spans apart.
+//! One thread decodes, another does all the rest (digests, tar, rows), a few
+//! spans behind. Each takes about half of the time.
 
 use std::fs::File;
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
@@ -41,8 +40,13 @@ const RATIO_FROM: u64 = 100_000_000;
 /// Zeros hashed for the holes of a layer's sparse files, in bytes. A file with
 /// more gets no digest: a hole costs nothing to write.
 const HOLES_HASHED: u64 = 16 << 30;
+/// How much longer than the blob its seekable copy may be, beyond the first so
+/// many bytes. Repetitions further apart than a span are stored anew each time,
+/// so the copy of a small blob could fill the disk.
+const COPY_RATIO: u64 = 16;
+const COPY_FREE: u64 = 64 << 20;
 /// Spans under way between two threads.
-const QUEUE: usize = 2;
+const QUEUE: usize = 8;
 /// What [`Compression::sniff`] looks at.
 const HEAD: usize = codec::HEAD;
 
@@ -97,9 +101,8 @@ fn refused<T>(reason: String) -> Result<T, Stop> {
     Err(Stop::Failure(Failure::Refused(reason)))
 }
 
-/// A span's output on its way through the threads that read it; the last one
-/// gives the buffer back.
-type Output = Arc<Vec<u8>>;
+/// A span on its way from the thread that decodes to the one that reads it.
+type Decoded = (Checkpoint, Vec<u8>);
 
 fn pass<'a>(
     mut tree: Tree<'a>,
@@ -108,39 +111,22 @@ fn pass<'a>(
     limits: &Limits,
     progress: &AtomicU64,
 ) -> (Tree<'a>, Result<Layer, Stop>) {
-    let (to_hasher, hasher) = sync_channel::<Output>(QUEUE);
-    let (to_consumer, consumer) = sync_channel::<(Checkpoint, Output)>(QUEUE);
-    let (recycle, recycled) = sync_channel(2 * QUEUE + 2);
+    let (output, decoded) = sync_channel::<Decoded>(QUEUE);
+    let (spare, recycled) = sync_channel(QUEUE + 2);
     let result = thread::scope(|scope| {
-        let spare = recycle.clone();
-        let decoder = scope.spawn(move || {
-            let next = Outputs {
-                to_hasher,
-                to_consumer,
-                recycled,
-            };
-            decode(blob, copy, limits, progress, &next)
-        });
-        let hasher = scope.spawn(move || {
-            let mut hash = Sha256::new();
-            for output in hasher {
-                hash.update(&**output);
-                give_back(&spare, output);
-            }
-            hash.finalize().into()
-        });
-        let consumed = consume(&mut tree, &consumer, &recycle);
-        // Without it the others would wait for ever.
-        drop(consumer);
+        let outputs = Outputs { output, recycled };
+        let decoder = scope.spawn(move || decode(blob, copy, limits, progress, &outputs));
+        let consumed = consume(&mut tree, &decoded, &spare);
+        // With it the decoder would wait for ever.
+        drop(decoded);
         let decoded = decoder
             .join()
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        let diff_id = hasher
-            .join()
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         // A consumer that stopped is why the decoder did.
-        let spans = consumed?;
+        let (spans, diff_id, mut parser) = consumed?;
+        // A decoder that stopped is why the tar ends there.
         let (compression, compressed, uncompressed) = decoded?;
+        parser.finish().map_err(tar_error)?;
         Ok(Layer {
             number: tree.rows().number(),
             compression,
@@ -157,16 +143,9 @@ fn pass<'a>(
 }
 
 struct Outputs {
-    to_hasher: SyncSender<Output>,
-    to_consumer: SyncSender<(Checkpoint, Output)>,
+    output: SyncSender<Decoded>,
+    /// Buffers to be used again.
     recycled: Receiver<Vec<u8>>,
-}
-
-fn give_back(spare: &SyncSender<Vec<u8>>, output: Output) {
-    if let Some(buffer) = Arc::into_inner(output) {
-        // One too many is freed.
-        let _ = spare.try_send(buffer);
-    }
 }
 
 /// Decodes the blob. Gives what it is, its bytes and the tar stream's; less when
@@ -196,9 +175,7 @@ fn decode(
                 limits.ratio
             ));
         }
-        let output = Arc::new(buffer);
-        let wanted = outputs.to_hasher.send(Arc::clone(&output)).is_ok()
-            && outputs.to_consumer.send((checkpoint, output)).is_ok();
+        let wanted = outputs.output.send((checkpoint, buffer)).is_ok();
         Ok(wanted)
     };
     let buffer = || {
@@ -224,13 +201,17 @@ fn decode(
                 let mut output = buffer();
                 let next = copier.next(&mut output).map_err(failed)?;
                 let Some(checkpoint) = next else { break };
+                if copier.written() > COPY_FREE + COPY_RATIO * blob.size {
+                    return refused(format!(
+                        "it can be read from a copy only, which would have more than {COPY_RATIO} times its size"
+                    ));
+                }
                 if !pass_on(checkpoint, output, copier.consumed())? {
                     break;
                 }
             }
             drop(copier);
-            file.sync_all()
-                .map_err(|e| storage::Error::io("write", path, e))?;
+            sync(&file, path).map_err(|e| storage::Error::io("write", path, e))?;
         }
     }
     Ok((compression, blob.size, total))
@@ -242,6 +223,15 @@ fn create(path: &Path) -> Result<File, storage::Error> {
         std::fs::create_dir_all(folder).map_err(io)?;
     }
     File::create(path).map_err(io)
+}
+
+/// Brings a new file to the disk, its name and its folder's too.
+fn sync(file: &File, path: &Path) -> io::Result<()> {
+    file.sync_all()?;
+    for folder in path.ancestors().skip(1).take(2) {
+        File::open(folder)?.sync_all()?;
+    }
+    Ok(())
 }
 
 fn stop(error: codec::Error, blob: &storage::Blob, copy: Option<&Path>) -> Stop {
@@ -257,13 +247,14 @@ fn stop(error: codec::Error, blob: &storage::Blob, copy: Option<&Path>) -> Stop 
     }
 }
 
-/// Does with each span what is to be done. Gives the spans' lengths.
+/// Does with each span what is to be done. Gives the spans' lengths, the diff_id
+/// and the parser, to be told that the tar ends.
 fn consume(
     tree: &mut Tree<'_>,
-    spans: &Receiver<(Checkpoint, Output)>,
+    spans: &Receiver<Decoded>,
     spare: &SyncSender<Vec<u8>>,
-) -> Result<Vec<u32>, Stop> {
-    let mut lengths = Vec::new();
+) -> Result<(Vec<u32>, [u8; 32], Parser), Stop> {
+    let (mut lengths, mut diff_id) = (Vec::new(), Sha256::new());
     let mut parser = Parser::new(tar::Limits {
         path: tree.max_path(),
     });
@@ -272,6 +263,7 @@ fn consume(
         holes: HOLES_HASHED,
     };
     for (checkpoint, output) in spans {
+        diff_id.update(&output);
         let length = output.len() as u32;
         let span = Span {
             checkpoint,
@@ -284,10 +276,10 @@ fn consume(
         while let Some(event) = parser.next(&mut input).map_err(tar_error)? {
             files.take(tree, event)?;
         }
-        give_back(spare, output);
+        // One buffer too many is freed.
+        let _ = spare.try_send(output);
     }
-    parser.finish().map_err(tar_error)?;
-    Ok(lengths)
+    Ok((lengths, diff_id.finalize().into(), parser))
 }
 
 fn tar_error(error: tar::Error) -> Stop {
@@ -341,19 +333,14 @@ struct Content {
 }
 
 impl Content {
-    fn new(size: u64, sparse: Option<Vec<tar::Extent>>, budget: &mut u64) -> Content {
-        let whole = vec![tar::Extent {
-            offset: 0,
-            length: size,
-        }];
-        let extents: Vec<Extent> = sparse
-            .unwrap_or(whole)
-            .into_iter()
-            .map(|e| Extent {
-                offset: e.offset,
-                length: e.length,
-            })
-            .collect();
+    fn new(size: u64, sparse: Option<Vec<Extent>>, budget: &mut u64) -> Content {
+        let whole = || {
+            vec![Extent {
+                offset: 0,
+                length: size,
+            }]
+        };
+        let extents = sparse.unwrap_or_else(whole);
         let data: u64 = extents.iter().map(|e| e.length).sum();
         let holes = size.saturating_sub(data);
         let hashed = holes <= *budget;

@@ -39,9 +39,14 @@ impl Job {
                 Some(Err(error)) => return Err(Arc::clone(error).into()),
                 None => {}
             }
+            // Not under the lock: whoever hears of it may be slow, or stopped.
+            drop(result);
             progress(self.progress.load(Ordering::Relaxed));
-            let waited = self.finished.wait_timeout(result, PROGRESS_EVERY);
-            result = waited.unwrap_or_else(PoisonError::into_inner).0;
+            result = lock(&self.result);
+            if result.is_none() {
+                let waited = self.finished.wait_timeout(result, PROGRESS_EVERY);
+                result = waited.unwrap_or_else(PoisonError::into_inner).0;
+            }
         }
     }
 }
@@ -92,7 +97,8 @@ impl Jobs {
         for layer in layers {
             let Queue { jobs, waiting } = &mut *queue;
             if waiting.len() >= QUEUE_MAX {
-                tracing::warn!(%layer, "too many layers wait to be indexed: this one will be when it is first looked into");
+                tracing::warn!(%layer, "too many layers wait to be indexed: from this one on they will be when they are first looked into");
+                break;
             } else if let Entry::Vacant(job) = jobs.entry(layer) {
                 job.insert(Arc::default());
                 waiting.push_back(layer);
@@ -149,6 +155,8 @@ fn run(shared: &Shared, work: &(impl Fn(&Digest, bool, &AtomicU64) -> Result<Sta
                 // An artifact's, most often: not even a tar.
                 tracing::info!(%layer, reason, "a layer has no index");
             }
+            // As sparse images have it.
+            Err(error @ Error::Missing(_)) => tracing::warn!(%error, "cannot index a layer"),
             Err(error) => tracing::error!(%layer, %error, "cannot index a layer"),
         }
         // First out of the queue: who comes now finds what the job has written.
@@ -195,6 +203,36 @@ mod tests {
             thread::yield_now();
         }
         assert_eq!(lock(&done)[..3], [a, c, b]);
+    }
+
+    #[test]
+    fn who_does_not_listen_holds_up_nobody() {
+        let (go, gate) = mpsc::channel::<()>();
+        let gate = Mutex::new(gate);
+        let jobs = Jobs::start(1, move |_, _, _| {
+            lock(&gate).recv().unwrap();
+            Ok(State::Refused(String::new()))
+        })
+        .unwrap();
+        let layer = Algorithm::Sha256.digest(b"");
+        let job = jobs.now(&layer, false);
+        let (told, hears) = mpsc::channel();
+        let (resume, stopped) = mpsc::channel::<()>();
+        let deaf = Arc::clone(&job);
+        let deaf = thread::spawn(move || {
+            deaf.wait(|_| {
+                let _ = told.send(());
+                let _ = stopped.recv();
+            })
+        });
+        hears.recv().unwrap();
+        go.send(()).unwrap();
+        let (done, end) = mpsc::channel();
+        thread::spawn(move || done.send(job.wait(|_| {}).is_ok()));
+        let ended = end.recv_timeout(Duration::from_secs(60));
+        assert!(ended.expect("the other waiter hears of the end"));
+        drop(resume);
+        assert!(deaf.join().unwrap().is_ok());
     }
 
     #[test]

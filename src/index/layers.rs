@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use super::jobs::Jobs;
 use super::records::{Layer, State};
@@ -30,7 +30,14 @@ pub struct Layers {
     jobs: Jobs,
     spans: Spans,
     index_pushed: bool,
+    /// Layers indexed anew although they were.
+    renewed: AtomicU64,
+    /// Threads that wait for a layer to be indexed.
+    waiting: AtomicUsize,
 }
+
+/// Waiting threads are taken from those who look into what is indexed.
+const WAITING_MAX: usize = 64;
 
 /// A layer that has an index.
 #[derive(Debug)]
@@ -78,7 +85,8 @@ pub(super) fn build(
     limits: &Limits,
     progress: &AtomicU64,
 ) -> Result<State> {
-    if let (false, Some(state)) = (force, index.state(layer)?) {
+    // By force also where what is known cannot be read.
+    if !force && let Some(state) = index.state(layer)? {
         return Ok(state);
     }
     let blob = storage.open_content(layer)?;
@@ -118,6 +126,8 @@ impl Layers {
             storage,
             index,
             index_pushed: options.jobs > 0,
+            renewed: AtomicU64::new(0),
+            waiting: AtomicUsize::new(0),
         })
     }
 
@@ -132,13 +142,23 @@ impl Layers {
     /// A layer's index. Waits for its job where there is none yet.
     /// [`Error::Refused`]: it cannot have one.
     pub fn ready(&self, digest: &Digest) -> Result<Arc<IndexedLayer>> {
-        let state = match self.index.state(digest)? {
-            Some(state) => {
-                self.index.settle()?;
-                state
-            }
-            None => self.jobs.now(digest, false).wait(|_| {})?,
+        let mut state = match self.index.state(digest)? {
+            Some(state) => state,
+            None => self.wait(digest)?,
         };
+        // A follower learns of a record and of the rows that were flushed before
+        // it in two ways, and may know of the record only.
+        if self.index.is_following() {
+            self.index.catch_up()?;
+            state = self.index.state(digest)?.unwrap_or(state);
+        }
+        if let State::Ready(record) = &state
+            && record.copied
+            && !self.index.copy_path(record.number).exists()
+        {
+            tracing::warn!(layer = %digest, "a layer is indexed again: its seekable copy is gone");
+            state = self.index_now(digest, true, |_| {})?;
+        }
         match state {
             State::Ready(record) => Ok(Arc::new(IndexedLayer::new(*digest, record))),
             State::Refused(reason) => Err(Error::Refused {
@@ -146,6 +166,18 @@ impl Layers {
                 reason,
             }),
         }
+    }
+
+    /// Has a layer indexed and waits, unless too many do.
+    fn wait(&self, layer: &Digest) -> Result<State> {
+        let waiting = self.waiting.fetch_add(1, Ordering::Relaxed);
+        let result = if waiting < WAITING_MAX {
+            self.jobs.now(layer, false).wait(|_| {})
+        } else {
+            Err(Error::Indexing(Box::new(*layer)))
+        };
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        result
     }
 
     /// Indexes a layer, again if `force`; `progress` hears of the bytes of the
@@ -156,10 +188,18 @@ impl Layers {
         force: bool,
         progress: impl FnMut(u64),
     ) -> Result<State> {
-        match self.index.state(layer)? {
-            Some(state) if !force => Ok(state),
-            _ => self.jobs.now(layer, force).wait(progress),
+        if !force && let Some(state) = self.index.state(layer)? {
+            return Ok(state);
         }
+        let state = self.jobs.now(layer, force).wait(progress)?;
+        self.renewed.fetch_add(u64::from(force), Ordering::Release);
+        Ok(state)
+    }
+
+    /// Changes when a layer has been indexed anew: what was made of its index
+    /// before is out of date.
+    pub fn renewed(&self) -> u64 {
+        self.renewed.load(Ordering::Acquire)
     }
 
     /// Has the layers of a pushed image indexed in the background, unless that

@@ -66,6 +66,8 @@ pub enum Error {
         "the index in {0} has another format: start the server of this version once, or remove it"
     )]
     Format(PathBuf),
+    #[error("layer {0} is being indexed, and many wait for that: try again in a moment")]
+    Indexing(Box<Digest>),
     #[error("layer {0} is not in the store: push it again, or restore it")]
     Missing(Box<Digest>),
     /// A bug: a panic while a layer was indexed or read.
@@ -91,17 +93,8 @@ pub struct Index {
     path: PathBuf,
     catalog: catalog::Progress,
     next_layer: Mutex<u64>,
-    /// Of one that another process writes: where RocksDB keeps this one's log.
-    following: Option<PathBuf>,
-}
-
-impl Drop for Index {
-    fn drop(&mut self) {
-        if let Some(folder) = &self.following {
-            // A few lines of log in the folder for such things.
-            let _ = std::fs::remove_dir_all(folder);
-        }
-    }
+    /// Another process writes it.
+    following: bool,
 }
 
 impl Index {
@@ -138,9 +131,9 @@ impl Index {
             path: path.to_owned(),
             catalog: catalog::Progress::default(),
             next_layer: Mutex::default(),
-            following: None,
+            following: false,
         };
-        index.clean_layers()?;
+        index.read_next_layer()?;
         Ok(index)
     }
 
@@ -156,12 +149,15 @@ impl Index {
         // Files that the writer removes must stay readable here.
         options.set_max_open_files(-1);
         let opened = DB::open_cf_descriptors_as_secondary(&options, path, &log, families);
+        // RocksDB's log of a few lines, which nobody reads. Now, since a command
+        // may end at any time.
+        let _ = std::fs::remove_dir_all(&log);
         let index = Index {
             db: opened.map_err(failed)?,
             path: path.to_owned(),
             catalog: catalog::Progress::default(),
             next_layer: Mutex::default(),
-            following: Some(log),
+            following: true,
         };
         let found = index.db.get(FORMAT_KEY).map_err(failed)?;
         match found.as_deref() {
@@ -170,21 +166,16 @@ impl Index {
         }
     }
 
+    /// Whether another process writes it.
+    pub fn is_following(&self) -> bool {
+        self.following
+    }
+
     /// Sees what the writer has written until now.
     pub fn catch_up(&self) -> Result<()> {
         self.db
             .try_catch_up_with_primary()
             .map_err(|e| self.failed(e))
-    }
-
-    /// Called when a layer's state was read, before its rows are. They are on disk
-    /// before the state is, but outside of the log: who follows may have looked
-    /// for new files before they came, and into the log after the state did.
-    fn settle(&self) -> Result<()> {
-        match self.following {
-            Some(_) => self.catch_up(),
-            None => Ok(()),
-        }
     }
 
     /// Where the seekable copy of a layer lies that cannot be sought in as it is.

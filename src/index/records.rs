@@ -7,6 +7,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::codec::{Checkpoint, Compression};
+pub use super::tar::{Extent, Time};
 
 /// The version of every record.
 pub const VERSION: u8 = 1;
@@ -27,6 +28,8 @@ pub enum RecordError {
     Encoding(#[from] postcard::Error),
     #[error("its window cannot be decompressed")]
     Window,
+    #[error("its spans do not make up its tar stream")]
+    Spans,
 }
 
 /// What is known of a layer, under its digest. Written last: without it nothing
@@ -57,20 +60,6 @@ pub struct Layer {
     pub spans: Vec<u32>,
     /// Hard links to what a layer below may hold.
     pub foreign_links: u64,
-}
-
-/// Nanoseconds count forward, also before 1970.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Time {
-    pub seconds: i64,
-    pub nanoseconds: u32,
-}
-
-/// A piece of a sparse file that holds data, in bytes of the file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Extent {
-    pub offset: u64,
-    pub length: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -203,7 +192,14 @@ impl Record for State {
     }
 
     fn decode(bytes: &[u8]) -> Result<State, RecordError> {
-        decode(bytes)
+        let state = decode(bytes)?;
+        if let State::Ready(layer) = &state {
+            let sum: u64 = layer.spans.iter().map(|&length| u64::from(length)).sum();
+            if sum != layer.uncompressed {
+                return Err(RecordError::Spans);
+            }
+        }
+        Ok(state)
     }
 }
 
@@ -363,5 +359,20 @@ mod tests {
             Entry::decode(&[&good[..], b"x"].concat()),
             Err(RecordError::Size(_))
         ));
+        for (spans, uncompressed) in [(vec![], 1), (vec![5, 6], 10), (vec![5, 6], 12)] {
+            let layer = State::Ready(Layer {
+                number: 0,
+                compression: Compression::None,
+                copied: false,
+                compressed: 0,
+                uncompressed,
+                diff_id: [0; 32],
+                entries: 0,
+                spans,
+                foreign_links: 0,
+            });
+            let decoded = State::decode(&layer.encode());
+            assert!(matches!(decoded, Err(RecordError::Spans)), "{layer:?}");
+        }
     }
 }

@@ -171,8 +171,13 @@ impl Index {
 
     /// What a layer has in a directory, from the name `from` on.
     pub fn children(&self, layer: u64, directory: &[u8], from: &[u8]) -> Children<'_> {
+        self.below(layer, directory, 1, from)
+    }
+
+    /// The same, so many levels further down; names are paths from the directory.
+    fn below(&self, layer: u64, directory: &[u8], levels: u16, from: &[u8]) -> Children<'_> {
         let mut prefix = entry_key(layer, directory);
-        let below = depth(directory) + 1;
+        let below = depth(directory).saturating_add(levels);
         prefix[8..10].copy_from_slice(&below.to_be_bytes());
         if !directory.is_empty() {
             prefix.push(b'/');
@@ -224,8 +229,17 @@ impl Index {
         })
     }
 
-    /// Reads the next layer's number, and removes the rows that nobody uses.
-    pub(super) fn clean_layers(&self) -> Result<()> {
+    pub(super) fn read_next_layer(&self) -> Result<()> {
+        let next = self.db.get(NEXT_KEY).map_err(|e| self.failed(e))?;
+        let next = next.and_then(|bytes| Some(u64::from_be_bytes(bytes.try_into().ok()?)));
+        *self.next_layer.lock().unwrap_or_else(|e| e.into_inner()) = next.unwrap_or(0);
+        Ok(())
+    }
+
+    /// Removes the rows that jobs have left which came to no end, and those that
+    /// were replaced. For the start of a server: nobody reads them then, unless
+    /// from before.
+    pub fn clean_layers(&self) -> Result<()> {
         let mut unused = BTreeSet::new();
         let mut rows = self.rows("default", UNUSED.to_vec(), b"");
         while let Some(number) = rows.next(|key, _| Ok(key.try_into().map(u64::from_be_bytes))) {
@@ -239,26 +253,25 @@ impl Index {
                 .delete(unused_key(number))
                 .map_err(|e| self.failed(e))?;
         }
-        let next = self.db.get(NEXT_KEY).map_err(|e| self.failed(e))?;
-        let next = next.and_then(|bytes| Some(u64::from_be_bytes(bytes.try_into().ok()?)));
-        *self.next_layer.lock().unwrap_or_else(|e| e.into_inner()) = next.unwrap_or(0);
         Ok(())
     }
 
     fn remove_rows(&self, number: u64) -> Result<()> {
+        // The copy first: where it has filled the disk, nothing else can be written.
+        let copy = self.copy_path(number);
+        match std::fs::remove_file(&copy) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                return Err(crate::storage::Error::io("remove", &copy, e).into());
+            }
+            _ => {}
+        }
         let (from, to) = (number.to_be_bytes(), (number + 1).to_be_bytes());
         for family in [ENTRIES, NAMES, SPANS] {
             self.db
                 .delete_range_cf(self.cf(family), from, to)
                 .map_err(|e| self.failed(e))?;
         }
-        let copy = self.copy_path(number);
-        match std::fs::remove_file(&copy) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                Err(crate::storage::Error::io("remove", &copy, e).into())
-            }
-            _ => Ok(()),
-        }
+        Ok(())
     }
 }
 
@@ -297,8 +310,9 @@ impl LayerWriter<'_> {
         self.delete(ENTRIES, &entry_key(self.number, path))
     }
 
-    pub fn children(&self, directory: &[u8]) -> Children<'_> {
-        self.index.children(self.number, directory, b"")
+    /// What lies so many levels below a directory, 1 being its children.
+    pub fn below(&self, directory: &[u8], levels: u16) -> Children<'_> {
+        self.index.below(self.number, directory, levels, b"")
     }
 
     pub fn put_name(&self, inode: u64, path: &[u8]) -> Result<()> {
@@ -373,7 +387,11 @@ impl LayerWriter<'_> {
     }
 
     fn publish(&self, digest: &Digest, state: State) -> Result<State> {
-        let before = self.index.state(digest)?;
+        let before = match self.index.state(digest) {
+            // Damaged: with it goes the number of its rows, which stay.
+            Err(Error::Record { .. }) => None,
+            before => before?,
+        };
         let mut batch = WriteBatch::default();
         batch.put_cf(
             self.index.cf(LAYERS),

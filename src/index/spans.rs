@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::{io, thread};
 
 use quick_cache::sync::{Cache, DefaultLifecycle};
@@ -21,6 +21,9 @@ use crate::storage::{self, Storage};
 const AHEAD: usize = 2;
 /// Spans that wait to be decoded ahead; more are forgotten.
 const QUEUE: usize = 64;
+
+/// Spans decoded at a time for each core: some wait for the disk.
+const TURNS: usize = 4;
 
 type Bytes = Arc<Vec<u8>>;
 /// Layer number and span number.
@@ -47,6 +50,30 @@ struct Shared {
     storage: Arc<Storage>,
     index: Arc<Index>,
     cache: SpanCache,
+    /// Spans that may still be decoded at the same time: each takes up to 16 MiB
+    /// beyond the budget.
+    turns: Mutex<usize>,
+    turn: Condvar,
+}
+
+/// Leave to decode a span, given back when dropped.
+struct Turn<'a>(&'a Shared);
+
+impl<'a> Turn<'a> {
+    fn wait(shared: &'a Shared) -> Turn<'a> {
+        let turns = shared.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        let turns = shared.turn.wait_while(turns, |turns| *turns == 0);
+        *turns.unwrap_or_else(PoisonError::into_inner) -= 1;
+        Turn(shared)
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let turns = self.0.turns.lock();
+        *turns.unwrap_or_else(PoisonError::into_inner) += 1;
+        self.0.turn.notify_one();
+    }
 }
 
 impl Spans {
@@ -74,6 +101,8 @@ impl Spans {
             storage,
             index,
             cache,
+            turns: Mutex::new(TURNS * threads.max(1)),
+            turn: Condvar::new(),
         });
         let (ahead, queue) = sync_channel(QUEUE);
         let queue = Arc::new(Mutex::new(queue));
@@ -165,6 +194,7 @@ impl Shared {
     fn get(&self, layer: &IndexedLayer, number: usize) -> Result<Bytes> {
         self.cache
             .get_or_insert_with(&(layer.record.number, number), || {
+                let _turn = Turn::wait(self);
                 self.decode(layer, number).map(Arc::new)
             })
     }
@@ -177,6 +207,9 @@ impl Shared {
         };
         let span = self.index.span(layer.record.number, number as u64)?;
         let span = span.ok_or_else(|| damaged("its index lacks a span".to_owned()))?;
+        if span.length != layer.record.spans[number] {
+            return Err(damaged("its index has two lengths of a span".to_owned()));
+        }
         let mut output = Vec::new();
         let length = span.length as usize;
         let (compression, file) = self.open(layer)?;

@@ -8,7 +8,7 @@
 
 use std::cell::Cell;
 
-use super::records::{Entry, Extent, Kind, Time};
+use super::records::{Entry, Extent, Kind};
 use super::rows::LayerWriter;
 use super::tar::{self, Member};
 use super::{Error, Result};
@@ -26,6 +26,17 @@ const AUFS_LINKS: &[u8] = b".wh..wh.plnk";
 const NAME_MAX: usize = 255;
 /// Linux's limit of symlinks in one path.
 const SYMLINKS_MAX: u32 = 40;
+/// Components of parents looked up for a member, on average and beyond the first
+/// so many: with symlinks on the way a single member could take 100,000.
+const STEPS_MEAN: u64 = 64;
+const STEPS_FREE: u64 = 1 << 16;
+/// Directories of the layer that its own members may replace by something else.
+/// No program writes such tars, and where rows were removed others are found
+/// more slowly.
+const REPLACED_MAX: u32 = 1000;
+/// Bytes that the links to a file repeat of it, its xattrs and holes, for all
+/// links of a layer together: a link takes 512 bytes of a tar.
+const REPEATED_MAX: u64 = 256 << 20;
 
 /// Why a layer gets no index, or why it could not be made now.
 #[derive(Debug)]
@@ -117,6 +128,12 @@ pub struct Tree<'a> {
     has_aufs_links: bool,
     /// The last parent that was looked for, and where it is.
     parent: Option<(Vec<u8>, Vec<u8>)>,
+    /// Components looked up, against [`STEPS_MEAN`] and the members so far.
+    steps: u64,
+    members: u64,
+    /// Against [`REPLACED_MAX`] and [`REPEATED_MAX`].
+    replaced: u32,
+    repeated: Cell<u64>,
 }
 
 /// A member that has its place; its content may still be read.
@@ -137,6 +154,10 @@ impl<'a> Tree<'a> {
             foreign_links: Cell::default(),
             has_aufs_links: false,
             parent: None,
+            steps: 0,
+            members: 0,
+            replaced: 0,
+            repeated: Cell::default(),
         })
     }
 
@@ -155,6 +176,7 @@ impl<'a> Tree<'a> {
 
     /// Finds a member's place. `None`: it has none, or is a marker and done with.
     pub fn place(&mut self, member: Member) -> Result<Option<Placed>, Failure> {
+        self.members += 1;
         let name = normalise(&member.path);
         if name.len() > self.max_path {
             return refused(format!(
@@ -214,6 +236,12 @@ impl<'a> Tree<'a> {
                 }
                 if before.is_directory() && !entry.is_directory() {
                     self.parent = None;
+                    self.replaced += 1;
+                    if self.replaced > REPLACED_MAX {
+                        return refused(format!(
+                            "it replaces more than {REPLACED_MAX} directories of its own"
+                        ));
+                    }
                     self.remove_below(&path)?;
                 }
                 self.unlink(&path, &before)?;
@@ -307,6 +335,13 @@ impl<'a> Tree<'a> {
         let mut left = components(name);
         let (mut path, mut symlinks) = (Vec::new(), 0);
         while let Some(component) = left.pop() {
+            self.steps += 1;
+            if self.steps > STEPS_FREE + STEPS_MEAN * self.members {
+                return refused(format!(
+                    "{} and others lead through too many directories and symlinks",
+                    show(name)
+                ));
+            }
             if component == b".." {
                 pop(&mut path);
                 continue;
@@ -375,7 +410,7 @@ impl<'a> Tree<'a> {
             mode: member.mode,
             uid: member.uid,
             gid: member.gid,
-            mtime: time_of(member.mtime),
+            mtime: member.mtime,
             inode: member.header_offset,
             ..Entry::implicit(Kind::ForeignLink)
         };
@@ -387,6 +422,7 @@ impl<'a> Tree<'a> {
             }
             Some(row) if row.kind == Kind::ForeignLink => foreign.link = row.link,
             Some(mut row) => {
+                self.repeat(&row)?;
                 if row.links == 1 {
                     // The true number is known at the end.
                     row.links = 2;
@@ -397,6 +433,20 @@ impl<'a> Tree<'a> {
             }
         }
         Ok(Some(foreign))
+    }
+
+    /// Counts what a link repeats of its target.
+    fn repeat(&self, target: &Entry) -> Result<(), Failure> {
+        let xattrs = target.xattrs.iter().map(|(k, v)| k.len() + v.len());
+        let extents = target.sparse.as_ref().map_or(0, Vec::len);
+        let size = target.link.len() + xattrs.sum::<usize>() + extents * size_of::<Extent>();
+        self.repeated.update(|repeated| repeated + size as u64);
+        if self.repeated.get() > REPEATED_MAX {
+            return refused(format!(
+                "its hard links repeat more than {REPEATED_MAX} bytes of attributes"
+            ));
+        }
+        Ok(())
     }
 
     /// Forgets what is known of a row's inode before another row takes its place.
@@ -413,17 +463,19 @@ impl<'a> Tree<'a> {
     /// Removes what lies below a directory. What it hides in lower layers stays
     /// hidden by what takes its place.
     fn remove_below(&self, directory: &[u8]) -> Result<()> {
-        let mut directories = vec![directory.to_vec()];
-        while let Some(directory) = directories.pop() {
+        // A level after the other, so nothing has to be remembered of them.
+        for levels in 1.. {
+            let mut found = false;
             // Rows removed while they are read: the iterator sees what was there.
-            for child in self.rows.children(&directory) {
-                let (name, row) = child?;
-                let path = join(&directory, &name);
+            for row in self.rows.below(directory, levels) {
+                let (name, row) = row?;
+                let path = join(directory, &name);
                 self.unlink(&path, &row)?;
                 self.rows.delete_entry(&path)?;
-                if row.is_directory() {
-                    directories.push(path);
-                }
+                found = true;
+            }
+            if !found {
+                break;
             }
         }
         Ok(())
@@ -431,7 +483,7 @@ impl<'a> Tree<'a> {
 
     /// What can only be known when all members are there. Gives the number of
     /// links to what a lower layer may hold.
-    pub fn finish(&mut self) -> Result<u64> {
+    pub fn finish(&mut self) -> Result<u64, Failure> {
         self.resolve_foreign()?;
         if self.has_aufs_links {
             self.remove_below(AUFS_LINKS)?;
@@ -442,7 +494,7 @@ impl<'a> Tree<'a> {
     }
 
     /// Links whose target came after them.
-    fn resolve_foreign(&self) -> Result<()> {
+    fn resolve_foreign(&self) -> Result<(), Failure> {
         if self.foreign_links.get() == 0 {
             return Ok(());
         }
@@ -459,6 +511,7 @@ impl<'a> Tree<'a> {
             if !is_file || link.link == path {
                 continue;
             }
+            self.repeat(&target)?;
             self.unlink(&path, &link)?;
             target.links = 2;
             self.rows.put_name(target.inode, &link.link)?;
@@ -499,13 +552,6 @@ impl<'a> Tree<'a> {
     }
 }
 
-fn time_of(time: tar::Time) -> Time {
-    Time {
-        seconds: time.seconds,
-        nanoseconds: time.nanoseconds,
-    }
-}
-
 fn entry_of(member: Member) -> Entry {
     let kind = match member.kind {
         tar::Kind::Regular | tar::Kind::HardLink => Kind::Regular,
@@ -521,7 +567,7 @@ fn entry_of(member: Member) -> Entry {
         mode: member.mode,
         uid: member.uid,
         gid: member.gid,
-        mtime: time_of(member.mtime),
+        mtime: member.mtime,
         size: if symlink {
             member.link.len() as u64
         } else {
@@ -534,320 +580,10 @@ fn entry_of(member: Member) -> Entry {
         device: member.device,
         link: if symlink { member.link } else { Vec::new() },
         xattrs: member.xattrs,
-        sparse: member.sparse.map(|extents| {
-            extents
-                .iter()
-                .map(|e| Extent {
-                    offset: e.offset,
-                    length: e.length,
-                })
-                .collect()
-        }),
+        sparse: member.sparse,
         sha256: None,
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::index::Index;
-
-    /// Members one a word, `-> TARGET` for links: `d:` directory, `f:` file, `l:`
-    /// symlink, `h:` hard link. The rows, by path: the same letters, `i:` implicit
-    /// directory, `p:` passage, `w:` whiteout, `F:` link to a lower layer; `!` hides;
-    /// `#N` the member that made it, `*N` its names.
-    fn rows(members: &str) -> String {
-        let dir = tempfile::tempdir().unwrap();
-        let index = Index::open(&dir.path().join("db")).unwrap();
-        match place(&index, members) {
-            Ok(tree) => show_rows(&tree, b"").join(" "),
-            Err(Failure::Refused(reason)) => format!("refused: {reason}"),
-            Err(Failure::Error(error)) => panic!("{error}"),
-        }
-    }
-
-    fn place<'a>(index: &'a Index, members: &str) -> Result<Tree<'a>, Failure> {
-        let mut tree = Tree::new(index.begin_layer()?, 100, 4096)?;
-        for (number, member) in members.split_whitespace().enumerate() {
-            let (kind, rest) = member.split_once(':').unwrap();
-            let (path, link) = rest.split_once("->").unwrap_or((rest, ""));
-            let member = Member {
-                header_offset: number as u64,
-                path: path.into(),
-                link: link.into(),
-                kind: match kind {
-                    "d" => tar::Kind::Directory,
-                    "f" => tar::Kind::Regular,
-                    "l" => tar::Kind::Symlink,
-                    "h" => tar::Kind::HardLink,
-                    other => panic!("{other}"),
-                },
-                mode: 0o644,
-                uid: 0,
-                gid: 0,
-                mtime: tar::Time {
-                    seconds: 0,
-                    nanoseconds: 0,
-                },
-                size: 0,
-                stored: 0,
-                data_offset: 0,
-                device: (0, 0),
-                xattrs: Vec::new(),
-                sparse: None,
-            };
-            if let Some(placed) = tree.place(member)? {
-                tree.put(placed, None)?;
-            }
-        }
-        tree.finish()?;
-        Ok(tree)
-    }
-
-    fn show_rows(tree: &Tree<'_>, directory: &[u8]) -> Vec<String> {
-        let mut shown = Vec::new();
-        let root = tree
-            .row(directory)
-            .unwrap()
-            .filter(|_| directory.is_empty());
-        let children = tree.rows.children(directory).map(Result::unwrap);
-        let rows = root
-            .map(|row| (Vec::new(), row))
-            .into_iter()
-            .chain(children);
-        for (name, row) in rows {
-            let path = if name.is_empty() {
-                Vec::new()
-            } else {
-                join(directory, &name)
-            };
-            let (letter, link) = match row.kind {
-                Kind::Regular => ("f", false),
-                Kind::Directory => ("d", false),
-                Kind::Symlink => ("l", true),
-                Kind::Implicit => ("i", false),
-                Kind::Passage => ("p", false),
-                Kind::Whiteout => ("w", false),
-                Kind::ForeignLink => ("F", true),
-                Kind::Character | Kind::Block | Kind::Fifo => unreachable!("none is made here"),
-            };
-            let mut text = format!("{letter}:{}", path.escape_ascii());
-            if link {
-                text += &format!("->{}", row.link.escape_ascii());
-            }
-            if row.hides {
-                text.push('!');
-            }
-            if matches!(row.kind, Kind::Regular) {
-                text += &format!("#{}", row.inode);
-            }
-            if row.links > 1 {
-                text += &format!("*{}", row.links);
-            }
-            shown.push(text);
-            if row.is_directory() && !path.is_empty() {
-                shown.extend(show_rows(tree, &path));
-            }
-        }
-        shown
-    }
-
-    #[test]
-    fn members_have_their_places() {
-        for (members, want, why) in [
-            ("", "i:", "nothing"),
-            ("d:./", "d:", "the root"),
-            ("d:/", "d:", "the root"),
-            ("f:.", "refused: its root is not a directory", "no root"),
-            (
-                "f:./a f:/b f:c//d f:e/./f",
-                "i: f:a#0 f:b#1 i:c f:c/d#2 i:e f:e/f#3",
-                "spellings",
-            ),
-            (
-                "f:a/../b f:../../c",
-                "i: f:b#0 f:c#1",
-                "never above the root",
-            ),
-            ("f:a f:a", "i: f:a#1", "the last wins"),
-            (
-                "d:a f:a/b d:a",
-                "i: d:a f:a/b#1",
-                "a directory again keeps its children",
-            ),
-            ("d:a f:a/b f:a", "i: f:a#2", "a file replaces a subtree"),
-            (
-                "d:a d:a/b f:a/b/c l:a->x d:a",
-                "i: d:a",
-                "and what it had is gone",
-            ),
-            ("f:a f:a/b", "i: i:a f:a/b#1", "a directory replaces a file"),
-            ("f:a/b/c d:a", "i: d:a i:a/b f:a/b/c#0", "declared later"),
-            (
-                "d:bin l:bin->usr/bin f:bin/x",
-                "i: l:bin->usr/bin i:usr i:usr/bin f:usr/bin/x#2",
-                "a parent that is a symlink",
-            ),
-            (
-                "l:a->/b/../../c f:a/x",
-                "i: l:a->/b/../../c i:b i:c f:c/x#1",
-                "an absolute one, with dots",
-            ),
-            (
-                "l:a->b l:b->a f:a/x",
-                "refused: /a leads through a loop of symlinks",
-                "a loop",
-            ),
-        ] {
-            assert_eq!(rows(members), want, "{members}: {why}");
-        }
-    }
-
-    #[test]
-    fn whiteouts() {
-        for (members, want, why) in [
-            ("f:.wh.a", "i: w:a", "of a name"),
-            (
-                "f:/d/.wh.a f:./d/.wh.a",
-                "i: p:d w:d/a",
-                "in a directory that is not declared, twice",
-            ),
-            (
-                "f:d/.wh.a f:d/b",
-                "i: i:d w:d/a f:d/b#1",
-                "which has something after all",
-            ),
-            ("f:d/b f:d/.wh.a", "i: i:d w:d/a f:d/b#0", "in either order"),
-            ("f:.wh.a f:a", "i: f:a!#1", "only lower layers"),
-            ("f:a f:.wh.a", "i: f:a!#0", "in either order"),
-            ("f:.wh.a f:a/b", "i: i:a! f:a/b#1", "and a directory again"),
-            ("d:a f:a/b f:.wh.a", "i: d:a! f:a/b#1", "after its children"),
-            ("d:d f:d/.wh..wh..opq f:d/x", "i: d:d! f:d/x#2", "opaque"),
-            (
-                "d:d f:d/x f:d/.wh..wh..opq",
-                "i: d:d! f:d/x#1",
-                "opaque after its children",
-            ),
-            ("f:d/.wh..wh..opq", "i: p:d!", "opaque, not declared"),
-            ("f:.wh..wh..opq f:a", "i:! f:a#1", "the root"),
-            ("f:.wh..wh..opq d:./", "d:!", "the root, declared later"),
-            (
-                "f:d/.wh..wh..opq d:d f:d/.wh.x",
-                "i: d:d! w:d/x",
-                "with another",
-            ),
-            ("f:.wh. f:.wh.. f:.wh...", "i:", "of no name"),
-            (
-                "f:.wh..wh. d:.wh..wh.aufs f:.wh..wh.orph/x",
-                "i:",
-                "AUFS's own",
-            ),
-            (
-                "f:.wh..wh.plnk/1.2 h:a->.wh..wh.plnk/1.2 h:b->.wh..wh.plnk/1.2",
-                "i: f:a#0*2 f:b#0*2",
-                "AUFS's links",
-            ),
-            (
-                "f:.wh.etc/x",
-                "i: i:.wh.etc f:.wh.etc/x#0",
-                "the prefix on a directory",
-            ),
-            ("f:a f:a/.wh.b", "i: f:a#0", "below a file of the layer"),
-            (
-                "l:a->b f:a/.wh.c",
-                "i: l:a->b p:b w:b/c",
-                "below a symlink of the layer",
-            ),
-        ] {
-            assert_eq!(rows(members), want, "{members}: {why}");
-        }
-    }
-
-    #[test]
-    fn hard_links() {
-        for (members, want, why) in [
-            (
-                "f:a h:b->a h:c->b",
-                "i: f:a#0*3 f:b#0*3 f:c#0*3",
-                "share an inode",
-            ),
-            (
-                "f:d/a h:b->./d//a h:c->/d/a",
-                "i: f:b#0*3 f:c#0*3 i:d f:d/a#0*3",
-                "spellings",
-            ),
-            ("h:b->a f:a", "i: f:a#1*2 f:b#1*2", "the target comes later"),
-            ("h:b->a", "i: F:b->a", "the target is elsewhere"),
-            ("h:b->a h:c->b", "i: F:b->a F:c->a", "a link to such a link"),
-            ("f:a h:a->a", "i: f:a#0", "to itself"),
-            (
-                "f:a h:b->a f:a",
-                "i: f:a#2 f:b#0*1",
-                "the target is replaced: the content stays",
-            ),
-            (
-                "f:a h:b->a f:c h:b->c",
-                "i: f:a#0*1 f:b#2*2 f:c#2*2",
-                "the link is replaced",
-            ),
-            (
-                "l:a->x h:b->a",
-                "i: l:a->x*2 l:b->x*2",
-                "to the symlink itself",
-            ),
-            (
-                "d:a h:b->a",
-                "refused: /b is a hard link to a directory",
-                "to a directory",
-            ),
-            (
-                "f:d/a l:e->d h:b->e/a",
-                "i: f:b#0*2 i:d f:d/a#0*2 l:e->d",
-                "through a symlink",
-            ),
-            (
-                "f:a f:.wh.a h:b->a",
-                "i: f:a!#0*2 f:b#0*2",
-                "of a name that hides",
-            ),
-            (
-                "f:.wh.a h:b->a",
-                "i: w:a F:b->a",
-                "what is removed is below",
-            ),
-            (
-                "d:d f:d/a h:b->d/a f:d",
-                "i: f:b#1*1 f:d#3",
-                "the target's directory is replaced",
-            ),
-            ("h:b->a f:b", "i: f:b#1", "a link that is replaced"),
-        ] {
-            let want = want.replace("*1", "");
-            assert_eq!(rows(members), want, "{members}: {why}");
-        }
-    }
-
-    #[test]
-    fn limits() {
-        let long = |n| "x".repeat(n);
-        let deep = format!("f:{}", vec![long(255); 17].join("/"));
-        for (members, want) in [
-            (format!("f:{}", long(255)), ""),
-            (format!("f:{}", long(256)), "more than 255"),
-            (deep, "more than 4096"),
-            ((0..99).map(|n| format!("f:{n} ")).collect(), ""),
-            (
-                (0..100).map(|n| format!("f:{n} ")).collect(),
-                "more than 100 entries",
-            ),
-            (
-                (0..100).map(|n| format!("f:.wh.{n} ")).collect(),
-                "more than 100 entries",
-            ),
-        ] {
-            let shown = rows(&members);
-            assert_eq!(shown.starts_with("refused: "), !want.is_empty(), "{shown}");
-            assert!(shown.contains(want), "{shown}");
-        }
-    }
-}
+mod tests;

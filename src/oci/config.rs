@@ -9,6 +9,9 @@ use super::{Digest, Platform};
 /// Largest config read, in bytes. Real ones have some 10 kB.
 pub const CONFIG_MAX: usize = 4 << 20;
 
+/// Twice what any runtime can lay over each other.
+const DIFF_IDS_MAX: usize = 1000;
+
 #[derive(Debug)]
 pub struct ImageConfig {
     /// The sha256 of each layer's tar stream, base first. `None` in a place: not
@@ -20,8 +23,10 @@ pub struct ImageConfig {
 #[derive(Deserialize)]
 struct Document {
     rootfs: Option<RootFs>,
-    #[serde(flatten)]
-    platform: RawPlatform,
+    // Not flattened: serde would keep all that is said besides.
+    os: Option<String>,
+    architecture: Option<String>,
+    variant: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -34,9 +39,17 @@ impl ImageConfig {
     pub fn parse(bytes: &[u8]) -> Option<ImageConfig> {
         let document: Document = serde_json::from_slice(bytes).ok()?;
         let diff_ids = document.rootfs?.diff_ids.unwrap_or_default();
+        if diff_ids.len() > DIFF_IDS_MAX {
+            return None;
+        }
+        let platform = RawPlatform {
+            os: document.os,
+            architecture: document.architecture,
+            variant: document.variant,
+        };
         Some(ImageConfig {
             diff_ids: diff_ids.iter().map(|text| text.parse().ok()).collect(),
-            platform: document.platform.platform(),
+            platform: platform.platform(),
         })
     }
 }
@@ -60,7 +73,11 @@ mod tests {
         assert_eq!(config.diff_ids, []);
         assert_eq!(config.platform, None);
 
+        let many = |n| format!(r#"{{"rootfs":{{"diff_ids":{:?}}}}}"#, vec![""; n]);
+        let config = ImageConfig::parse(many(1000).as_bytes()).unwrap();
+        assert_eq!(config.diff_ids, vec![None; 1000]);
         for (text, why) in [
+            (many(1001).as_str(), "no image has so many layers"),
             ("{}", "an artifact's empty config"),
             ("[]", "no object"),
             ("", "nothing"),

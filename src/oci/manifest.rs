@@ -275,10 +275,11 @@ impl Contents {
             layers: Option<Vec<RawDescriptor>>,
             manifests: Option<Vec<RawChild>>,
         }
+        // Nothing is flattened: serde would keep all that is said besides.
         #[derive(Deserialize)]
         struct RawChild {
-            #[serde(flatten)]
-            descriptor: RawDescriptor,
+            digest: Option<String>,
+            size: Option<i64>,
             platform: Option<RawPlatform>,
         }
         let document: Stored = serde_json::from_slice(bytes)?;
@@ -289,13 +290,18 @@ impl Contents {
             (None, None) => Err(ManifestError::Missing("config")),
             (Some(_), Some(_)) => Err(ManifestError::Ambiguous),
             (None, Some(manifests)) => {
-                let child = |child: &RawChild| {
+                let child = |child: RawChild| {
+                    let descriptor = RawDescriptor {
+                        media_type: None,
+                        digest: child.digest,
+                        size: child.size,
+                    };
                     Ok(Child {
-                        digest: child.descriptor.digest("manifests")?,
+                        digest: descriptor.digest("manifests")?,
                         platform: child.platform.as_ref().and_then(RawPlatform::platform),
                     })
                 };
-                let children: Result<_, ManifestError> = manifests.iter().map(child).collect();
+                let children: Result<_, ManifestError> = manifests.into_iter().map(child).collect();
                 Ok(Contents::Index {
                     children: children?,
                 })

@@ -116,9 +116,9 @@ impl fmt::Debug for Platform {
 /// As documents have it: fields may be absent or `null`.
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct RawPlatform {
-    os: Option<String>,
-    architecture: Option<String>,
-    variant: Option<String>,
+    pub(super) os: Option<String>,
+    pub(super) architecture: Option<String>,
+    pub(super) variant: Option<String>,
 }
 
 impl RawPlatform {

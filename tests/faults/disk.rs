@@ -24,7 +24,7 @@ const TOO_LARGE: usize = 40 << 20;
 const FITS: usize = 20 << 20;
 
 /// A mounted file system. Dropped, it is unmounted.
-struct Mount {
+pub struct Mount {
     folder: TempDir,
     /// Where its content lies, if in a file or another folder.
     _backing: Option<TempDir>,
@@ -47,7 +47,7 @@ impl Mount {
         Mount::new(Path::new("tmpfs"), &["-t", "tmpfs", "-o", &options], None)
     }
 
-    fn ext4() -> Mount {
+    pub fn ext4() -> Mount {
         need("mkfs.ext4", "e2fsprogs");
         let backing = TempDir::new().expect("a temporary folder");
         let image = backing.path().join("image");
@@ -75,7 +75,7 @@ impl Mount {
             .arg(self.path()));
     }
 
-    fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         self.folder.path()
     }
 
@@ -88,7 +88,7 @@ impl Mount {
     }
 
     /// Takes all the space there is, until the result is dropped.
-    fn fill(&self) -> Filler {
+    pub fn fill(&self) -> Filler {
         let mut file = self.unnamed().expect("an inode");
         for size in [64 << 10, 1 << 10, 1] {
             let zeros = vec![0; size];
@@ -132,7 +132,7 @@ fn has_room<T, E: Borrow<io::Error>>(result: Result<T, E>) -> bool {
 }
 
 /// Files without a name, which take up room until they are dropped.
-type Filler = Vec<File>;
+pub type Filler = Vec<File>;
 
 /// A registry whose blobs lie there, and whatever else elsewhere.
 fn registry_on(mount: &Mount) -> Registry {
@@ -311,12 +311,12 @@ fn full() {
 }
 
 /// A push needs several inodes, for its upload, its link, its blob and the
-/// folders of each: whichever is the first one missing, nothing is visible and
+/// folders of each, which stay: whichever is the first one missing, nothing is visible and
 /// no file is left.
 #[test]
 fn every_inode_missing_in_turn() {
     const ENOUGH: usize = 40;
-    let mount = Mount::tmpfs("size=8m,nr_inodes=400");
+    let mount = Mount::tmpfs("size=8m,nr_inodes=1000");
     let registry = registry_on(&mount);
     let mut refused = 0;
     loop {

@@ -6,6 +6,7 @@ mod common;
 
 mod crash;
 mod disk;
+mod index;
 mod net;
 mod operation;
 mod probe;

@@ -49,7 +49,8 @@ def members(path):
                 "xattrs": {
                     hexed(key.removeprefix("SCHILY.xattr.")): hexed(value)
                     for key, value in member.pax_headers.items()
-                    if key.startswith("SCHILY.xattr.")
+                    # Go, and so the runtimes, take an empty one for none.
+                    if key.startswith("SCHILY.xattr.") and value
                 },
                 "content": content(archive, member),
             }

@@ -1,10 +1,11 @@
 //! What ids and references lead to.
 
+use std::io::Write;
 use std::sync::Arc;
 
-use registry::image::{Error, Id, Image, Platform, Result};
+use registry::image::{Error, Id, Image, Images, Platform, Result};
 use registry::index::{self, Index};
-use registry::oci::{Digest, Reference, Repository};
+use registry::oci::{Algorithm, Digest, Reference, Repository};
 use registry::storage;
 use serde_json::{Value, json};
 
@@ -414,6 +415,85 @@ fn odd_images() {
         open(&store, "app:many"),
         Err(Error::TooManyLayers { layers: 501, .. })
     ));
+}
+
+/// A path may be long, what it costs has a limit all the same.
+#[test]
+fn dots_that_lead_up_and_down() {
+    let store = store();
+    let deep = "d/".repeat(49);
+    let tar = Tar::default().file(format!("{deep}f"), b"x").finish();
+    let image = store.image_of_tars(&[tar]).unwrap();
+    let far = format!("{deep}{}f", "../d/".repeat(780));
+    assert!(far.len() < 4096);
+    assert!(matches!(
+        image.node(far.as_bytes(), true),
+        Err(Error::Loop(_))
+    ));
+    for path in [format!("{deep}../d/../d/f"), "d/../d/../".repeat(400)] {
+        image.node(path.as_bytes(), true).unwrap();
+    }
+}
+
+/// What a forced index replaces is not looked into any more.
+#[test]
+fn a_layer_indexed_anew() {
+    let store = store();
+    let app = repository("app");
+    let manifest = store.push_tars(&app, "t", &[tar("x")], AMD64);
+    let open = || {
+        let reference = Reference::Digest(manifest);
+        store.images.open_in(&app, &reference, None).unwrap()
+    };
+    let before = open();
+    assert!(Arc::ptr_eq(&before, &open()));
+    let layer = &before.layers[0];
+    let layers = store.images.layers();
+    layers.index_now(&layer.digest, true, |_| {}).unwrap();
+    let after = open();
+    assert_ne!(after.layers[0].record.number, layer.record.number);
+    assert!(Arc::ptr_eq(&after, &open()));
+}
+
+/// That a blob cannot be read is told as such, and no reason to refuse it.
+#[test]
+fn a_layer_that_cannot_be_read_now() {
+    let store = store();
+    let app = repository("app");
+    let manifest = store.push_tars(&app, "t", &[tar("x")], AMD64);
+    let hex = Algorithm::Sha256.digest(&tar("x")).hex();
+    let blobs = store.db.with_file_name("layers/docker/registry/v2/blobs");
+    let data = blobs.join(format!("sha256/{}/{hex}/data", &hex[..2]));
+    let aside = data.with_file_name("aside");
+    std::fs::rename(&data, &aside).unwrap();
+    std::fs::create_dir(&data).unwrap();
+    let reference = Reference::Digest(manifest);
+    let open = || store.images.open_in(&app, &reference, None);
+    let error = open().unwrap_err().to_string();
+    assert!(error.contains("Is a directory"), "{error}");
+    std::fs::remove_dir(&data).unwrap();
+    std::fs::rename(&aside, &data).unwrap();
+    open().unwrap().node(b"x", false).unwrap();
+}
+
+/// Seekable copies are derived too.
+#[test]
+fn a_copy_that_is_gone() {
+    let store = store();
+    let mut encoder = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::fast());
+    encoder.write_all(&tar("x")).unwrap();
+    let app = repository("app");
+    let layer = encoder.finish().unwrap();
+    let manifest = store.push_tars(&app, "t", &[layer], AMD64);
+    let reference = Reference::Digest(manifest);
+    let image = store.images.open_in(&app, &reference, None).unwrap();
+    assert!(image.layers[0].record.copied);
+    std::fs::remove_dir_all(store.db.with_file_name("seekable")).unwrap();
+    let images = Images::new(Arc::clone(store.images.layers()));
+    let image = images.open_in(&app, &reference, None).unwrap();
+    let file = image.file(b"x").unwrap();
+    let mut content = vec![0; file.entry.size as usize];
+    assert_eq!(image.read(&file, 0, &mut content).unwrap(), content.len());
 }
 
 /// The rows of ids are in the database: a process that only reads sees them.

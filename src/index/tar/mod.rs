@@ -22,6 +22,8 @@ mod sparse;
 #[cfg(test)]
 mod tests;
 
+use serde::{Deserialize, Serialize};
+
 use header::{BLOCK, Block, Format, Header};
 pub use sparse::Extent;
 
@@ -75,6 +77,8 @@ pub enum Problem {
     PaxRecord,
     #[error("a malformed value in a PAX header")]
     PaxValue,
+    #[error("extended attributes of more than {0} bytes")]
+    Xattrs(usize),
     #[error("a global PAX header that sets {0}, which only some programs heed")]
     Global(String),
     #[error("part of an incremental or multi-volume archive")]
@@ -145,8 +149,9 @@ pub enum Kind {
     Fifo,
 }
 
-/// Since 1970; `nanoseconds` count forward, also from a negative second.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Since 1970; `nanoseconds` count forward, also from a negative second. Part of
+/// the index's records.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Time {
     pub seconds: i64,
     pub nanoseconds: u32,

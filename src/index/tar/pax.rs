@@ -9,6 +9,11 @@ use std::collections::BTreeMap;
 use super::sparse::{Map, decimal_digit};
 use super::{Problem, Time};
 
+/// Bytes of a member's extended attributes, names included: what Linux takes for
+/// one value, and more than most file systems have room for. Every look at the
+/// member has them in memory.
+const XATTRS_MAX: usize = 64 << 10;
+
 /// What an extended header says about the next member. Of records with the same
 /// keyword the last counts.
 #[derive(Debug, Default)]
@@ -52,6 +57,10 @@ impl Records {
     pub fn parse(content: &[u8]) -> Result<Records, Problem> {
         let mut records = Records::default();
         each(content, |keyword, value| records.add(keyword, value))?;
+        let xattrs = records.xattrs.iter().map(|(k, v)| k.len() + v.len());
+        if xattrs.sum::<usize>() > XATTRS_MAX {
+            return Err(Problem::Xattrs(XATTRS_MAX));
+        }
         Ok(records)
     }
 
@@ -75,7 +84,12 @@ impl Records {
                     if attribute.is_empty() {
                         return Err(Problem::PaxRecord);
                     }
-                    self.xattrs.insert(attribute.to_vec(), value.to_vec());
+                    // Go takes an empty value for none, and so do the runtimes.
+                    if value.is_empty() {
+                        self.xattrs.remove(attribute);
+                    } else {
+                        self.xattrs.insert(attribute.to_vec(), value.to_vec());
+                    }
                 } else if let Some(keyword) = keyword.strip_prefix(b"GNU.sparse.") {
                     let sparse = self.sparse.get_or_insert_default();
                     sparse.add(keyword, value)?;

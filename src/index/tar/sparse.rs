@@ -5,6 +5,8 @@
 //! and together as long as the data: anything else is read differently by every
 //! program.
 
+use serde::{Deserialize, Serialize};
+
 use super::Problem;
 use super::header::{self, BLOCK, Block};
 
@@ -12,7 +14,7 @@ use super::header::{self, BLOCK, Block};
 const EXTENTS_MAX: u64 = 1 << 18;
 
 /// A piece of a sparse file that has data; the rest are zeros.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Extent {
     pub offset: u64,
     pub length: u64,

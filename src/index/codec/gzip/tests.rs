@@ -416,6 +416,20 @@ fn the_sizes_in_use() {
     assert!(matches!(spans.next(&mut output), Err(Error::Unseekable)));
 }
 
+/// Bytes of a span before damage can be read, although zlib sees the damage.
+#[test]
+fn a_span_that_damage_follows() {
+    let header = b"\x1f\x8b\x08\0\0\0\0\0\0\xff";
+    // A stored block, and one of the type that there is not.
+    let stream = [&header[..], b"\0\x05\0\xfa\xff", b"plain", b"\x07"].concat();
+    let (file, start) = (file(&stream), Checkpoint::at(0));
+    let mut output = Vec::new();
+    decode(&start, &file, &mut output, 5).unwrap();
+    assert_eq!(output, b"plain");
+    output.clear();
+    assert!(decode(&start, &file, &mut output, 6).is_err());
+}
+
 #[test]
 fn every_truncation_is_an_error() {
     let plain = text(1, 3000);

@@ -293,6 +293,28 @@ fn pax_records_override_the_header() {
 }
 
 #[test]
+fn xattrs_have_a_limit() {
+    let tar = |lengths: &[usize]| {
+        let records: Vec<Vec<u8>> = lengths
+            .iter()
+            .enumerate()
+            .map(|(number, &length)| {
+                let name = format!("SCHILY.xattr.user.{number}");
+                record(&name, &vec![b'v'; length])
+            })
+            .collect();
+        [extended(b'x', &records.concat()), file(b"x", b"")].concat()
+    };
+    // Names count: six bytes each.
+    for lengths in [&[(64 << 10) - 6][..], &[32 << 10, (32 << 10) - 12]] {
+        assert_eq!(only(&tar(lengths)).xattrs.len(), lengths.len());
+    }
+    for lengths in [&[(64 << 10) - 5][..], &[32 << 10, (32 << 10) - 11]] {
+        assert_eq!(problem(&tar(lengths)), (512, Problem::Xattrs(64 << 10)));
+    }
+}
+
+#[test]
 fn xattrs_are_bytes_by_name() {
     let content = [
         record("SCHILY.xattr.user.z", b"early"),
@@ -308,7 +330,6 @@ fn xattrs_are_bytes_by_name() {
         member.xattrs,
         [
             pair(b"security.capability", b"\x01\0\0\x02=\n\xff"),
-            pair(b"user.empty", b""),
             pair(b"user.z", b"last"),
         ]
     );
