@@ -59,6 +59,7 @@ fn of_image(error: &image::Error) -> i32 {
         E::Nesting { .. }
         | E::TooManyLayers { .. }
         | E::TooManyLinks { .. }
+        | E::LongLinks { .. }
         | E::Manifest { .. }
         | E::ForeignLayer { .. }
         | E::Layer { .. }

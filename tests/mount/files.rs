@@ -28,6 +28,11 @@ fn odd() -> (TempDir, Vec<u8>) {
     run(Command::new("python3")
         .args(["-c", ODD_FILES])
         .arg(root.join("odd")));
+    // An empty attribute is none in a layer (docs/semantics.md).
+    let remove = "import os, sys; os.removexattr(sys.argv[1], 'user.empty')";
+    run(Command::new("python3")
+        .args(["-c", remove])
+        .arg(root.join("odd/xattrs/file")));
     // GNU tar packs each name of what is no regular file or symlink by itself.
     for name in ["fifo2", "char2"] {
         fs::remove_file(root.join("odd").join(name)).unwrap();
