@@ -1,7 +1,9 @@
 //! A container image registry for people who want to look inside images.
 //!
-//! Dependencies go one way: `cli` -> `http`, `fuse` -> `image` -> `index` -> `storage` -> `oci`.
+//! Dependencies go one way: `cli` -> `http`, `fuse` -> `image` -> `index` -> `storage` -> `oci`;
+//! `http` asks `auth`, which knows `oci` only.
 
+pub mod auth;
 pub mod cli;
 pub mod config;
 pub mod fuse;

@@ -15,6 +15,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use super::mount;
+use crate::auth::Access;
 use crate::config::Serve;
 use crate::fuse::Event;
 use crate::http::{App, Server};
@@ -52,6 +53,7 @@ pub fn run(mut config: Serve) -> Result<ExitCode> {
             Arc::clone(&storage),
             Arc::clone(&index),
             layers,
+            Arc::new(Access::open()),
             config.storage.read_only,
             config.http.max_connections,
         );

@@ -2,7 +2,7 @@
 //! and OCI error code (distribution-spec, "Error Codes").
 
 use hyper::header::{
-    ALLOW, CONTENT_RANGE, CONTENT_TYPE, HeaderValue, LOCATION, RANGE, RETRY_AFTER,
+    ALLOW, CONTENT_RANGE, CONTENT_TYPE, HeaderValue, LOCATION, RANGE, RETRY_AFTER, WWW_AUTHENTICATE,
 };
 use hyper::{Response, StatusCode};
 use serde_json::{Value, json};
@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::body::Body;
 use super::v2::manifests::TAGS_MAX;
+use crate::auth::Right;
 use crate::oci::manifest::MANIFEST_MAX;
 use crate::oci::{Digest, DigestError, ManifestError, NameError, PlatformError, Repository};
 use crate::{image, index, storage};
@@ -34,6 +35,14 @@ pub enum Error {
     Manifest(#[from] ManifestError),
     #[error("there is nothing here; the API starts at /v2/ and /v1/images/")]
     RouteUnknown,
+    /// With the challenge that says how to log in.
+    #[error("this needs a login that may do it")]
+    Unauthorized(HeaderValue),
+    #[error("this login may not {} repository {repository}", verb(*right))]
+    Denied {
+        repository: Repository,
+        right: Right,
+    },
     #[error("this resource takes {0} only")]
     MethodNotAllowed(&'static str),
     #[error("this registry is read-only")]
@@ -89,6 +98,15 @@ pub enum Error {
     Panicked(tokio::task::JoinError),
 }
 
+fn verb(right: Right) -> &'static str {
+    match right {
+        Right::Pull => "pull from",
+        Right::Push => "push to",
+        Right::Delete => "delete from",
+        Right::Catalog => "list",
+    }
+}
+
 /// Distribution's code for what the specification has none for.
 const UNKNOWN: &str = "UNKNOWN";
 
@@ -117,6 +135,8 @@ impl Error {
             Error::MethodNotAllowed(_) | Error::ReadOnly(_) => {
                 (S::METHOD_NOT_ALLOWED, "UNSUPPORTED")
             }
+            Error::Unauthorized(_) => (S::UNAUTHORIZED, "UNAUTHORIZED"),
+            Error::Denied { .. } => (S::FORBIDDEN, "DENIED"),
             Error::UploadId(_) => (S::NOT_FOUND, "BLOB_UPLOAD_UNKNOWN"),
             Error::Query(_)
             | Error::PageSize(_)
@@ -198,6 +218,9 @@ impl Error {
         match self {
             Error::MethodNotAllowed(methods) | Error::ReadOnly(methods) => {
                 headers.insert(ALLOW, HeaderValue::from_static(methods));
+            }
+            Error::Unauthorized(challenge) => {
+                headers.insert(WWW_AUTHENTICATE, challenge.clone());
             }
             Error::OutOfOrder {
                 repository,

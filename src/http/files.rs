@@ -25,9 +25,10 @@ use super::range::{self, Wanted};
 use super::router::{Files, Scope, View};
 use super::v2::header;
 use super::{App, Exchange, blocking, json};
+use crate::auth::{Access, Identity, Right};
 use crate::image::listing::{JsonListing, Listing, Stop, url_path};
 use crate::image::{Image, Images, Node, Platform};
-use crate::oci::{Digest, Reference};
+use crate::oci::{Digest, Reference, Repository};
 
 pub async fn answer(
     app: &Arc<App>,
@@ -35,6 +36,8 @@ pub async fn answer(
     files: Files,
 ) -> Result<Response<Body>> {
     let wanted = Place {
+        access: Arc::clone(&app.access),
+        identity: exchange.identity.clone(),
         images: Arc::clone(&app.images),
         platform: exchange.parameter("platform").map(str::parse).transpose()?,
         files,
@@ -48,6 +51,8 @@ pub async fn answer(
 
 /// Where a request looks.
 struct Place {
+    access: Arc<Access>,
+    identity: Identity,
     images: Arc<Images>,
     platform: Option<Platform>,
     files: Files,
@@ -58,7 +63,12 @@ impl Place {
     fn open(&self) -> Result<Arc<Image>> {
         let platform = self.platform.as_ref();
         Ok(match &self.files.image {
-            Scope::Any(id) => self.images.open(id, platform)?,
+            Scope::Any(id) => {
+                let permitted = |repository: &Repository| {
+                    self.access.may(&self.identity, repository, Right::Pull)
+                };
+                self.images.open_where(id, platform, &permitted)?
+            }
             Scope::Repository(repository, reference) => {
                 self.images.open_in(repository, reference, platform)?
             }

@@ -1,5 +1,6 @@
 //! The HTTP face: connections ([`server`]), routes ([`router`]), answers.
 
+mod access;
 mod activity;
 mod body;
 mod error;
@@ -23,6 +24,7 @@ use hyper::header::{
 use hyper::{Method, Request, Response, StatusCode};
 use tokio::sync::Semaphore;
 
+use crate::auth::{Access, Identity};
 use crate::image::Images;
 use crate::index::{Index, Layers};
 use crate::log;
@@ -56,6 +58,7 @@ pub struct App {
     pub index: Arc<Index>,
     pub layers: Arc<Layers>,
     pub images: Arc<Images>,
+    pub access: Arc<Access>,
     pub read_only: bool,
     /// Set when the server is about to stop.
     draining: AtomicBool,
@@ -81,6 +84,7 @@ impl App {
         storage: Arc<Storage>,
         index: Arc<Index>,
         layers: Arc<Layers>,
+        access: Arc<Access>,
         read_only: bool,
         connections: u32,
     ) -> App {
@@ -91,6 +95,7 @@ impl App {
             index,
             images: Arc::new(Images::new(Arc::clone(&layers))),
             layers,
+            access,
             read_only,
             draining: AtomicBool::new(false),
             upload_buffers: Arc::new(Semaphore::new(UPLOAD_BUFFERS)),
@@ -108,6 +113,9 @@ impl App {
 
 /// A request on its way through the handlers.
 struct Exchange {
+    client: SocketAddr,
+    /// Who asks; [`access`] says whether he may.
+    identity: Identity,
     method: Method,
     headers: hyper::HeaderMap,
     query: Vec<(String, String)>,
@@ -159,6 +167,8 @@ async fn answer(
     let head = parts.method == Method::HEAD;
 
     let mut exchange = Exchange {
+        client,
+        identity: Identity::Anonymous,
         method: parts.method,
         headers: parts.headers,
         query: Vec::new(),
@@ -225,6 +235,7 @@ async fn dispatch(app: &Arc<App>, route: Route, exchange: &mut Exchange) -> Resu
             Error::MethodNotAllowed(allowed)
         });
     }
+    access::check(app, &route, exchange)?;
     match route {
         Route::Ping => Ok(json("{}".into())),
         Route::Catalog => v2::lists::catalog(app, exchange).await,

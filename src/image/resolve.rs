@@ -139,9 +139,15 @@ impl Images {
             }
         };
         if permitted(&repository) {
-            Ok((repository, reference))
-        } else {
-            Err(unknown())
+            return Ok((repository, reference));
+        }
+        // Not to be told from one that does not exist.
+        match id {
+            Id::Hex { .. } => Err(unknown()),
+            Id::Reference { .. } => Err(Error::Storage(storage::Error::ManifestUnknown {
+                repository,
+                reference,
+            })),
         }
     }
 

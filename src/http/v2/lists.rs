@@ -10,6 +10,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::json;
 
 use super::{OCI_FILTERS_APPLIED, header};
+use crate::auth::Right;
 use crate::http::body::Body;
 use crate::http::error::{Error, Result};
 use crate::http::{App, Exchange, blocking, json};
@@ -60,8 +61,13 @@ pub async fn catalog(app: &Arc<App>, exchange: &Exchange) -> Result<Response<Bod
     let n = page_size(exchange)?;
     wait_for_catalog(app).await?;
     let last = exchange.parameter("last").unwrap_or_default().to_owned();
-    let (storage, index) = (Arc::clone(&app.storage), Arc::clone(&app.index));
-    let page = blocking(move || held(&storage, &index, last, n)).await?;
+    let (known, identity) = (Arc::clone(app), exchange.identity.clone());
+    let page = blocking(move || {
+        let listed =
+            |repository: &Repository| known.access.may(&identity, repository, Right::Catalog);
+        held(&known.storage, &known.index, &listed, last, n)
+    })
+    .await?;
     let names: Vec<&str> = page.items.iter().map(Repository::as_str).collect();
     let mut response = json(json!({"repositories": names}).to_string());
     if let Some(last) = page.next {
@@ -74,10 +80,11 @@ pub async fn catalog(app: &Arc<App>, exchange: &Exchange) -> Result<Response<Bod
     Ok(response)
 }
 
-/// The repositories after `last` that hold a manifest, at most `n`.
+/// The repositories after `last` that are `listed` and hold a manifest, at most `n`.
 fn held(
     storage: &Storage,
     index: &Index,
+    listed: &dyn Fn(&Repository) -> bool,
     mut last: String,
     n: usize,
 ) -> index::Result<Page<Repository>> {
@@ -89,9 +96,14 @@ fn held(
     if n == 0 {
         return Ok(page);
     }
+    let mut from = last.clone();
     loop {
-        let names = index.repositories(&last, PAGE_MAX)?;
+        let names = index.repositories(&from, PAGE_MAX)?;
         for repository in names.items {
+            // A name that is nobody's business is not where a page ends either.
+            if !listed(&repository) {
+                continue;
+            }
             // One more than asked for shows that there is a next page.
             if page.items.len() == n || read == CATALOG_READ {
                 page.next = Some(last);
@@ -103,8 +115,9 @@ fn held(
                 page.items.push(repository);
             }
         }
-        if names.next.is_none() {
-            return Ok(page);
+        match names.next {
+            Some(next) => from = next,
+            None => return Ok(page),
         }
     }
 }
@@ -160,8 +173,14 @@ pub async fn referrers(
         repository.clone(),
         artifact_type.clone(),
     );
-    let page =
-        blocking(move || storage.referrers(&name, &subject, filter.as_deref(), last)).await?;
+    let page = if app.access.may(&exchange.identity, &repository, Right::Pull) {
+        blocking(move || storage.referrers(&name, &subject, filter.as_deref(), last)).await?
+    } else {
+        Page {
+            items: Vec::new(),
+            next: None,
+        }
+    };
     let media_type = MediaType::OciIndex.as_str();
     let document = json!({"schemaVersion": 2, "mediaType": media_type, "manifests": page.items});
     let mut response = json(document.to_string());

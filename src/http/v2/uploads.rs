@@ -13,6 +13,7 @@ use uuid::Uuid;
 use super::{
     DOCKER_CONTENT_DIGEST, DOCKER_UPLOAD_UUID, blob_location, header, upload_location, upload_range,
 };
+use crate::auth::Right;
 use crate::http::body::{Body, RequestBody};
 use crate::http::error::{Error, Result};
 use crate::http::{App, Exchange, blocking, metrics};
@@ -31,8 +32,13 @@ pub async fn start(
     if let Some(mount) = exchange.parameter("mount") {
         let digest: Digest = mount.parse()?;
         let from: Option<Repository> = exchange.parameter("from").map(str::parse).transpose()?;
+        let readable = match &from {
+            Some(from) => app.access.may(&exchange.identity, from, Right::Pull),
+            // Whichever has it.
+            None => app.access.may_read_all(&exchange.identity),
+        };
         let (storage, to) = (Arc::clone(&app.storage), repository.clone());
-        if blocking(move || storage.mount_blob(&to, &digest, from.as_ref())).await? {
+        if readable && blocking(move || storage.mount_blob(&to, &digest, from.as_ref())).await? {
             return Ok(created(&repository, &digest));
         }
     }
