@@ -1,11 +1,12 @@
 //! A container image registry for people who want to look inside images.
 //!
 //! Dependencies go one way: `cli` -> `http`, `fuse` -> `image` -> `index` -> `storage` -> `oci`;
-//! `http` asks `auth`, which knows `oci` only.
+//! `http` asks `auth`, which knows `oci` only, and tells `events`, which knows no more.
 
 pub mod auth;
 pub mod cli;
 pub mod config;
+pub mod events;
 pub mod fuse;
 pub mod http;
 pub mod image;

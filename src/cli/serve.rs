@@ -17,7 +17,8 @@ use tokio::sync::watch;
 use super::mount;
 use crate::auth::Access;
 use crate::config::Serve;
-use crate::fuse::Event;
+use crate::events::Events;
+use crate::fuse;
 use crate::http::{App, Server};
 use crate::image::Images;
 use crate::index::{Index, Layers, access};
@@ -41,6 +42,11 @@ pub fn run(mut config: Serve) -> Result<ExitCode> {
     let layers = Layers::new(Arc::clone(&storage), Arc::clone(&index), &config.layers);
     let layers = Arc::new(layers.context("cannot start the threads that index layers")?);
     access::listen(&config.dir, Arc::clone(&layers))?;
+    let events = Arc::new(Events::new());
+    {
+        let events = Arc::clone(&events);
+        layers.listen(move |layer, ready| events.indexed(layer, ready));
+    }
 
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -54,6 +60,7 @@ pub fn run(mut config: Serve) -> Result<ExitCode> {
             Arc::clone(&index),
             layers,
             Arc::new(Access::open()),
+            events,
             config.storage.read_only,
             config.http.max_connections,
         );
@@ -69,7 +76,7 @@ pub fn run(mut config: Serve) -> Result<ExitCode> {
     });
     if let Some((events, thread)) = mounted {
         // It may have ended before.
-        let _ = events.send(Event::Stop);
+        let _ = events.send(fuse::Event::Stop);
         let _ = thread.join();
     }
     // Not waited for: a search of the store can be left at any moment.
@@ -90,7 +97,7 @@ fn mount(
     path: &Path,
     allow_other: bool,
     layers: Arc<Layers>,
-) -> Result<(Sender<Event>, JoinHandle<()>)> {
+) -> Result<(Sender<fuse::Event>, JoinHandle<()>)> {
     let (images, root) = (Arc::new(Images::new(layers)), &config.storage.root);
     let look = mount::look();
     let mount = mount::begin(path, images, look, None, allow_other, None, root)?;
@@ -98,10 +105,10 @@ fn mount(
     let events = mount.sender();
     let watch = move || {
         let event = mount.wait();
-        if event == Event::Ended {
+        if event == fuse::Event::Ended {
             return tracing::info!("unmounted by somebody else: the server goes on without");
         }
-        if event == Event::Panicked {
+        if event == fuse::Event::Panicked {
             tracing::error!("a bug ended the mount: the server goes on without");
         }
         if let Err(error) = mount.end() {

@@ -18,13 +18,15 @@ use std::time::Instant;
 
 use hyper::body::Incoming;
 use hyper::header::{
-    CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, EXPECT, HeaderName, HeaderValue,
+    CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, EXPECT, HOST, HeaderName, HeaderValue,
     USER_AGENT,
 };
+use hyper::http::uri::Authority;
 use hyper::{Method, Request, Response, StatusCode};
 use tokio::sync::Semaphore;
 
 use crate::auth::{Access, Identity};
+use crate::events::{Cause, Events};
 use crate::image::Images;
 use crate::index::{Index, Layers};
 use crate::log;
@@ -59,6 +61,7 @@ pub struct App {
     pub layers: Arc<Layers>,
     pub images: Arc<Images>,
     pub access: Arc<Access>,
+    pub events: Arc<Events>,
     pub read_only: bool,
     /// Set when the server is about to stop.
     draining: AtomicBool,
@@ -85,6 +88,7 @@ impl App {
         index: Arc<Index>,
         layers: Arc<Layers>,
         access: Arc<Access>,
+        events: Arc<Events>,
         read_only: bool,
         connections: u32,
     ) -> App {
@@ -96,6 +100,7 @@ impl App {
             images: Arc::new(Images::new(Arc::clone(&layers))),
             layers,
             access,
+            events,
             read_only,
             draining: AtomicBool::new(false),
             upload_buffers: Arc::new(Semaphore::new(UPLOAD_BUFFERS)),
@@ -113,10 +118,13 @@ impl App {
 
 /// A request on its way through the handlers.
 struct Exchange {
+    id: u64,
     client: SocketAddr,
     /// Who asks; [`access`] says whether he may.
     identity: Identity,
     method: Method,
+    /// HTTP/2's place for the host's name.
+    authority: Option<Authority>,
     headers: hyper::HeaderMap,
     query: Vec<(String, String)>,
     /// The parameter that is a path.
@@ -131,6 +139,21 @@ impl Exchange {
             .iter()
             .find(|(key, _)| key == name)
             .map(|(_, value)| value.as_str())
+    }
+
+    /// What is to be said of the request where it makes something happen.
+    fn cause(&self) -> Arc<Cause> {
+        let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+        let header = |name| self.headers.get(name).map(text).unwrap_or_default();
+        let authority = self.authority.as_ref();
+        Arc::new(Cause {
+            user: self.identity.name().map(str::to_owned),
+            address: Some(self.client),
+            request: self.id,
+            method: self.method.to_string(),
+            host: authority.map_or_else(|| header(HOST), ToString::to_string),
+            user_agent: header(USER_AGENT),
+        })
     }
 
     fn is_read(&self) -> bool {
@@ -167,9 +190,11 @@ async fn answer(
     let head = parts.method == Method::HEAD;
 
     let mut exchange = Exchange {
+        id,
         client,
         identity: Identity::Anonymous,
         method: parts.method,
+        authority: parts.uri.authority().cloned(),
         headers: parts.headers,
         query: Vec::new(),
         after: router::path_parameter(parts.uri.query()),

@@ -1,8 +1,9 @@
 //! The layers of the store, indexed and readable: what the merged view stands on.
 
+use std::fmt;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use super::jobs::Jobs;
 use super::records::{Layer, State};
@@ -34,6 +35,19 @@ pub struct Layers {
     renewed: AtomicU64,
     /// Threads that wait for a layer to be indexed.
     waiting: AtomicUsize,
+    listener: Arc<Listener>,
+}
+
+/// Hears of the end of the work on a layer's index; `true`: it has one.
+#[derive(Default)]
+struct Listener(OnceLock<Box<Hear>>);
+
+type Hear = dyn Fn(&Digest, bool) + Send + Sync;
+
+impl fmt::Debug for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Listener").finish_non_exhaustive()
+    }
 }
 
 /// Waiting threads are taken from those who look into what is indexed.
@@ -115,6 +129,17 @@ impl Layers {
         work: impl Fn(&Digest, bool, &AtomicU64) -> Result<State> + Send + Sync + 'static,
     ) -> io::Result<Layers> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let listener = Arc::<Listener>::default();
+        let work = {
+            let listener = Arc::clone(&listener);
+            move |layer: &Digest, force: bool, progress: &AtomicU64| {
+                let result = work(layer, force, progress);
+                if let Some(listener) = listener.0.get() {
+                    listener(layer, matches!(result, Ok(State::Ready(_))));
+                }
+                result
+            }
+        };
         Ok(Layers {
             jobs: Jobs::start(options.jobs.max(1), work)?,
             spans: Spans::new(
@@ -128,7 +153,14 @@ impl Layers {
             index_pushed: options.jobs > 0,
             renewed: AtomicU64::new(0),
             waiting: AtomicUsize::new(0),
+            listener,
         })
+    }
+
+    /// Has `listener` told of every layer whose work is done: `true` if it has an
+    /// index now. Only the first one set is.
+    pub fn listen(&self, listener: impl Fn(&Digest, bool) + Send + Sync + 'static) {
+        self.listener.0.get_or_init(|| Box::new(listener));
     }
 
     pub fn storage(&self) -> &Storage {
@@ -205,17 +237,26 @@ impl Layers {
     /// Has the layers of a pushed image indexed in the background, unless that
     /// is switched off.
     pub fn pushed(&self, layers: impl IntoIterator<Item = Digest>) -> Result<()> {
-        if !self.index_pushed {
-            return Ok(());
-        }
+        self.index_later(self.missing(layers)?);
+        Ok(())
+    }
+
+    /// Those of the layers of a pushed image that are to be indexed.
+    pub fn missing(&self, layers: impl IntoIterator<Item = Digest>) -> Result<Vec<Digest>> {
         let mut missing = Vec::new();
-        for layer in layers {
-            if self.index.state(&layer)?.is_none() {
-                missing.push(layer);
+        if self.index_pushed {
+            for layer in layers {
+                if self.index.state(&layer)?.is_none() {
+                    missing.push(layer);
+                }
             }
         }
-        self.jobs.later(missing);
-        Ok(())
+        Ok(missing)
+    }
+
+    /// Has layers indexed when there is time.
+    pub fn index_later(&self, layers: Vec<Digest>) {
+        self.jobs.later(layers);
     }
 
     /// [`Layers::read`], if nothing has to be decoded for it: otherwise `false`.

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use memmap2::{Advice, MmapOptions};
 
 use super::durable::discard;
-use super::{Error, Result, Storage, read_link};
+use super::{Error, Result, Storage, exists, read_link};
 use crate::oci::{Digest, Repository};
 
 /// An open blob.
@@ -153,43 +153,43 @@ impl Storage {
 
     /// Makes a blob of the store readable in a repository. `from` is a
     /// repository that must hold it; without one any copy in the store will do.
-    /// `false`: there is none to mount.
+    /// `None`: there is none to mount; `true`: the repository did not hold it
+    /// before.
     pub fn mount_blob(
         &self,
         to: &Repository,
         digest: &Digest,
         from: Option<&Repository>,
-    ) -> Result<bool> {
+    ) -> Result<Option<bool>> {
         // Where the content lies: not always under `digest`, see above.
         let target = match from {
             Some(from) => read_link(&self.layout.layer_link(from, digest))?,
             None => Some(*digest),
         };
         let Some(target) = target else {
-            return Ok(false);
+            return Ok(None);
         };
         let data = self.layout.blob_data(&target);
         if !data.try_exists().map_err(|e| Error::io("read", &data, e))? {
-            return Ok(false);
+            return Ok(None);
         }
+        let link = self.layout.layer_link(to, digest);
         let _lock = self.lock(to);
         self.blob_sizes.remove(&BlobKey(to, digest));
-        self.durable.write(
-            &self.layout.layer_link(to, digest),
-            target.to_string().as_bytes(),
-        )?;
-        Ok(true)
+        let new = !exists(&link)?;
+        self.durable.write(&link, target.to_string().as_bytes())?;
+        Ok(Some(new))
     }
 
     /// Gives the synced file `data` the name of its digest, and the repository a
     /// link to it. A copy that is there already is replaced: the same bytes, and
-    /// sound ones if it was not.
+    /// sound ones if it was not. `true`: the repository had no link.
     pub(super) fn install_blob(
         &self,
         repository: &Repository,
         data: &Path,
         digest: &Digest,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let link = self.layout.layer_link(repository, digest);
         let blob = self.layout.blob_data(digest);
         let there = size(&blob)?;
@@ -207,7 +207,9 @@ impl Storage {
             }
             let _lock = self.lock(repository);
             self.blob_sizes.remove(&BlobKey(repository, digest));
-            self.durable.install(&aside, &link)
+            let new = !exists(&link)?;
+            self.durable.install(&aside, &link)?;
+            Ok(new)
         });
         installed.inspect_err(|_| discard(&aside))
     }

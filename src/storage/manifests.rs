@@ -212,23 +212,23 @@ impl Storage {
         self.manifests.remove(&ManifestKey(repository, reference));
     }
 
-    /// Takes a tag away, and nothing else.
-    pub fn delete_tag(&self, repository: &Repository, tag: &Tag) -> Result<()> {
+    /// Takes a tag away, and nothing else; gives the manifest that it named.
+    pub fn delete_tag(&self, repository: &Repository, tag: &Tag) -> Result<Digest> {
         let _lock = self.lock(repository);
         let reference = Reference::Tag(tag.clone());
-        if read_link(&self.layout.tag_current(repository, tag))?.is_none() {
+        let Some(named) = read_link(&self.layout.tag_current(repository, tag))? else {
             return Err(Error::ManifestUnknown {
                 repository: repository.clone(),
                 reference,
             });
-        }
+        };
         let removed = self.durable.remove(&self.layout.tag(repository, tag));
         self.forget(repository, &reference);
-        removed.map(|_| ())
+        removed.map(|_| named)
     }
 
-    /// Takes a manifest away, with the tags that name it.
-    pub fn delete_manifest(&self, repository: &Repository, digest: &Digest) -> Result<()> {
+    /// Takes a manifest away, with the tags that name it, which it gives.
+    pub fn delete_manifest(&self, repository: &Repository, digest: &Digest) -> Result<Vec<Tag>> {
         let _lock = self.lock(repository);
         let reference = Reference::Digest(*digest);
         // Also to learn its subject. One that cannot be read may be deleted.
@@ -253,8 +253,8 @@ impl Storage {
         let removed = self
             .durable
             .remove_all(&self.layout.tags(repository), paths);
-        for tag in tags {
-            self.forget(repository, &Reference::Tag(tag));
+        for tag in &tags {
+            self.forget(repository, &Reference::Tag(tag.clone()));
         }
         removed?;
         let removed = self.remove_link(&self.layout.revision_link(repository, digest));
@@ -263,7 +263,7 @@ impl Storage {
         if let Some(subject) = subject {
             self.remove_link(&self.layout.referrer_link(repository, &subject, digest))?;
         }
-        Ok(())
+        Ok(tags)
     }
 
     fn remove_link(&self, link: &std::path::Path) -> Result<()> {

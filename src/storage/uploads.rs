@@ -342,8 +342,9 @@ impl UploadWriter {
     }
 
     /// Ends the upload: the content gets the name `digest` and the repository a
-    /// link to it, all of it synced. On an error nothing of it is left.
-    pub fn commit(mut self, digest: &Digest) -> Result<()> {
+    /// link to it, all of it synced. On an error nothing of it is left. `true`: the
+    /// repository did not hold it before.
+    pub fn commit(mut self, digest: &Digest) -> Result<bool> {
         let result = self.publish(digest);
         // Cancelled meanwhile, it failed for want of its file.
         let result = result.or_else(|error| self.check().and(Err(error)));
@@ -362,7 +363,7 @@ impl UploadWriter {
         Ok(())
     }
 
-    fn publish(&mut self, digest: &Digest) -> Result<()> {
+    fn publish(&mut self, digest: &Digest) -> Result<bool> {
         let data = self.data();
         let state = self.state();
         let mut hasher = state.hasher.clone();

@@ -8,6 +8,7 @@ use hyper::header::{
 use hyper::{Method, Response, StatusCode};
 
 use super::{DOCKER_CONTENT_DIGEST, header};
+use crate::events::{Event, Kind};
 use crate::http::body::Body;
 use crate::http::error::{Error, Result};
 use crate::http::range::{self, Wanted};
@@ -25,7 +26,14 @@ pub async fn blob(
 ) -> Result<Response<Body>> {
     let storage = Arc::clone(&app.storage);
     if exchange.method == Method::DELETE {
-        blocking(move || storage.delete_blob(&repository, &digest)).await?;
+        let (events, cause) = (Arc::clone(&app.events), exchange.cause());
+        blocking(move || {
+            storage.delete_blob(&repository, &digest)?;
+            let event = Event::new(Kind::Delete, digest.hex(), &cause);
+            events.publish(event.repository(&repository).digest(&digest));
+            Ok::<_, Error>(())
+        })
+        .await?;
         let mut response = Response::new(Body::Empty);
         *response.status_mut() = StatusCode::ACCEPTED;
         return Ok(response);

@@ -7,6 +7,7 @@ use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderValue, LOCATION};
 use hyper::{Method, Response, StatusCode};
 
 use super::{DOCKER_CONTENT_DIGEST, OCI_SUBJECT, OCI_TAG, header};
+use crate::events::{Cause, Event, Events, Kind, Pushed};
 use crate::http::body::Body;
 use crate::http::error::{Error, Result};
 use crate::http::{App, Exchange, blocking, range};
@@ -30,9 +31,18 @@ pub async fn manifest(
         Method::PUT => put(app, exchange, repository, reference).await,
         Method::DELETE => {
             let (storage, index) = (Arc::clone(&app.storage), Arc::clone(&app.index));
+            let (events, cause) = (Arc::clone(&app.events), exchange.cause());
             blocking(move || match &reference {
-                Reference::Tag(tag) => storage.delete_tag(&repository, tag),
-                Reference::Digest(digest) => delete_manifest(&storage, &index, &repository, digest),
+                Reference::Tag(tag) => {
+                    let digest = storage.delete_tag(&repository, tag)?;
+                    let about = About::read(&storage, &repository, digest);
+                    let event = about.event(Kind::Untag, &cause);
+                    events.publish(event.tag(tag));
+                    Ok(())
+                }
+                Reference::Digest(digest) => {
+                    delete_manifest(&storage, &index, &events, &cause, &repository, digest)
+                }
             })
             .await?;
             let mut response = Response::new(Body::Empty);
@@ -69,24 +79,59 @@ fn found(exchange: &Exchange, stored: &StoredManifest) -> Response<Body> {
     response
 }
 
+/// A manifest that events are about.
+struct About<'a> {
+    repository: &'a Repository,
+    digest: Digest,
+    /// `None`: it cannot be read.
+    contents: Option<Contents>,
+}
+
+impl About<'_> {
+    fn read<'a>(storage: &Storage, repository: &'a Repository, digest: Digest) -> About<'a> {
+        let stored = storage.manifest(repository, &Reference::Digest(digest));
+        let contents = stored
+            .ok()
+            .and_then(|stored| Contents::parse(&stored.bytes).ok());
+        About {
+            repository,
+            digest,
+            contents,
+        }
+    }
+
+    fn config(&self) -> Option<&Digest> {
+        self.contents.as_ref().and_then(Contents::config)
+    }
+
+    fn event(&self, kind: Kind, cause: &Arc<Cause>) -> Event {
+        let id = self.config().unwrap_or(&self.digest).hex();
+        let event = Event::new(kind, id, cause);
+        event.repository(self.repository).digest(&self.digest)
+    }
+}
+
 fn delete_manifest(
     storage: &Storage,
     index: &Index,
+    events: &Events,
+    cause: &Arc<Cause>,
     repository: &Repository,
     digest: &Digest,
 ) -> storage::Result<()> {
     // Before it is gone. One that cannot be read may be deleted.
-    let contents = storage
-        .manifest(repository, &Reference::Digest(*digest))
-        .ok()
-        .and_then(|stored| Contents::parse(&stored.bytes).ok());
-    storage.delete_manifest(repository, digest)?;
+    let about = About::read(storage, repository, *digest);
+    let tags = storage.delete_manifest(repository, digest)?;
     // It is deleted all the same: whoever finds such a row asks the store.
-    if let Some(contents) = contents
-        && let Err(error) = forget_ids(storage, index, repository, digest, contents.config())
+    if about.contents.is_some()
+        && let Err(error) = forget_ids(storage, index, repository, digest, about.config())
     {
         tracing::warn!(%repository, %digest, %error, "cannot remove the ids of a deleted image");
     }
+    for tag in &tags {
+        events.publish(about.event(Kind::Untag, cause).tag(tag));
+    }
+    events.publish(about.event(Kind::Delete, cause));
     Ok(())
 }
 
@@ -166,6 +211,7 @@ async fn put(
     let subject = manifest.subject;
     let (storage, index) = (Arc::clone(&app.storage), Arc::clone(&app.index));
     let layers = Arc::clone(&app.layers);
+    let (events, cause) = (Arc::clone(&app.events), exchange.cause());
     let name = repository.clone();
     blocking(move || {
         let _room = room;
@@ -179,9 +225,24 @@ async fn put(
         if let Err(error) = index.add_images(&repository, &digest, config) {
             tracing::error!(%repository, %digest, %error, "a pushed image is not found by its ids until the next start");
         }
-        if let Err(error) = layers.pushed(manifest.blobs.into_iter().skip(1)) {
+        let base_first = manifest.blobs.get(1..).unwrap_or_default();
+        let missing = layers.missing(base_first.iter().copied()).unwrap_or_else(|error| {
             tracing::error!(%repository, %digest, %error, "cannot have a pushed image indexed");
-        }
+            Vec::new()
+        });
+        events.indexing(&missing, &repository, &cause);
+        let pushed = Pushed {
+            repository: &repository,
+            digest: &digest,
+            media_type: manifest.media_type.as_str(),
+            size: bytes.len() as u64,
+            config,
+            layers: base_first,
+            tags: &tags,
+        };
+        let size = |layer: &Digest| storage.blob_size(&repository, layer).ok();
+        events.pushed(pushed, size, &cause);
+        layers.index_later(missing);
         Ok::<_, Error>(())
     })
     .await?;

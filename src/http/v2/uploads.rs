@@ -38,7 +38,15 @@ pub async fn start(
             None => app.access.may_read_all(&exchange.identity),
         };
         let (storage, to) = (Arc::clone(&app.storage), repository.clone());
-        if readable && blocking(move || storage.mount_blob(&to, &digest, from.as_ref())).await? {
+        let events = Arc::clone(&app.events);
+        let mounted = blocking(move || {
+            let mounted = storage.mount_blob(&to, &digest, from.as_ref())?;
+            if mounted == Some(true) {
+                events.arrived(&to, &digest, from);
+            }
+            Ok::<_, Error>(mounted.is_some())
+        });
+        if readable && mounted.await? {
             return Ok(created(&repository, &digest));
         }
     }
@@ -62,8 +70,20 @@ pub async fn start(
     let writer = receive(app, writer, &mut exchange.body).await?;
     nameless.keep();
     // Which leaves nothing of the upload, whatever comes of it.
-    blocking(move || writer.commit(&digest)).await?;
+    commit(app, writer, &repository, digest).await?;
     Ok(created(&repository, &digest))
+}
+
+async fn commit(
+    app: &App,
+    writer: UploadWriter,
+    repository: &Repository,
+    digest: Digest,
+) -> Result<()> {
+    if blocking(move || writer.commit(&digest)).await? {
+        app.events.arrived(repository, &digest, None);
+    }
+    Ok(())
 }
 
 /// An upload in one request, whose client gets no address to go on with. It
@@ -125,7 +145,7 @@ pub async fn upload(
             let writer = write(app, &repository, id).await?;
             check_range(exchange, &repository, id, &writer)?;
             let writer = receive(app, writer, &mut exchange.body).await?;
-            blocking(move || writer.commit(&digest)).await?;
+            commit(app, writer, &repository, digest).await?;
             Ok(created(&repository, &digest))
         }
         Method::DELETE => {

@@ -1,0 +1,312 @@
+//! What happens in the registry, told to all who want to know: the readers of
+//! `/v1/events` ([`Feed`]) and whatever else is added here.
+//!
+//! Publishing never fails and never waits for who listens: each of them has a
+//! bound of its own, beyond which it loses events and says so.
+
+mod feed;
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use jiff::Timestamp;
+use quick_cache::sync::Cache;
+use serde_json::json;
+
+use crate::oci::{Digest, Repository, Tag};
+
+pub use feed::{Ended, Feed, Reader};
+
+/// Blobs that have come and that no manifest has named yet.
+const ARRIVED_MAX: usize = 32 << 10;
+/// Layers whose index is being made, as many as may wait for it and more.
+const INDEXING_MAX: usize = 16 << 10;
+/// Repositories that hear of one layer's index.
+const INDEXING_REPOSITORIES: usize = 16;
+
+/// The kinds of events, by the npm server's names where it has one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// A tag was set, anew or to another image.
+    Tag,
+    /// A tag was taken away.
+    Untag,
+    /// An image is there: its JSON (v1), or its manifest (v2).
+    Image,
+    /// A layer that the repository did not hold before is there.
+    Layer,
+    /// What was pushed has the digests that it should have.
+    Verify,
+    /// A layer was indexed.
+    Index,
+    /// A manifest or blob was deleted.
+    Delete,
+}
+
+impl Kind {
+    pub const ALL: [Kind; 7] = [
+        Kind::Tag,
+        Kind::Untag,
+        Kind::Image,
+        Kind::Layer,
+        Kind::Verify,
+        Kind::Index,
+        Kind::Delete,
+    ];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Tag => "tag",
+            Kind::Untag => "untag",
+            Kind::Image => "image",
+            Kind::Layer => "layer",
+            Kind::Verify => "verify",
+            Kind::Index => "index",
+            Kind::Delete => "delete",
+        }
+    }
+
+    pub fn from_name(name: &str) -> Option<Kind> {
+        Kind::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+}
+
+/// Who made it happen, and by what request.
+#[derive(Clone, Debug, Default)]
+pub struct Cause {
+    pub user: Option<String>,
+    pub address: Option<SocketAddr>,
+    /// The request's id, as in the log.
+    pub request: u64,
+    pub method: String,
+    /// The registry's name, as the client has it.
+    pub host: String,
+    pub user_agent: String,
+}
+
+#[derive(Clone, Debug)]
+pub struct Event {
+    pub kind: Kind,
+    /// `None`: who may read what it is about cannot be told, so it is shown to
+    /// nobody unless everybody may read everything.
+    pub repository: Option<Repository>,
+    pub tag: Option<Tag>,
+    /// Of what it is about: a v1 id, or hex digits: the config's for an image
+    /// that has one, else the digest's own.
+    pub id: String,
+    pub digest: Option<Digest>,
+    /// Of a layer, what v1 clients check it by.
+    pub checksum: Option<String>,
+    /// Of what `digest` names, where that is known.
+    pub media_type: Option<&'static str>,
+    pub size: Option<u64>,
+    /// The repository that a blob was mounted from.
+    pub from: Option<Repository>,
+    /// What was pushed or deleted, for those who hear of that alone: an image
+    /// with a tag is told of once, with its tag.
+    pub notable: bool,
+    pub cause: Arc<Cause>,
+    pub time: Timestamp,
+}
+
+impl Event {
+    pub fn new(kind: Kind, id: String, cause: &Arc<Cause>) -> Event {
+        Event {
+            kind,
+            repository: None,
+            tag: None,
+            id,
+            digest: None,
+            checksum: None,
+            media_type: None,
+            size: None,
+            from: None,
+            notable: matches!(kind, Kind::Tag | Kind::Untag | Kind::Layer | Kind::Delete),
+            cause: Arc::clone(cause),
+            time: Timestamp::now(),
+        }
+    }
+
+    pub fn repository(mut self, repository: &Repository) -> Event {
+        self.repository = Some(repository.clone());
+        self
+    }
+
+    pub fn tag(mut self, tag: &Tag) -> Event {
+        self.tag = Some(tag.clone());
+        self
+    }
+
+    pub fn digest(mut self, digest: &Digest) -> Event {
+        self.digest = Some(*digest);
+        self
+    }
+
+    /// `REPOSITORY:TAG`, as the npm server tells it.
+    pub fn full_tag(&self) -> Option<String> {
+        let (repository, tag) = (self.repository.as_ref()?, self.tag.as_ref()?);
+        Some(format!("{repository}:{tag}"))
+    }
+
+    /// One line of `/v1/events`. Without who made it happen: that concerns the
+    /// operator, who has hooks, and not everybody who may pull.
+    fn line(&self) -> String {
+        let mut object = json!({"type": self.kind.name(), "id": self.id});
+        let mut set = |name: &str, value: Option<String>| {
+            if let Some(value) = value {
+                object[name] = value.into();
+            }
+        };
+        set("tag", self.full_tag());
+        set("checksum", self.checksum.clone());
+        set(
+            "repository",
+            self.repository.as_ref().map(Repository::to_string),
+        );
+        set("digest", self.digest.as_ref().map(Digest::to_string));
+        set("time", Some(self.time.to_string()));
+        format!("{object}\n")
+    }
+}
+
+/// A manifest that was accepted.
+#[derive(Debug)]
+pub struct Pushed<'a> {
+    pub repository: &'a Repository,
+    pub digest: &'a Digest,
+    pub media_type: &'static str,
+    pub size: u64,
+    /// Not for an index.
+    pub config: Option<&'a Digest>,
+    /// Base first.
+    pub layers: &'a [Digest],
+    /// Those that it was pushed under.
+    pub tags: &'a [Tag],
+}
+
+/// A repository that waits for a layer's index, and why.
+type Waiting = Arc<Mutex<Vec<(Repository, Arc<Cause>)>>>;
+
+#[derive(Debug)]
+pub struct Events {
+    feed: Feed,
+    /// What manifests that come next bring new, and where it was mounted from.
+    arrived: Cache<(Repository, Digest), Option<Repository>>,
+    indexing: Cache<Digest, Waiting>,
+}
+
+impl Default for Events {
+    fn default() -> Events {
+        Events::new()
+    }
+}
+
+impl Events {
+    pub fn new() -> Events {
+        Events {
+            feed: Feed::default(),
+            arrived: Cache::new(ARRIVED_MAX),
+            indexing: Cache::new(INDEXING_MAX),
+        }
+    }
+
+    pub fn feed(&self) -> &Feed {
+        &self.feed
+    }
+
+    /// Tells everybody. What one thread publishes is told in that order.
+    pub fn publish(&self, event: Event) {
+        self.feed.add(&Arc::new(event));
+    }
+
+    /// A blob came to a repository that did not hold it. Whether it is a layer
+    /// only a manifest can tell.
+    pub fn arrived(&self, repository: &Repository, digest: &Digest, from: Option<Repository>) {
+        self.arrived.insert((repository.clone(), *digest), from);
+    }
+
+    /// Publishes what a pushed manifest means: the layers that came with it,
+    /// then that all is sound, the image, its tags.
+    pub fn pushed(
+        &self,
+        pushed: Pushed,
+        size: impl Fn(&Digest) -> Option<u64>,
+        cause: &Arc<Cause>,
+    ) {
+        let Pushed {
+            repository,
+            digest,
+            config,
+            tags,
+            ..
+        } = pushed;
+        for layer in pushed.layers {
+            let Some((_, from)) = self.arrived.remove(&(repository.clone(), *layer)) else {
+                continue;
+            };
+            let event = Event::new(Kind::Layer, layer.hex(), cause).repository(repository);
+            self.publish(Event {
+                checksum: Some(layer.to_string()),
+                media_type: Some("application/octet-stream"),
+                size: size(layer),
+                from,
+                ..event.digest(layer)
+            });
+        }
+        if let Some(config) = config {
+            self.arrived.remove(&(repository.clone(), *config));
+        }
+        let about = |kind| {
+            let id = config.unwrap_or(digest).hex();
+            let event = Event::new(kind, id, cause).repository(repository);
+            Event {
+                media_type: Some(pushed.media_type),
+                size: Some(pushed.size),
+                ..event.digest(digest)
+            }
+        };
+        let notable = tags.is_empty();
+        self.publish(Event {
+            notable,
+            ..about(Kind::Verify)
+        });
+        if config.is_some() {
+            self.publish(about(Kind::Image));
+        }
+        for tag in tags {
+            self.publish(about(Kind::Tag).tag(tag));
+        }
+    }
+
+    /// These layers will be indexed, for what was pushed to a repository.
+    pub fn indexing(&self, layers: &[Digest], repository: &Repository, cause: &Arc<Cause>) {
+        for layer in layers {
+            let waiting = self
+                .indexing
+                .get_or_insert_with(layer, || Ok::<_, Infallible>(Waiting::default()));
+            let Ok(waiting) = waiting;
+            let mut waiting = waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            if waiting.len() < INDEXING_REPOSITORIES {
+                waiting.push((repository.clone(), Arc::clone(cause)));
+            }
+        }
+    }
+
+    /// The work on a layer's index is over.
+    pub fn indexed(&self, layer: &Digest, ready: bool) {
+        let waiting = self.indexing.remove(layer);
+        if !ready {
+            return;
+        }
+        let event = |cause: &Arc<Cause>| Event::new(Kind::Index, layer.hex(), cause).digest(layer);
+        let Some((_, waiting)) = waiting else {
+            // Somebody looked into it.
+            return self.publish(event(&Arc::default()));
+        };
+        let waiting = std::mem::take(&mut *waiting.lock().unwrap_or_else(PoisonError::into_inner));
+        for (repository, cause) in waiting {
+            self.publish(event(&cause).repository(&repository));
+        }
+    }
+}
