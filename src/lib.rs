@@ -14,3 +14,4 @@ pub mod index;
 pub mod log;
 pub mod oci;
 pub mod storage;
+pub mod v1;

@@ -17,6 +17,8 @@ const KNOWN_MAX: usize = 16 << 10;
 
 #[derive(Debug)]
 pub struct Durable {
+    /// What was synced when the store was opened, and all above it.
+    root: PathBuf,
     scratch: PathBuf,
     /// Directories whose entry in their parent this process has synced. That
     /// a directory exists is not enough: whoever made it, another thread or a
@@ -25,8 +27,10 @@ pub struct Durable {
 }
 
 impl Durable {
-    pub fn new(scratch: PathBuf) -> Durable {
+    /// Both folders are of one file system.
+    pub fn new(root: PathBuf, scratch: PathBuf) -> Durable {
         Durable {
+            root,
             scratch,
             known: Mutex::default(),
         }
@@ -61,7 +65,7 @@ impl Durable {
                 }
             }
             // Above the store, opening it has synced what is needed.
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists && path.starts_with(self.root()) => {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists && path.starts_with(&self.root) => {
                 self.directory(parent)?;
             }
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
@@ -77,16 +81,30 @@ impl Durable {
         Ok(())
     }
 
-    fn root(&self) -> &Path {
-        self.scratch.parent().unwrap_or(&self.scratch)
-    }
-
     /// Renames the synced file `from` to `to`, replacing what is there.
     pub fn install(&self, from: &Path, to: &Path) -> Result<()> {
         let parent = to.parent().expect("a file of the store lies in a folder");
         self.directory(parent)?;
         fs::rename(from, to).map_err(|e| Error::io("rename into", to, e))?;
         sync_directory(parent)
+    }
+
+    /// Makes a folder of small files, which appears in one step. Fails where there
+    /// is one already.
+    pub fn write_folder(&self, to: &Path, files: &[(&str, &[u8])]) -> Result<()> {
+        let aside = self.scratch_path();
+        let made = fs::create_dir(&aside)
+            .and_then(|()| {
+                for (name, bytes) in files {
+                    let mut file = File::create_new(aside.join(name))?;
+                    file.write_all(bytes)?;
+                    file.sync_all()?;
+                }
+                File::open(&aside)?.sync_all()
+            })
+            .map_err(|e| Error::io("write", to, e));
+        made.and_then(|()| self.install(&aside, to))
+            .inspect_err(|_| discard(&aside))
     }
 
     /// Writes a small file in one step: readers see the old or the new.
@@ -205,7 +223,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let scratch = root.path().join("_tmp");
         fs::create_dir(&scratch).unwrap();
-        let durable = Durable::new(scratch.clone());
+        let durable = Durable::new(root.path().to_owned(), scratch.clone());
         let path = root.path().join("a/b/c/link");
         for text in ["one", "two"] {
             durable.write(&path, text.as_bytes()).unwrap();
@@ -235,7 +253,7 @@ mod tests {
         let scratch = root.path().join("_tmp");
         fs::create_dir(&scratch).unwrap();
         fs::write(root.path().join("file"), "").unwrap();
-        let durable = Durable::new(scratch.clone());
+        let durable = Durable::new(root.path().to_owned(), scratch.clone());
         let error = durable
             .write(&root.path().join("file/link"), b"x")
             .unwrap_err();

@@ -8,10 +8,14 @@ use std::path::{Path, PathBuf};
 use uuid::Uuid;
 
 use crate::oci::{Algorithm, Digest, Repository, Tag};
+use crate::v1::ImageId;
+
+use super::v1::Pusher;
 
 #[derive(Clone, Debug)]
 pub struct Layout {
     base: PathBuf,
+    v1: PathBuf,
 }
 
 impl Layout {
@@ -19,7 +23,13 @@ impl Layout {
     pub fn new(root: &Path) -> Layout {
         Layout {
             base: root.join("docker/registry/v2"),
+            v1: root.join("docker/registry/v1"),
         }
+    }
+
+    /// `docker/registry`: above all that is written.
+    pub fn root(&self) -> &Path {
+        self.base.parent().unwrap_or(&self.base)
     }
 
     /// `docker/registry/v2`: what one server locks.
@@ -130,6 +140,44 @@ impl Layout {
     /// `_uploads/UUID`, holding `data` and `startedat`.
     pub fn upload(&self, repository: &Repository, id: Uuid) -> PathBuf {
         self.uploads(repository).join(id.hyphenated().to_string())
+    }
+
+    /// `v1/images/ab/abcd…`: a complete image, `json`, `ancestry`, `layer`,
+    /// `checksum`.
+    pub fn v1_image(&self, id: &ImageId) -> PathBuf {
+        let id = id.to_string();
+        self.v1.join("images").join(&id[..2]).join(&id)
+    }
+
+    /// `v1/images/ab/abcd…/pushers/KEY`: who has pushed it.
+    pub fn v1_pusher(&self, id: &ImageId, pusher: &Pusher) -> PathBuf {
+        self.v1_image(id).join("pushers").join(pusher.to_string())
+    }
+
+    /// Folders of images being pushed, by who pushes.
+    pub fn v1_pushing_all(&self) -> PathBuf {
+        self.v1.join("pushing")
+    }
+
+    /// `v1/pushing/KEY/ID`: an image being pushed, `json` and `layers`.
+    pub fn v1_pushing(&self, pusher: &Pusher, id: &ImageId) -> PathBuf {
+        self.v1_pushing_all()
+            .join(pusher.to_string())
+            .join(id.to_string())
+    }
+
+    /// `v1/manifests/sha256/HEX/image`: the image that a manifest was made of.
+    pub fn v1_manifest(&self, digest: &Digest) -> PathBuf {
+        self.v1
+            .join("manifests")
+            .join(digest.algorithm().as_str())
+            .join(digest.hex())
+            .join("image")
+    }
+
+    /// `_private`: nobody without a name may read the repository.
+    pub fn private(&self, repository: &Repository) -> PathBuf {
+        self.repository(repository).join("_private")
     }
 }
 

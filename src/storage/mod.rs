@@ -10,6 +10,7 @@ mod durable;
 mod layout;
 mod manifests;
 mod uploads;
+pub mod v1;
 
 use std::fs::{self, File, TryLockError};
 use std::hash::{BuildHasher, RandomState};
@@ -21,6 +22,7 @@ use std::time::UNIX_EPOCH;
 use quick_cache::sync::Cache;
 
 use crate::oci::{Digest, Reference, Repository, Tag};
+use crate::v1::ImageId;
 
 pub use blobs::Blob;
 pub use durable::create_root;
@@ -77,6 +79,19 @@ pub enum Error {
         path: PathBuf,
         cause: io::Error,
     },
+    #[error("image {0} is not known")]
+    ImageUnknown(ImageId),
+    // What Docker 1 looks for, to go on with the next image.
+    #[error("Image already exists")]
+    ImageExists(ImageId),
+    #[error("no layer of image {0} waits for its checksum: push its JSON and its layer first")]
+    ChecksumUnexpected(ImageId),
+    #[error(
+        "the checksum of image {image} is not {said}: what was pushed of it is removed, push it again"
+    )]
+    ChecksumMismatch { image: ImageId, said: String },
+    #[error("the JSON of image {0} was pushed again while its layer came: push the layer again")]
+    ImageChanged(ImageId),
     #[error("{path} is damaged: {why}")]
     Damaged { path: PathBuf, why: String },
     #[error("{path} is in use by another server: stop it, or give this one another directory")]
@@ -123,6 +138,9 @@ pub struct Storage {
     manifests: manifests::ManifestCache,
     blob_sizes: Cache<(Repository, Digest), u64>,
     sessions: uploads::Sessions,
+    private: v1::Private,
+    /// Held while a config is parsed, see [`Storage::chain`]. Guards nothing else.
+    parsing: Mutex<()>,
     /// `None`: somebody else may be writing, so nothing is remembered.
     lock: Option<File>,
 }
@@ -168,7 +186,7 @@ impl Storage {
 
     fn with(layout: Layout, sparse_images: bool, lock: Option<File>) -> Storage {
         Storage {
-            durable: Durable::new(layout.scratch()),
+            durable: Durable::new(layout.root().to_owned(), layout.scratch()),
             layout,
             sparse_images,
             shards: [const { Mutex::new(()) }; SHARDS],
@@ -176,6 +194,8 @@ impl Storage {
             manifests: manifests::cache(MANIFEST_CACHE),
             blob_sizes: Cache::new(BLOB_CACHE),
             sessions: uploads::Sessions::default(),
+            private: v1::Private::new(BLOB_CACHE),
+            parsing: Mutex::default(),
             lock,
         }
     }

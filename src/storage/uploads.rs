@@ -25,7 +25,7 @@ use crate::oci::{Algorithm, Digest, Hasher, Repository};
 const SESSIONS_MAX: usize = 512;
 /// Bytes written before the kernel is asked to start writing them out, so that
 /// the sync at the end has little left to wait for.
-const WRITEBACK: u64 = 8 << 20;
+pub(super) const WRITEBACK: u64 = 8 << 20;
 
 pub type Sessions = Mutex<HashMap<(Repository, Uuid), Arc<Session>>>;
 
@@ -224,8 +224,8 @@ impl Storage {
             .remove(&(repository.clone(), id))
     }
 
-    /// Removes the uploads that nothing was written to for `ttl`; gives their
-    /// number.
+    /// Removes the uploads, and the images being pushed, that nothing was written
+    /// to for `ttl`; gives their number.
     pub fn purge_uploads(&self, ttl: Duration) -> Result<usize> {
         let mut purged = 0;
         self.walk(|repository| {
@@ -264,7 +264,7 @@ impl Storage {
             }
             Ok::<_, Error>(())
         })?;
-        Ok(purged)
+        Ok(purged + self.purge_images(ttl)?)
     }
 }
 
@@ -406,7 +406,7 @@ impl Drop for UploadWriter {
 
 /// Asks the kernel to start writing a range out. A hint: the sync at the end
 /// is what counts, and reports what fails.
-fn start_writeback(file: &File, offset: u64, length: u64) {
+pub(super) fn start_writeback(file: &File, offset: u64, length: u64) {
     let (Ok(offset), Ok(length)) = (i64::try_from(offset), i64::try_from(length)) else {
         return;
     };

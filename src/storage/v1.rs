@@ -1,0 +1,495 @@
+//! Images of the first API, below `docker/registry/v1`. A complete one is a folder
+//! that appears in one step and never changes: `json` as it was sent, `ancestry`
+//! (ids, its own first), `layer` (a digest; the bytes are a blob like any other)
+//! and, if it was pushed, `checksum`. `pushers` holds a name for each who has shown
+//! to have the image by pushing it.
+//!
+//! While it is pushed it lies apart, by who pushes it, with every layer that came
+//! for it: `layers/CHECKSUM.DIGEST`. So it is invisible, survives a restart, and
+//! may be pushed by several at a time, of which one wrong push harms no other.
+//! What is not completed is removed as abandoned uploads are.
+
+use std::fmt;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, MutexGuard};
+use std::time::{Duration, SystemTime};
+
+use quick_cache::sync::Cache;
+
+use super::durable::discard;
+use super::uploads::{WRITEBACK, start_writeback};
+use super::{Blob, Error, Result, SHARDS, Storage, exists, read_link};
+use crate::oci::config::CONFIG_MAX;
+use crate::oci::{Algorithm, Contents, Digest, Hasher, Repository};
+use crate::v1::derived::Chain;
+use crate::v1::{CHAIN_MAX, EMPTY_LAYER, ImageId, JSON_MAX, Place, checksum, empty_layer};
+
+/// Layers kept of one image being pushed: more than push it at a time.
+const LAYERS_MAX: usize = 4;
+
+/// Whether repositories are private, as far as that is known.
+pub type Private = Cache<Repository, bool>;
+
+/// Somebody who pushes. Two who are not the same do not see what the other is
+/// pushing.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Pusher([u8; 32]);
+
+impl Pusher {
+    /// `None`: those without a name, all of them together.
+    pub fn new(name: Option<&str>) -> Pusher {
+        let text = name.map_or("anonymous".to_owned(), |name| format!("user {name}"));
+        match Algorithm::Sha256.digest(text.as_bytes()) {
+            Digest::Sha256(hash) => Pusher(hash),
+            Digest::Sha512(_) => unreachable!("another algorithm"),
+        }
+    }
+}
+
+/// Safe as the name of a file.
+impl fmt::Display for Pusher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&Digest::Sha256(self.0).hex())
+    }
+}
+
+impl fmt::Debug for Pusher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// A complete image.
+#[derive(Debug)]
+pub struct StoredImage {
+    pub json: Vec<u8>,
+    pub layer: Digest,
+    /// What its push was checked against. Images that were pushed as part of a
+    /// manifest have none.
+    pub checksum: Option<Digest>,
+}
+
+/// A layer on its way. Dropped before its end, nothing of it is left.
+#[derive(Debug)]
+pub struct LayerWriter {
+    storage: Arc<Storage>,
+    pusher: Pusher,
+    id: ImageId,
+    /// What the image's JSON was when the layer began.
+    json: Digest,
+    path: PathBuf,
+    file: Option<File>,
+    digest: Hasher,
+    checksum: Hasher,
+    written: u64,
+    /// Where the last started write-out ended.
+    written_out: u64,
+}
+
+impl Storage {
+    /// Serialises changes to an image.
+    fn lock_image(&self, id: &ImageId) -> MutexGuard<'_, ()> {
+        // Random by nature, as far as honest clients go.
+        let shard = usize::from(id.as_bytes()[0]) % SHARDS;
+        self.shards[shard]
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// A complete image.
+    pub fn image(&self, id: &ImageId) -> Result<Option<StoredImage>> {
+        let folder = self.layout.v1_image(id);
+        let Some(json) = read_small(&folder.join("json"), JSON_MAX)? else {
+            return Ok(None);
+        };
+        let link = folder.join("layer");
+        let layer = read_link(&link)?.ok_or_else(|| Error::Damaged {
+            path: link,
+            why: "it is missing".to_owned(),
+        })?;
+        Ok(Some(StoredImage {
+            json,
+            layer,
+            checksum: read_link(&folder.join("checksum"))?,
+        }))
+    }
+
+    /// The ids of a complete image and its ancestors, its own first.
+    pub fn ancestry(&self, id: &ImageId) -> Result<Vec<ImageId>> {
+        let path = self.layout.v1_image(id).join("ancestry");
+        let text = read_small(&path, CHAIN_MAX * 65)?.ok_or(Error::ImageUnknown(*id))?;
+        let damaged = || Error::Damaged {
+            path: path.clone(),
+            why: "it is no list of ids".to_owned(),
+        };
+        let text = String::from_utf8(text).map_err(|_| damaged())?;
+        text.lines()
+            .map(|line| line.parse().map_err(|_| damaged()))
+            .collect()
+    }
+
+    /// Whether an image is complete, and this pusher is one of those who have
+    /// pushed it.
+    pub fn has_pushed(&self, pusher: &Pusher, id: &ImageId) -> Result<bool> {
+        exists(&self.layout.v1_pusher(id, pusher))
+    }
+
+    /// Begins to push an image, or begins anew. Its parent is complete.
+    pub fn put_image_json(&self, pusher: &Pusher, place: &Place, json: &[u8]) -> Result<()> {
+        let _lock = self.lock_image(&place.id);
+        let folder = self.layout.v1_pushing(pusher, &place.id);
+        let path = folder.join("json");
+        if read_small(&path, JSON_MAX)?.is_some_and(|before| before != json) {
+            // Their checksums cover what is replaced.
+            self.durable.remove(&folder.join("layers"))?;
+        }
+        self.durable.write(&path, json)
+    }
+
+    /// Begins to push a layer of an image whose JSON is here.
+    pub fn write_layer(self: &Arc<Self>, pusher: &Pusher, id: &ImageId) -> Result<LayerWriter> {
+        let path = self.layout.v1_pushing(pusher, id).join("json");
+        let json = read_small(&path, JSON_MAX)?.ok_or(Error::ImageUnknown(*id))?;
+        let path = self.durable.scratch_path();
+        let file = File::create_new(&path).map_err(|e| Error::io("create", &path, e))?;
+        Ok(LayerWriter {
+            storage: Arc::clone(self),
+            pusher: *pusher,
+            id: *id,
+            json: Algorithm::Sha256.digest(&json),
+            path,
+            file: Some(file),
+            digest: Algorithm::Sha256.hasher(),
+            checksum: checksum(&json),
+            written: 0,
+            written_out: 0,
+        })
+    }
+
+    /// Ends the push of an image: it is visible from now on, and not changed any
+    /// more. Gives its layer. With another checksum than that of what was pushed,
+    /// all of it is removed.
+    pub fn complete_image(&self, pusher: &Pusher, id: &ImageId, said: &str) -> Result<Digest> {
+        let _lock = self.lock_image(id);
+        let folder = self.layout.v1_pushing(pusher, id);
+        let layers = folder.join("layers");
+        let pushed = pushed_layers(&layers)?;
+        let json = read_small(&folder.join("json"), JSON_MAX)?;
+        let (Some(json), false) = (json, pushed.is_empty()) else {
+            return Err(Error::ChecksumUnexpected(*id));
+        };
+        let checksum: Option<Digest> = said.parse().ok();
+        let wanted = |(found, _): &&(Digest, Digest)| Some(*found) == checksum;
+        let Some((checksum, layer)) = pushed.iter().find(wanted) else {
+            self.durable.remove(&folder)?;
+            return Err(Error::ChecksumMismatch {
+                image: *id,
+                said: said.chars().take(80).collect(),
+            });
+        };
+        if let Some(there) = self.image(id)? {
+            // Another's. Whoever has the same may use it.
+            let same = there.json == json && there.layer == *layer;
+            if same {
+                self.add_pusher(pusher, id)?;
+            }
+            self.durable.remove(&folder)?;
+            return same.then_some(*layer).ok_or(Error::ImageExists(*id));
+        }
+        let place = Place::parse(&json, id).map_err(|e| Error::Damaged {
+            path: folder.join("json"),
+            why: e.to_string(),
+        })?;
+        let file = layers.join(layer_name(checksum, layer));
+        self.durable.install(&file, &self.layout.blob_data(layer))?;
+        self.install_image(&place, &json, layer, Some(checksum))?;
+        self.add_pusher(pusher, id)?;
+        self.durable.remove(&folder)?;
+        Ok(*layer)
+    }
+
+    fn add_pusher(&self, pusher: &Pusher, id: &ImageId) -> Result<()> {
+        self.durable.write(&self.layout.v1_pusher(id, pusher), b"")
+    }
+
+    fn install_image(
+        &self,
+        place: &Place,
+        json: &[u8],
+        layer: &Digest,
+        checksum: Option<&Digest>,
+    ) -> Result<()> {
+        let mut ancestry = vec![place.id];
+        if let Some(parent) = &place.parent {
+            ancestry.extend(self.ancestry(parent)?);
+        }
+        let ancestry: String = ancestry.iter().map(|id| format!("{id}\n")).collect();
+        let (layer, checksum) = (layer.to_string(), checksum.map(Digest::to_string));
+        let mut files = vec![
+            ("json", json),
+            ("ancestry", ancestry.as_bytes()),
+            ("layer", layer.as_bytes()),
+        ];
+        files.extend(checksum.as_ref().map(|text| ("checksum", text.as_bytes())));
+        let folder = self.layout.v1_image(&place.id);
+        self.durable.write_folder(&folder, &files)
+    }
+
+    /// Makes the images of a chain up to the one `at` a place complete, as if they
+    /// had been pushed by themselves, so that others may build on them.
+    pub fn adopt(&self, chain: &Chain, at: usize, config: &[u8]) -> Result<()> {
+        let mut parent = None;
+        for (at, link) in chain.0[..=at].iter().enumerate() {
+            let _lock = self.lock_image(&link.id);
+            let layer = link.layer.unwrap_or_else(empty_layer);
+            match self.image(&link.id)? {
+                // The id is made of the layer and the parent.
+                Some(there) if there.layer == layer => {}
+                Some(_) => return Err(Error::ImageExists(link.id)),
+                None => {
+                    if link.layer.is_none() {
+                        self.durable
+                            .write(&self.layout.blob_data(&layer), &EMPTY_LAYER)?;
+                    }
+                    let json = chain.json(at, config, None);
+                    let json = json.map_err(|_| Error::ImageUnknown(link.id))?;
+                    let id = link.id;
+                    self.install_image(&Place { id, parent }, &json, &layer, None)?;
+                }
+            }
+            parent = Some(link.id);
+        }
+        Ok(())
+    }
+
+    /// Remembers of which image a manifest was made.
+    pub fn set_made_of(&self, manifest: &Digest, id: &ImageId) -> Result<()> {
+        let path = self.layout.v1_manifest(manifest);
+        self.durable.write(&path, id.to_string().as_bytes())
+    }
+
+    /// The image that a manifest was made of.
+    pub fn made_of(&self, manifest: &Digest) -> Result<Option<ImageId>> {
+        let path = self.layout.v1_manifest(manifest);
+        let Some(text) = read_small(&path, 64)? else {
+            return Ok(None);
+        };
+        let id = String::from_utf8(text).ok().and_then(|id| id.parse().ok());
+        id.map(Some).ok_or_else(|| Error::Damaged {
+            path,
+            why: "it holds no id".to_owned(),
+        })
+    }
+
+    /// The chain for an image that was not made of one; `None`: it has none. With
+    /// it comes the config.
+    pub fn chain(
+        &self,
+        repository: &Repository,
+        contents: &Contents,
+    ) -> Result<Option<(Chain, bytes::Bytes)>> {
+        let Contents::Image { config, layers } = contents else {
+            return Ok(None);
+        };
+        let blob = match self.open_blob(repository, config) {
+            Ok(blob) if blob.size <= CONFIG_MAX as u64 => blob,
+            // Not the config of an image, or not here.
+            Ok(_) | Err(Error::BlobUnknown { .. }) => return Ok(None),
+            Err(e) => return Err(e),
+        };
+        // What JSON becomes in memory is many times its bytes.
+        let _turn = self.parsing.lock();
+        let bytes = blob.read(0..blob.size)?;
+        if config.algorithm().digest(&bytes) != *config {
+            return Ok(None);
+        }
+        let layers: Vec<Digest> = layers.iter().map(|layer| layer.digest).collect();
+        Ok(Chain::new(&bytes, &layers).map(|chain| (chain, bytes)))
+    }
+
+    /// The ids of an image and its ancestors, base first, each with how many of
+    /// the manifest's layers it consists of. None where it cannot be shown so.
+    pub fn chain_ids(
+        &self,
+        repository: &Repository,
+        manifest: &Digest,
+        contents: &Contents,
+    ) -> Result<Vec<(ImageId, usize)>> {
+        let Some(top) = self.made_of(manifest)? else {
+            let chain = self.chain(repository, contents)?;
+            let links = chain.map_or(Vec::new(), |(chain, _)| chain.0);
+            return Ok(links.iter().map(|link| (link.id, link.layers)).collect());
+        };
+        let Contents::Image { layers, .. } = contents else {
+            return Ok(Vec::new());
+        };
+        let mut rest = layers.iter().map(|layer| layer.digest).peekable();
+        let (mut ids, mut count) = (Vec::new(), 0);
+        for id in self.ancestry(&top)?.into_iter().rev() {
+            let layer = self.image(&id)?.ok_or(Error::ImageUnknown(id))?.layer;
+            // What is not among the layers was left out as empty.
+            if rest.next_if_eq(&layer).is_some() {
+                count += 1;
+            }
+            ids.push((id, count));
+        }
+        Ok(ids)
+    }
+
+    /// Gives a repository a blob that was made here.
+    pub fn put_blob(&self, repository: &Repository, bytes: &[u8]) -> Result<Digest> {
+        let digest = Algorithm::Sha256.digest(bytes);
+        self.durable.write(&self.layout.blob_data(&digest), bytes)?;
+        self.mount_blob(repository, &digest, None)?;
+        Ok(digest)
+    }
+
+    /// Opens the layer of an image, which belongs to no repository.
+    pub fn open_layer(&self, id: &ImageId, layer: &Digest) -> Result<Blob> {
+        self.open_content(layer)?.ok_or(Error::ImageUnknown(*id))
+    }
+
+    /// Whether a repository may be read only by those who have a name.
+    pub fn is_private(&self, repository: &Repository) -> Result<bool> {
+        if let Some(private) = self.private.get(repository) {
+            return Ok(private);
+        }
+        let _lock = self.try_lock(repository).filter(|_| self.is_owned());
+        let private = exists(&self.layout.private(repository))?;
+        if _lock.is_some() {
+            self.private.insert(repository.clone(), private);
+        }
+        Ok(private)
+    }
+
+    pub fn set_private(&self, repository: &Repository, private: bool) -> Result<()> {
+        let _lock = self.lock(repository);
+        let path = self.layout.private(repository);
+        let changed = if private {
+            self.durable.write(&path, b"")
+        } else if exists(&path)? {
+            self.durable.remove(&path).map(|_| ())
+        } else {
+            Ok(())
+        };
+        self.private.remove(repository);
+        changed
+    }
+
+    /// Removes the images being pushed to which nothing came for `ttl`.
+    pub(super) fn purge_images(&self, ttl: Duration) -> Result<usize> {
+        let mut purged = 0;
+        for pusher in entries(&self.layout.v1_pushing_all())? {
+            for image in entries(&pusher)? {
+                // A layer that came changes the folder.
+                let newest = [image.join("layers"), image.clone()]
+                    .iter()
+                    .filter_map(|path| fs::metadata(path).ok()?.modified().ok())
+                    .max();
+                let age = newest.and_then(|time| SystemTime::now().duration_since(time).ok());
+                if age.is_some_and(|age| age > ttl) && self.durable.remove(&image)? {
+                    purged += 1;
+                }
+            }
+        }
+        Ok(purged)
+    }
+}
+
+impl LayerWriter {
+    fn file(&mut self) -> &mut File {
+        self.file
+            .as_mut()
+            .expect("taken only by finish, which consumes the writer")
+    }
+
+    /// Adds bytes.
+    pub fn append(mut self, pieces: &[bytes::Bytes]) -> Result<LayerWriter> {
+        for piece in pieces {
+            let written = self.file().write_all(piece);
+            written.map_err(|e| Error::io("write", &self.path, e))?;
+            self.digest.update(piece);
+            self.checksum.update(piece);
+            self.written += piece.len() as u64;
+        }
+        let (start, end) = (self.written_out, self.written);
+        if end - start >= WRITEBACK {
+            start_writeback(self.file(), start, end - start);
+            self.written_out = end;
+        }
+        Ok(self)
+    }
+
+    /// Ends the layer, which from now on waits for its checksum; gives that and its
+    /// digest.
+    pub fn finish(mut self) -> Result<(Digest, Digest)> {
+        let file = self.file.take().expect("taken here only");
+        file.sync_all()
+            .map_err(|e| Error::io("sync", &self.path, e))?;
+        drop(file);
+        let storage = Arc::clone(&self.storage);
+        let _lock = storage.lock_image(&self.id);
+        let folder = storage.layout.v1_pushing(&self.pusher, &self.id);
+        let json = read_small(&folder.join("json"), JSON_MAX)?;
+        if json.map(|json| Algorithm::Sha256.digest(&json)) != Some(self.json) {
+            return Err(Error::ImageChanged(self.id));
+        }
+        let layers = folder.join("layers");
+        let checksum = self.checksum.clone().finish();
+        let digest = self.digest.clone().finish();
+        if pushed_layers(&layers)?.len() >= LAYERS_MAX {
+            storage.durable.remove(&layers)?;
+        }
+        let name = layers.join(layer_name(&checksum, &digest));
+        storage.durable.install(&self.path, &name)?;
+        Ok((checksum, digest))
+    }
+}
+
+impl Drop for LayerWriter {
+    fn drop(&mut self) {
+        // Gone already from the end on.
+        discard(&self.path);
+    }
+}
+
+fn layer_name(checksum: &Digest, layer: &Digest) -> String {
+    format!("{}.{}", checksum.hex(), layer.hex())
+}
+
+/// The checksums and digests of the layers that came for an image.
+fn pushed_layers(folder: &Path) -> Result<Vec<(Digest, Digest)>> {
+    let digest = |hex: &str| format!("sha256:{hex}").parse().ok();
+    let parse = |path: PathBuf| {
+        let (checksum, layer) = path.file_name()?.to_str()?.split_once('.')?;
+        Some((digest(checksum)?, digest(layer)?))
+    };
+    Ok(entries(folder)?.into_iter().filter_map(parse).collect())
+}
+
+/// What is in a folder; nothing if there is none.
+fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
+    let failed = |e| Error::io("list", folder, e);
+    match fs::read_dir(folder) {
+        Ok(entries) => entries
+            .map(|entry| Ok(entry.map_err(failed)?.path()))
+            .collect(),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(e) => Err(failed(e)),
+    }
+}
+
+/// A small file; `None` without it.
+fn read_small(path: &Path, limit: usize) -> Result<Option<Vec<u8>>> {
+    match fs::read(path) {
+        Ok(bytes) if bytes.len() > limit => Err(Error::Damaged {
+            path: path.to_owned(),
+            why: format!("it has more than {limit} bytes"),
+        }),
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(Error::io("read", path, e)),
+    }
+}
