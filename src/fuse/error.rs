@@ -79,6 +79,11 @@ fn of_storage(error: &storage::Error) -> i32 {
         | E::ManifestBlobUnknown { .. }
         | E::UploadUnknown { .. }
         | E::UploadBusy { .. }
+        | E::ImageUnknown(_)
+        | E::ImageExists(_)
+        | E::ChecksumUnexpected(_)
+        | E::ChecksumMismatch { .. }
+        | E::ImageChanged(_)
         | E::DigestMismatch { .. }
         | E::DiskFull { .. }
         | E::Io { .. }

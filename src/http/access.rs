@@ -8,6 +8,7 @@ use hyper::header::{AUTHORIZATION, HeaderValue};
 
 use super::error::{Error, Result};
 use super::router::{Route, Scope};
+use super::v1::V1;
 use super::{App, Exchange};
 use crate::auth::{Identity, Right};
 use crate::image::Id;
@@ -24,6 +25,8 @@ pub enum Need<'a> {
     /// To be somebody who may see something; the handler leaves out the rest.
     Filtered,
     One(&'a Repository, Right),
+    /// To be somebody who may push something.
+    Pusher,
 }
 
 /// What `method` on `route` needs.
@@ -57,6 +60,31 @@ pub fn need<'a>(route: &'a Route, method: &Method) -> Need<'a> {
             // Of any of the repositories that one may read.
             Scope::Any(Id::Hex { .. }) => Need::Filtered,
         },
+        Route::V1(route) => need_v1(route, method),
+    }
+}
+
+fn need_v1<'a>(route: &'a V1, method: &Method) -> Need<'a> {
+    let right = match *method {
+        Method::GET | Method::HEAD => Right::Pull,
+        Method::DELETE => Right::Delete,
+        _ => Right::Push,
+    };
+    match route {
+        V1::Info | V1::Ping => Need::Nothing,
+        V1::Users | V1::User => Need::Login,
+        V1::Search | V1::Repositories => Need::Filtered,
+        // In any of the repositories that one may read; the handler sees to that.
+        V1::Image(..) if right == Right::Pull => Need::Filtered,
+        V1::Image(..) => Need::Pusher,
+        V1::Repository(repository)
+        | V1::Images(repository)
+        | V1::Auth(repository)
+        | V1::RepositoryJson(repository)
+        | V1::Properties(repository)
+        | V1::Tags(repository)
+        | V1::Tag(repository, _)
+        | V1::TagJson(repository, _) => Need::One(repository, right),
     }
 }
 
@@ -76,7 +104,9 @@ fn decide(app: &App, route: &Route, exchange: &Exchange) -> Result<()> {
         Need::Nothing => Ok(()),
         Need::Login if access.is_open() || exchange.headers.contains_key(AUTHORIZATION) => Ok(()),
         Need::Filtered if !access.is_nobody(identity) => Ok(()),
-        Need::Login | Need::Filtered => Err(unauthorized()),
+        Need::Pusher if access.may_push_somewhere(identity) => Ok(()),
+        Need::Pusher if !matches!(identity, Identity::Anonymous) => Err(Error::DeniedImages),
+        Need::Login | Need::Filtered | Need::Pusher => Err(unauthorized()),
         Need::One(repository, right) if access.may(identity, repository, right) => Ok(()),
         Need::One(..) if matches!(identity, Identity::Anonymous) => Err(unauthorized()),
         Need::One(repository, right) if access.may(identity, repository, Right::Pull) => {
@@ -115,7 +145,11 @@ fn absent(route: &Route, repository: &Repository) -> Error {
             }
             Scope::Any(id @ Id::Hex { .. }) => Error::Image(image::Error::Unknown(id.to_string())),
         },
-        Route::Ping
+        Route::V1(V1::Tag(_, tag) | V1::TagJson(_, tag)) => {
+            Error::Storage(manifest(&Reference::Tag(tag.clone())))
+        }
+        Route::V1(_)
+        | Route::Ping
         | Route::Catalog
         | Route::Uploads(_)
         | Route::Tags(_)

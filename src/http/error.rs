@@ -13,6 +13,7 @@ use super::v2::manifests::TAGS_MAX;
 use crate::auth::Right;
 use crate::oci::manifest::MANIFEST_MAX;
 use crate::oci::{Digest, DigestError, ManifestError, NameError, PlatformError, Repository};
+use crate::v1::{self, ImageId};
 use crate::{image, index, storage};
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -33,7 +34,21 @@ pub enum Error {
     Digest(#[from] DigestError),
     #[error(transparent)]
     Manifest(#[from] ManifestError),
-    #[error("there is nothing here; the API starts at /v2/ and /v1/images/")]
+    #[error(transparent)]
+    V1(#[from] v1::Error),
+    #[error("the image's parent {0} is not known: push it first")]
+    ParentUnknown(ImageId),
+    #[error(
+        "the header X-Docker-Checksum-Payload is missing: sha256: and the hash of the image's JSON, a line feed and its layer"
+    )]
+    ChecksumMissing,
+    #[error("the body is not {0}")]
+    Document(&'static str),
+    #[error("the body is larger than {0} bytes")]
+    DocumentTooLarge(usize),
+    #[error("this login may not push images")]
+    DeniedImages,
+    #[error("there is nothing here; the API starts at /v2/ and /v1/")]
     RouteUnknown,
     /// With the challenge that says how to log in.
     #[error("this needs a login that may do it")]
@@ -135,6 +150,12 @@ impl Error {
             Error::MethodNotAllowed(_) | Error::ReadOnly(_) => {
                 (S::METHOD_NOT_ALLOWED, "UNSUPPORTED")
             }
+            Error::V1(_) | Error::ParentUnknown(_) | Error::Document(_) => {
+                (S::BAD_REQUEST, "MANIFEST_INVALID")
+            }
+            Error::ChecksumMissing => (S::PRECONDITION_FAILED, "MANIFEST_INVALID"),
+            Error::DocumentTooLarge(_) => (S::PAYLOAD_TOO_LARGE, "SIZE_INVALID"),
+            Error::DeniedImages => (S::FORBIDDEN, "DENIED"),
             Error::Unauthorized(_) => (S::UNAUTHORIZED, "UNAUTHORIZED"),
             Error::Denied { .. } => (S::FORBIDDEN, "DENIED"),
             Error::UploadId(_) => (S::NOT_FOUND, "BLOB_UPLOAD_UNKNOWN"),
@@ -255,6 +276,11 @@ fn storage_error(error: &storage::Error) -> (StatusCode, &'static str) {
         storage::Error::ManifestBlobUnknown { .. } => (S::NOT_FOUND, "MANIFEST_BLOB_UNKNOWN"),
         storage::Error::UploadUnknown { .. } => (S::NOT_FOUND, "BLOB_UPLOAD_UNKNOWN"),
         storage::Error::UploadBusy { .. } => (S::CONFLICT, "BLOB_UPLOAD_INVALID"),
+        storage::Error::ImageUnknown(_) => (S::NOT_FOUND, "MANIFEST_UNKNOWN"),
+        storage::Error::ImageExists(_)
+        | storage::Error::ChecksumUnexpected(_)
+        | storage::Error::ImageChanged(_) => (S::CONFLICT, "MANIFEST_INVALID"),
+        storage::Error::ChecksumMismatch { .. } => (S::BAD_REQUEST, "MANIFEST_INVALID"),
         storage::Error::DigestMismatch { .. } => (S::BAD_REQUEST, "DIGEST_INVALID"),
         storage::Error::DiskFull { .. } => (S::INSUFFICIENT_STORAGE, UNKNOWN),
         storage::Error::Io { .. }
@@ -325,7 +351,7 @@ pub enum Form {
 
 impl Form {
     pub fn of(path: &str) -> Form {
-        if path == "/v1" || path.starts_with("/v1/") {
+        if path == "/" || path == "/v1" || path.starts_with("/v1/") {
             Form::V1
         } else {
             Form::Oci

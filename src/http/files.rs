@@ -99,7 +99,7 @@ impl Place {
 }
 
 /// Looks into images, off the threads that serve sockets.
-async fn look<T: Send + 'static>(
+pub async fn look<T: Send + 'static>(
     app: &App,
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
@@ -151,6 +151,8 @@ pub type Listings = Cache<Key, Arc<Listed>, ByBytes>;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Key {
     manifest: Digest,
+    /// How many of its layers, if it was asked for by an id of the first API.
+    layers: Option<usize>,
     path: Vec<u8>,
     recursive: bool,
     limit: Option<u64>,
@@ -250,6 +252,7 @@ fn begin(place: &Place, asked: Asked, known: &Listings) -> Result<(Begun, Option
     let image = place.open()?;
     let key = Key {
         manifest: image.manifest,
+        layers: image.ids.as_ref().map(|_| image.layers.len()),
         path: place.files.path.clone(),
         recursive: asked.recursive,
         limit: asked.limit,
@@ -338,7 +341,7 @@ fn lines(json: &mut JsonListing) -> Result<Option<Vec<u8>>> {
 /// A body whose first piece and the state that makes the rest are at hand. Where
 /// too many are being sent already it waits, and since what waits should not
 /// take room, is made `again` then.
-async fn stream<S: Send + 'static>(
+pub async fn stream<S: Send + 'static>(
     streams: &Arc<Semaphore>,
     begun: (Vec<u8>, S),
     again: impl FnOnce() -> (Vec<u8>, S),

@@ -9,6 +9,7 @@ mod metrics;
 mod range;
 mod router;
 mod server;
+mod v1;
 mod v2;
 
 use std::net::SocketAddr;
@@ -18,8 +19,8 @@ use std::time::Instant;
 
 use hyper::body::Incoming;
 use hyper::header::{
-    CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, EXPECT, HOST, HeaderName, HeaderValue,
-    USER_AGENT,
+    ACCESS_CONTROL_ALLOW_ORIGIN, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, EXPECT,
+    HOST, HeaderName, HeaderValue, USER_AGENT,
 };
 use hyper::http::uri::Authority;
 use hyper::{Method, Request, Response, StatusCode};
@@ -220,6 +221,9 @@ async fn answer(
             HeaderValue::from_static("registry/2.0"),
         );
     }
+    if matches!(form, Form::V1) {
+        headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+    }
     if of_an_image {
         // Whoever made the image chose every byte, of names too.
         headers.insert(
@@ -252,6 +256,13 @@ async fn answer(
 
 async fn dispatch(app: &Arc<App>, route: Route, exchange: &mut Exchange) -> Result<Response<Body>> {
     let takes = |methods: &str| methods.split(", ").any(|m| m == exchange.method.as_str());
+    let route = match route {
+        Route::V1(route) if exchange.method == Method::OPTIONS => {
+            return Ok(v1::preflight(&route, app.read_only));
+        }
+        Route::V1(route) => Route::V1(v1::fallback(app, exchange, route).await?),
+        route => route,
+    };
     let allowed = route.methods(app.read_only);
     if !takes(allowed) {
         return Err(if takes(route.methods(false)) {
@@ -275,6 +286,7 @@ async fn dispatch(app: &Arc<App>, route: Route, exchange: &mut Exchange) -> Resu
             v2::manifests::manifest(app, exchange, repository, reference).await
         }
         Route::Files(files) => files::answer(app, exchange, files).await,
+        Route::V1(route) => v1::answer(app, exchange, route).await,
         Route::Healthz => Ok(Response::new(Body::from("ok\n"))),
         Route::Readyz => Ok(ready(app)),
     }

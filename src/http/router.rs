@@ -7,6 +7,7 @@ use percent_encoding::percent_decode_str;
 use uuid::Uuid;
 
 use super::error::Error;
+use super::v1::V1;
 use crate::image::Id;
 use crate::oci::{Digest, Reference, Repository};
 
@@ -30,6 +31,8 @@ pub enum Route {
     Referrers(Repository, Digest),
     /// `/v1/images/ID/tree/PATH` and the like, and the same under `/v2/NAME/_files/`
     Files(Files),
+    /// Docker's first API, `/v1/`
+    V1(V1),
     Healthz,
     Readyz,
 }
@@ -78,6 +81,9 @@ impl Route {
             "/readyz" => return Ok(Route::Readyz),
             _ => {}
         }
+        if let Some(route) = V1::parse(path) {
+            return route.map(Route::V1);
+        }
         if let Some(rest) = path.strip_prefix("/v1/images/") {
             return v1_files(rest);
         }
@@ -113,6 +119,7 @@ impl Route {
     /// For `Allow` and for a request with another method.
     pub fn methods(&self, read_only: bool) -> &'static str {
         match self {
+            Route::V1(route) => route.methods(read_only),
             Route::Uploads(_) if read_only => "",
             _ if read_only => "GET, HEAD",
             Route::Ping
@@ -144,6 +151,7 @@ impl Route {
                 View::Blob => "file",
                 View::Tar => "tar",
             },
+            Route::V1(route) => route.name(),
             Route::Healthz | Route::Readyz => "health",
         }
     }
@@ -185,7 +193,7 @@ fn v2_files(name: &str, rest: &str) -> Result<Route, Error> {
     }))
 }
 
-fn repository(name: &str) -> Result<Repository, Error> {
+pub fn repository(name: &str) -> Result<Repository, Error> {
     let decoded: Result<Vec<_>, _> = name
         .split('/')
         .map(|part| percent_decode_str(part).decode_utf8())

@@ -171,8 +171,9 @@ fn below<'a>(path: &'a [u8], directory: &[u8]) -> Option<&'a [u8]> {
 pub struct JsonListing {
     listing: Listing,
     config: String,
-    /// Their digests. An image without layers has a root all the same.
-    layers: Vec<String>,
+    /// Their digests, and the images they came with where that was asked for. An
+    /// image without layers has a root all the same.
+    layers: Vec<(String, Option<String>)>,
     state: JsonState,
 }
 
@@ -191,7 +192,12 @@ impl JsonListing {
             layers: image
                 .layers
                 .iter()
-                .map(|layer| layer.digest.to_string())
+                .enumerate()
+                .map(|(at, layer)| {
+                    let ids = image.ids.as_ref();
+                    let id = ids.and_then(|ids| ids.get(at)).cloned();
+                    (layer.digest.to_string(), id)
+                })
                 .collect(),
             listing,
             state: JsonState::Start,
@@ -216,8 +222,12 @@ impl JsonListing {
         let stop = listing.visit(|node| {
             buffer.extend_from_slice(separator.as_bytes());
             separator = ",\n";
-            let layer = layers.get(node.layer).map_or("", String::as_str);
-            write_entry(buffer, &node.path, &node.entry, config, layer);
+            let (layer, id) = match layers.get(node.layer) {
+                Some((layer, id)) => (layer.as_str(), id.as_ref()),
+                None => ("", None),
+            };
+            let image = id.unwrap_or(config);
+            write_entry(buffer, &node.path, &node.entry, image, layer);
             buffer.len() < size
         })?;
         if stop == Stop::Pause {

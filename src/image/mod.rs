@@ -16,6 +16,7 @@ pub mod listing;
 mod merge;
 mod resolve;
 mod tar;
+mod v1;
 mod view;
 mod walk;
 
@@ -28,10 +29,11 @@ use crate::oci::{Digest, Repository};
 
 pub use crate::oci::Platform;
 pub use error::{At, Candidate, Error, Result};
-pub use id::{Id, IdError};
+pub use id::{Id, IdError, LATEST};
 pub use links::Identity;
 pub use merge::Children;
 pub use resolve::Images;
+pub use v1::{Shown, V1};
 pub use view::Reader;
 pub use walk::Walk;
 
@@ -50,6 +52,10 @@ pub struct Image {
     pub config: Digest,
     /// Base first.
     pub layers: Vec<Arc<IndexedLayer>>,
+    /// Where it was found by an id of the first API: of each layer, the id of the
+    /// image that came with it. Such an image may have the lowest layers of its
+    /// manifest only.
+    pub ids: Option<Vec<String>>,
     /// What is odd about it: sentences for users.
     pub warnings: Vec<String>,
     source: Arc<Layers>,

@@ -24,7 +24,7 @@ const IMAGES: usize = 64;
 /// Candidates that an ambiguous prefix is answered with.
 const CANDIDATES: usize = 10;
 /// Rows of ids read at a time.
-const ROWS: usize = 32;
+pub(super) const ROWS: usize = 32;
 /// Manifests that one index may lead to, those of its indexes included, as far as
 /// they are read: for another platform they are not.
 const NESTED_MAX: usize = 256;
@@ -35,8 +35,11 @@ const FOREIGN_LOOKUPS_MAX: u64 = 1 << 20;
 /// Platforms named when there is none that fits.
 const AVAILABLE: usize = 50;
 
-/// What was asked for, with the platform if one was, and what it means.
-type Known = Cache<(Repository, Digest, Option<Platform>), Arc<Image>>;
+/// What was asked for, with the platform if one was, and how many of its layers
+/// if by an id of the first API.
+type Asked = (Repository, Digest, Option<Platform>, Option<usize>);
+/// And what it means.
+type Known = Cache<Asked, Arc<Image>>;
 
 /// The images of a store.
 #[derive(Debug)]
@@ -49,10 +52,10 @@ pub struct Images {
 }
 
 /// The manifest of one image.
-struct Leaf {
-    digest: Digest,
-    config: Digest,
-    layers: Vec<LayerDescriptor>,
+pub(super) struct Leaf {
+    pub digest: Digest,
+    pub config: Digest,
+    pub layers: Vec<LayerDescriptor>,
 }
 
 fn name(repository: &Repository, manifest: &Digest) -> String {
@@ -93,8 +96,8 @@ impl Images {
         platform: Option<&Platform>,
         permitted: &dyn Fn(&Repository) -> bool,
     ) -> Result<Arc<Image>> {
-        let (repository, reference) = self.locate(id, permitted)?;
-        match self.open_in(&repository, &reference, platform) {
+        let (repository, reference, layers) = self.locate_part(id, permitted)?;
+        match self.open_part(&repository, &reference, platform, layers) {
             // As hex digits, it is an id that nobody has.
             Err(Error::Storage(storage::Error::ManifestUnknown { .. }))
                 if matches!(id, Id::Hex { .. }) =>
@@ -111,7 +114,18 @@ impl Images {
         id: &Id,
         permitted: &dyn Fn(&Repository) -> bool,
     ) -> Result<(Repository, Reference)> {
+        let (repository, reference, _) = self.locate_part(id, permitted)?;
+        Ok((repository, reference))
+    }
+
+    /// [`Images::locate`], with how many layers are meant if not all.
+    fn locate_part(
+        &self,
+        id: &Id,
+        permitted: &dyn Fn(&Repository) -> bool,
+    ) -> Result<(Repository, Reference, Option<usize>)> {
         let unknown = || Error::Unknown(id.to_string());
+        let mut layers = None;
         let (repository, reference) = match id {
             Id::Reference {
                 repository,
@@ -119,7 +133,8 @@ impl Images {
             } => (repository.clone(), reference.clone()),
             Id::Hex { algorithm, hex } => {
                 let length = algorithm.map(digits);
-                if let Some(found) = self.find(hex, length, permitted)? {
+                if let Some((found, part)) = self.find(hex, length, permitted)? {
+                    layers = part;
                     (found.repository, Reference::Digest(found.manifest))
                 } else {
                     if let (false, Err(found)) = (
@@ -139,7 +154,7 @@ impl Images {
             }
         };
         if permitted(&repository) {
-            return Ok((repository, reference));
+            return Ok((repository, reference, layers));
         }
         // Not to be told from one that does not exist.
         match id {
@@ -158,7 +173,7 @@ impl Images {
         prefix: &str,
         length: Option<usize>,
         permitted: &dyn Fn(&Repository) -> bool,
-    ) -> Result<Option<Candidate>> {
+    ) -> Result<Option<(Candidate, Option<usize>)>> {
         let mut found = Vec::new();
         let mut from = prefix.to_owned();
         'pages: loop {
@@ -186,9 +201,9 @@ impl Images {
                 };
                 // All the digits of an id mean nothing else.
                 if candidate.id == prefix {
-                    return Ok(Some(candidate));
+                    return Ok(Some((candidate, row.layers)));
                 }
-                found.push(candidate);
+                found.push((candidate, row.layers));
                 if found.len() == CANDIDATES {
                     break 'pages;
                 }
@@ -199,18 +214,18 @@ impl Images {
             0 | 1 => Ok(found.pop()),
             _ => Err(Error::Ambiguous {
                 prefix: prefix.to_owned(),
-                candidates: found,
+                candidates: found.into_iter().map(|(found, _)| found).collect(),
             }),
         }
     }
 
     /// What was opened before, if its layers' rows are the same and the repository
     /// still holds it all.
-    fn recall(&self, asked: &(Repository, Digest, Option<Platform>)) -> Result<Option<Arc<Image>>> {
+    fn recall(&self, asked: &Asked) -> Result<Option<Arc<Image>>> {
         let Some(image) = self.known(asked) else {
             return Ok(None);
         };
-        let ((repository, digest, _), storage) = (asked, self.layers.storage());
+        let ((repository, digest, ..), storage) = (asked, self.layers.storage());
         if image.manifest != *digest {
             storage.manifest(repository, &Reference::Digest(image.manifest))?;
         }
@@ -220,7 +235,7 @@ impl Images {
         Ok(Some(image))
     }
 
-    fn known(&self, asked: &(Repository, Digest, Option<Platform>)) -> Option<Arc<Image>> {
+    fn known(&self, asked: &Asked) -> Option<Arc<Image>> {
         let renewed = self.layers.renewed();
         let known = self.known.get(asked);
         known.filter(|image| image.renewed == renewed)
@@ -234,7 +249,7 @@ impl Images {
         platform: Option<&Platform>,
     ) -> Result<Option<Arc<Image>>> {
         let stored = self.layers.storage().manifest(repository, reference)?;
-        self.recall(&(repository.clone(), stored.digest, platform.cloned()))
+        self.recall(&(repository.clone(), stored.digest, platform.cloned(), None))
     }
 
     /// The platforms that an index names and that are here; none for anything
@@ -266,18 +281,28 @@ impl Images {
         reference: &Reference,
         platform: Option<&Platform>,
     ) -> Result<Arc<Image>> {
+        self.open_part(repository, reference, platform, None)
+    }
+
+    fn open_part(
+        &self,
+        repository: &Repository,
+        reference: &Reference,
+        platform: Option<&Platform>,
+        layers: Option<usize>,
+    ) -> Result<Arc<Image>> {
         let storage = self.layers.storage();
         let stored = storage.manifest(repository, reference)?;
-        let asked = (repository.clone(), stored.digest, platform.cloned());
+        let asked = (repository.clone(), stored.digest, platform.cloned(), layers);
         if let Some(image) = self.recall(&asked)? {
             return Ok(image);
         }
         let leaf = self.leaf(repository, &stored, platform)?;
-        let by_itself = (repository.clone(), leaf.digest, None);
+        let by_itself = (repository.clone(), leaf.digest, None, layers);
         let image = match self.known(&by_itself) {
             Some(image) => image,
             None => {
-                let image = Arc::new(self.load(repository, leaf)?);
+                let image = Arc::new(self.load(repository, leaf, layers)?);
                 self.known.insert(by_itself, Arc::clone(&image));
                 image
             }
@@ -287,7 +312,7 @@ impl Images {
     }
 
     /// The image manifest that a manifest is or leads to.
-    fn leaf(
+    pub(super) fn leaf(
         &self,
         repository: &Repository,
         stored: &StoredManifest,
@@ -360,8 +385,16 @@ impl Images {
         Ok(self.config(repository, config)?.and_then(|c| c.platform))
     }
 
-    fn load(&self, repository: &Repository, leaf: Leaf) -> Result<Image> {
+    fn load(&self, repository: &Repository, mut leaf: Leaf, part: Option<usize>) -> Result<Image> {
         let storage = self.layers.storage();
+        let ids = match part {
+            Some(part) => {
+                let ids = self.layer_ids(repository, &leaf)?;
+                leaf.layers.truncate(part);
+                Some(ids)
+            }
+            None => None,
+        };
         let renewed = self.layers.renewed();
         let image = || name(repository, &leaf.digest);
         if leaf.layers.len() > LAYERS_MAX {
@@ -403,7 +436,10 @@ impl Images {
         }
         let mut warnings = Vec::new();
         match self.config(repository, &leaf.config) {
-            Ok(Some(config)) => {
+            Ok(Some(mut config)) => {
+                if let Some(part) = part {
+                    config.diff_ids.truncate(part);
+                }
                 let found = layers.iter().map(|layer| {
                     let diff_id = Digest::Sha256(layer.record.diff_id);
                     (layer.digest, diff_id)
@@ -422,6 +458,7 @@ impl Images {
             manifest: leaf.digest,
             config: leaf.config,
             layers,
+            ids,
             warnings,
             source: Arc::clone(&self.layers),
             renewed,

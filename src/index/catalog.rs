@@ -1,8 +1,9 @@
 //! The `repositories` family: the names of all repositories, in order, so that
 //! a page of the catalog does not walk the store. Key: the name. Value: the time
 //! ([`Storage::manifests_changed`], 8 bytes, big-endian) of the state whose
-//! manifests have been read for their subjects and ids, or nothing; one byte
-//! more, [`IDS_ONLY`]: for their ids only, the store being read-only.
+//! manifests have been read, or nothing; and a byte, [`READ`]: for their subjects
+//! and ids, or [`IDS_READ`]: for their ids only, the store being read-only. What
+//! was read for less (by a version before there were such ids) is read again.
 //!
 //! A name is added before the first manifest of its repository is stored, and
 //! stays. So no push is ever missing from the catalog, and whoever reads it
@@ -12,12 +13,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use rocksdb::{ColumnFamily, Direction, IteratorMode, WriteOptions};
 
+use super::images::Ids;
 use super::{Error, Index, Result};
-use crate::oci::{Contents, Repository};
+use crate::oci::{Contents, Digest, Repository};
 use crate::storage::{Page, Storage, StoredManifest};
 
 pub const FAMILY: &str = "repositories";
-const IDS_ONLY: u8 = b'i';
+const READ: u8 = b'2';
+const IDS_READ: u8 = b'j';
 /// Set once the whole store has been walked.
 const COMPLETE_KEY: &[u8] = b"catalog-complete";
 
@@ -122,10 +125,13 @@ impl Index {
                 return Ok(());
             };
             let known = self.repository_value(repository)?;
-            let now = changed.to_be_bytes();
-            let ids_only = [&now[..], &[IDS_ONLY]].concat();
+            let [now, ids_only] =
+                [READ, IDS_READ].map(|what| [&changed.to_be_bytes()[..], &[what]].concat());
             let add = |stored: &StoredManifest| match Contents::parse(&stored.bytes) {
-                Ok(contents) => self.add_images(repository, &stored.digest, contents.config()),
+                Ok(contents) => {
+                    let ids = ids(storage, repository, &stored.digest, &contents);
+                    self.add_images(repository, &stored.digest, &ids)
+                }
                 // Nothing that could be looked into.
                 Err(_) => Ok(()),
             };
@@ -153,6 +159,25 @@ impl Index {
             .map_err(|e| self.failed(e))?;
         self.catalog.complete.store(true, Ordering::Release);
         Ok(())
+    }
+}
+
+/// The ids that lead to a manifest. One that cannot be shown in the first API has
+/// those of the others.
+pub fn ids(
+    storage: &Storage,
+    repository: &Repository,
+    manifest: &Digest,
+    contents: &Contents,
+) -> Ids {
+    let chain = storage.chain_ids(repository, manifest, contents);
+    let chain = chain.unwrap_or_else(|error| {
+        tracing::warn!(%repository, %manifest, %error, "an image is not shown in the v1 API");
+        Vec::new()
+    });
+    Ids {
+        config: contents.config().copied(),
+        chain,
     }
 }
 

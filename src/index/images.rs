@@ -1,6 +1,8 @@
 //! The `images` family: what the hex digits of an id lead to. Key: the digits,
 //! 0, repository, 0, the digest of the manifest that the id leads to there.
-//! Value: [`IdKind`], a byte.
+//! Value: [`IdKind`], a byte; with a manifest's own digest its id in the first
+//! API, if it has one; with such ids the number of the manifest's layers that are
+//! theirs (2 bytes, big-endian).
 //!
 //! Rows are written after the manifest and removed after it, so the store is
 //! asked whether a row's manifest is still there. What a crash or another server
@@ -10,6 +12,7 @@ use rocksdb::{ColumnFamily, Direction, IteratorMode, ReadOptions, WriteBatch};
 
 use super::{Index, Result};
 use crate::oci::{Digest, Repository};
+use crate::v1::ImageId;
 
 pub const FAMILY: &str = "images";
 
@@ -20,6 +23,8 @@ pub enum IdKind {
     Manifest = 0,
     Index = 1,
     Config = 2,
+    /// Not of a digest: an id of the first API.
+    V1 = 3,
 }
 
 /// A meaning of an id in a repository.
@@ -30,6 +35,8 @@ pub struct ImageRow {
     pub repository: Repository,
     pub manifest: Digest,
     pub kind: IdKind,
+    /// What the id of the first API means: so many layers of the manifest's.
+    pub layers: Option<usize>,
 }
 
 impl ImageRow {
@@ -44,10 +51,15 @@ impl ImageRow {
             repository: parts.next()?.parse().ok()?,
             manifest: parts.next()?.parse().ok()?,
             kind: match value {
-                [0] => IdKind::Manifest,
+                [0, ..] => IdKind::Manifest,
                 [1] => IdKind::Index,
                 [2] => IdKind::Config,
+                [3, _, _] => IdKind::V1,
                 _ => return None,
+            },
+            layers: match *value {
+                [3, high, low] => Some(u16::from_be_bytes([high, low]).into()),
+                _ => None,
             },
         })
     }
@@ -63,17 +75,34 @@ impl ImageRow {
     }
 }
 
-/// The ids that lead to a manifest; without a config it is an index.
-fn rows(repository: &Repository, manifest: &Digest, config: Option<&Digest>) -> Vec<ImageRow> {
-    let row = |digest: &Digest, kind| ImageRow {
-        id: digest.hex(),
-        repository: repository.clone(),
-        manifest: *manifest,
-        kind,
-    };
-    match config {
-        None => vec![row(manifest, IdKind::Index)],
-        Some(config) => vec![row(manifest, IdKind::Manifest), row(config, IdKind::Config)],
+/// The ids that lead to a manifest.
+#[derive(Clone, Debug, Default)]
+pub struct Ids {
+    /// None: it is an index.
+    pub config: Option<Digest>,
+    /// Those of the first API, base first, with their numbers of layers.
+    pub chain: Vec<(ImageId, usize)>,
+}
+
+impl Ids {
+    fn rows(&self, repository: &Repository, manifest: &Digest) -> Vec<(String, Vec<u8>)> {
+        let key = |id: String| format!("{id}\0{repository}\0{manifest}");
+        let Some(config) = &self.config else {
+            return vec![(key(manifest.hex()), vec![IdKind::Index as u8])];
+        };
+        let mut own = vec![IdKind::Manifest as u8];
+        if let Some((top, _)) = self.chain.last() {
+            own.extend_from_slice(top.as_bytes());
+        }
+        let mut rows = vec![
+            (key(manifest.hex()), own),
+            (key(config.hex()), vec![IdKind::Config as u8]),
+        ];
+        for (id, layers) in &self.chain {
+            let [high, low] = u16::try_from(*layers).unwrap_or(u16::MAX).to_be_bytes();
+            rows.push((key(id.to_string()), vec![IdKind::V1 as u8, high, low]));
+        }
+        rows
     }
 }
 
@@ -82,17 +111,11 @@ impl Index {
         self.db.cf_handle(FAMILY).expect("opened with the database")
     }
 
-    /// Makes the ids known that lead to a manifest of the repository; without a
-    /// config it is an index.
-    pub fn add_images(
-        &self,
-        repository: &Repository,
-        manifest: &Digest,
-        config: Option<&Digest>,
-    ) -> Result<()> {
+    /// Makes the ids known that lead to a manifest of the repository.
+    pub fn add_images(&self, repository: &Repository, manifest: &Digest, ids: &Ids) -> Result<()> {
         let mut batch = WriteBatch::default();
-        for row in rows(repository, manifest, config) {
-            batch.put_cf(self.images(), row.key(), [row.kind as u8]);
+        for (key, value) in ids.rows(repository, manifest) {
+            batch.put_cf(self.images(), key, value);
         }
         self.db.write(batch).map_err(|e| self.failed(e))
     }
@@ -102,13 +125,22 @@ impl Index {
         &self,
         repository: &Repository,
         manifest: &Digest,
-        config: Option<&Digest>,
+        ids: &Ids,
     ) -> Result<()> {
         let mut batch = WriteBatch::default();
-        for row in rows(repository, manifest, config) {
-            batch.delete_cf(self.images(), row.key());
+        for (key, _) in ids.rows(repository, manifest) {
+            batch.delete_cf(self.images(), key);
         }
         self.db.write(batch).map_err(|e| self.failed(e))
+    }
+
+    /// The id in the first API of a manifest's image, as far as it is known.
+    pub fn v1_id(&self, repository: &Repository, manifest: &Digest) -> Result<Option<ImageId>> {
+        let key = format!("{}\0{repository}\0{manifest}", manifest.hex());
+        let value = self.db.get_cf(self.images(), key);
+        let value = value.map_err(|e| self.failed(e))?.unwrap_or_default();
+        let id = value.get(1..).and_then(|id| id.try_into().ok());
+        Ok(id.map(ImageId::from_bytes))
     }
 
     /// At most `n` rows of the ids that begin with `prefix`, from `from` on, which
@@ -141,9 +173,14 @@ mod tests {
         let index = Index::open(&dir.path().join("db")).unwrap();
         let digest = |n: u8| Algorithm::Sha256.digest(&[n]);
         let [a, b] = ["a", "a/b"].map(|name| name.parse::<Repository>().unwrap());
-        index.add_images(&a, &digest(1), Some(&digest(2))).unwrap();
-        index.add_images(&b, &digest(1), Some(&digest(2))).unwrap();
-        index.add_images(&b, &digest(3), None).unwrap();
+        let v1 = ImageId::from_bytes([7; 32]);
+        let ids = Ids {
+            config: Some(digest(2)),
+            chain: vec![(ImageId::from_bytes([6; 32]), 1), (v1, 300)],
+        };
+        index.add_images(&a, &digest(1), &ids).unwrap();
+        index.add_images(&b, &digest(1), &ids).unwrap();
+        index.add_images(&b, &digest(3), &Ids::default()).unwrap();
 
         let find = |prefix: &str, from: &str, n| {
             let rows = index.find_images(prefix, from, n).unwrap();
@@ -168,10 +205,16 @@ mod tests {
         let want = ("a/b".to_owned(), digest(3), IdKind::Index);
         assert_eq!(find(&third, &third, 9), [want]);
 
-        index
-            .remove_images(&a, &digest(1), Some(&digest(2)))
-            .unwrap();
+        let row = &index.find_images("0707", "0707", 9).unwrap()[1];
+        assert_eq!((row.kind, row.layers), (IdKind::V1, Some(300)));
+        assert_eq!((&row.repository, row.manifest), (&b, digest(1)));
+        assert_eq!(index.v1_id(&a, &digest(1)).unwrap(), Some(v1));
+        assert_eq!(index.v1_id(&a, &digest(3)).unwrap(), None);
+        assert_eq!(index.v1_id(&b, &digest(3)).unwrap(), None, "an index");
+
+        index.remove_images(&a, &digest(1), &ids).unwrap();
         let want = ("a/b".to_owned(), digest(1), IdKind::Config);
         assert_eq!(find(&config, &config, 9), [want]);
+        assert_eq!(index.find_images("0707", "0707", 9).unwrap().len(), 1);
     }
 }

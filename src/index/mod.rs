@@ -22,6 +22,7 @@ use rocksdb::{BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressio
 use crate::oci::Digest;
 
 pub use builder::Limits;
+pub use catalog::ids;
 pub use layers::{IndexedLayer, Layers, Options as LayerOptions};
 pub use rows::{Children, LayerWriter, Names};
 

@@ -185,6 +185,30 @@ impl Index {
         Children(self.rows(ENTRIES, prefix, from))
     }
 
+    /// The entries of a layer after a path, nearest the root first; whiteouts are
+    /// among them.
+    pub fn entries(
+        &self,
+        layer: u64,
+        after: Option<&[u8]>,
+    ) -> impl Iterator<Item = Result<(Vec<u8>, Entry)>> {
+        let start = after.map(|path| {
+            // Behind this one, before any other.
+            let mut key = entry_key(layer, path).split_off(size_of::<u64>());
+            key.push(0);
+            key
+        });
+        let prefix = layer.to_be_bytes().to_vec();
+        let mut rows = self.rows(ENTRIES, prefix, start.as_deref().unwrap_or_default());
+        std::iter::from_fn(move || {
+            rows.next(|key, value| {
+                // Behind the depth.
+                let path = key.get(size_of::<u16>()..).unwrap_or_default();
+                Ok((path.to_vec(), self.decode("an entry", value)?))
+            })
+        })
+    }
+
     /// The names of an inode with more than one in its layer.
     pub fn names(&self, layer: u64, inode: u64) -> Names<'_> {
         Names(self.rows(NAMES, pair(layer, inode), b""))

@@ -10,6 +10,7 @@ use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use quick_cache::Weighter;
@@ -210,6 +211,19 @@ impl Storage {
 
     fn forget(&self, repository: &Repository, reference: &Reference) {
         self.manifests.remove(&ManifestKey(repository, reference));
+    }
+
+    /// When a tag was last set.
+    pub fn tag_time(&self, repository: &Repository, tag: &Tag) -> Result<SystemTime> {
+        let link = self.layout.tag_current(repository, tag);
+        match fs::metadata(&link).and_then(|metadata| metadata.modified()) {
+            Ok(time) => Ok(time),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Err(Error::ManifestUnknown {
+                repository: repository.clone(),
+                reference: Reference::Tag(tag.clone()),
+            }),
+            Err(e) => Err(Error::io("read", &link, e)),
+        }
     }
 
     /// Takes a tag away, and nothing else; gives the manifest that it named.

@@ -253,7 +253,7 @@ impl Storage {
                         self.durable
                             .write(&self.layout.blob_data(&layer), &EMPTY_LAYER)?;
                     }
-                    let json = chain.json(at, config, None);
+                    let json = chain.json(at, config);
                     let json = json.map_err(|_| Error::ImageUnknown(link.id))?;
                     let id = link.id;
                     self.install_image(&Place { id, parent }, &json, &layer, None)?;

@@ -112,8 +112,9 @@ impl Chain {
     }
 
     /// The JSON of the image `at` that place of the chain, which was made of this
-    /// config. `size`: the bytes of its layer's files, as far as it is known.
-    pub fn json(&self, at: usize, config: &[u8], size: Option<u64>) -> Result<Vec<u8>, Error> {
+    /// config. `Size` is there where nothing was changed: that of others is known
+    /// only once their layers were read.
+    pub fn json(&self, at: usize, config: &[u8]) -> Result<Vec<u8>, Error> {
         #[derive(Serialize)]
         struct Image<'a> {
             id: String,
@@ -128,7 +129,7 @@ impl Chain {
             #[serde(skip_serializing_if = "std::ops::Not::not")]
             throwaway: bool,
             #[serde(rename = "Size", skip_serializing_if = "Option::is_none")]
-            size: Option<u64>,
+            size: Option<u8>,
         }
         #[derive(Serialize)]
         struct Container<'a> {
@@ -139,6 +140,7 @@ impl Chain {
         let id = self.0[at].id.to_string();
         let parent = at.checked_sub(1).map(|below| self.0[below].id.to_string());
         let throwaway = self.0[at].layer.is_none();
+        let size = throwaway.then_some(0);
         if at + 1 == self.0.len() {
             let mut image: Map<String, Value> = serde_json::from_slice(config).map_err(invalid)?;
             image.retain(|key, _| !["rootfs", "history", "parent", "Size"].contains(&key.as_str()));
@@ -211,24 +213,24 @@ mod tests {
         let ancestry: Vec<String> = chain.ancestry(1).iter().map(ImageId::to_string).collect();
         assert_eq!(ancestry, [middle.as_str(), &base]);
 
-        let json = |at, size| {
-            let json = chain.json(at, CONFIG.as_bytes(), size).unwrap();
+        let json = |at| {
+            let json = chain.json(at, CONFIG.as_bytes()).unwrap();
             String::from_utf8(json).unwrap()
         };
         assert_eq!(
-            json(0, Some(5)),
+            json(0),
             format!(
-                r#"{{"id":"{base}","comment":"c","created":"2020-01-01T00:00:00Z","container_config":{{"Cmd":["ADD"]}},"Size":5}}"#
+                r#"{{"id":"{base}","comment":"c","created":"2020-01-01T00:00:00Z","container_config":{{"Cmd":["ADD"]}}}}"#
             )
         );
         assert_eq!(
-            json(1, Some(0)),
+            json(1),
             format!(
                 r#"{{"id":"{middle}","parent":"{base}","created":"{NO_TIME}","container_config":{{"Cmd":["ENV"]}},"author":"me","throwaway":true,"Size":0}}"#
             )
         );
         assert_eq!(
-            json(2, None),
+            json(2),
             format!(
                 r#"{{"architecture":"amd64","config":{{"Cmd":["x"]}},"created":"2020-01-02T03:04:05Z","id":"{top}","os":"linux","parent":"{middle}"}}"#
             )

@@ -4,6 +4,7 @@ use std::io::Write;
 use std::sync::Arc;
 
 use registry::image::{Error, Id, Image, Images, Platform, Result};
+use registry::index::images::Ids;
 use registry::index::{self, Index};
 use registry::oci::{Algorithm, Digest, Reference, Repository};
 use registry::storage;
@@ -149,6 +150,13 @@ fn the_store_is_the_truth() {
     assert!(matches!(open(&store, &hex), Err(Error::Unknown(_))));
 }
 
+fn ids(config: Digest) -> Ids {
+    Ids {
+        config: Some(config),
+        ..Ids::default()
+    }
+}
+
 #[test]
 fn a_prefix_of_several_ids() {
     let store = store();
@@ -160,7 +168,7 @@ fn a_prefix_of_several_ids() {
         let config: Digest = format!("sha256:{}", hex(end)).parse().unwrap();
         store
             .index
-            .add_images(&app, &manifest, Some(&config))
+            .add_images(&app, &manifest, &ids(config))
             .unwrap();
         manifests.push(manifest);
     }
@@ -187,7 +195,7 @@ fn an_existing_store() {
         let config = store.images.open(&id("app:t"), None).unwrap().config;
         store
             .index
-            .remove_images(&app, &image, Some(&config))
+            .remove_images(&app, &image, &ids(config))
             .unwrap();
         assert!(matches!(
             open(&store, &config.hex()),

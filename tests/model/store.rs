@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use registry::image::{Image, Images, Result};
-use registry::index::{Index, LayerOptions, Layers, Limits};
-use registry::oci::{Algorithm, Digest, Manifest, Reference, Repository, Tag};
+use registry::index::{Index, LayerOptions, Layers, Limits, ids};
+use registry::oci::{Algorithm, Contents, Digest, Manifest, Reference, Repository, Tag};
 use registry::storage::{Options, Storage};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -82,14 +82,9 @@ impl Store {
         self.storage
             .put_manifest(repository, &tags, &manifest, &digest, &bytes)
             .unwrap();
-        let config = manifest.blobs.first();
-        self.index
-            .add_images(
-                repository,
-                &digest,
-                config.filter(|_| !manifest.media_type.is_index()),
-            )
-            .unwrap();
+        let contents = Contents::parse(&bytes).unwrap();
+        let ids = ids(&self.storage, repository, &digest, &contents);
+        self.index.add_images(repository, &digest, &ids).unwrap();
         digest
     }
 

@@ -6,6 +6,7 @@ use hyper::header::{
     ACCEPT_RANGES, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderValue,
 };
 use hyper::{Method, Response, StatusCode};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::{DOCKER_CONTENT_DIGEST, header};
 use crate::events::{Event, Kind};
@@ -14,6 +15,7 @@ use crate::http::error::{Error, Result};
 use crate::http::range::{self, Wanted};
 use crate::http::{App, Exchange, blocking};
 use crate::oci::{Digest, Repository};
+use crate::storage::Blob;
 
 /// Bytes that are read rather than mapped: for less, copying is cheaper.
 const SMALL: u64 = 64 << 10;
@@ -55,6 +57,20 @@ pub async fn blob(
             ),
         },
     };
+    let mut response = content(exchange, &digest, size, opened).await?;
+    let headers = response.headers_mut();
+    headers.insert(DOCKER_CONTENT_DIGEST, header(digest.to_string()));
+    Ok(response)
+}
+
+/// Answers with content that never changes, or with what of it is asked for.
+/// `opened`: nothing for HEAD.
+pub async fn content(
+    exchange: &Exchange,
+    digest: &Digest,
+    size: u64,
+    opened: Option<(Blob, OwnedSemaphorePermit)>,
+) -> Result<Response<Body>> {
     let etag = format!("\"{digest}\"");
     let mut response = Response::new(Body::Empty);
     let headers = response.headers_mut();
@@ -63,7 +79,6 @@ pub async fn blob(
         CACHE_CONTROL,
         HeaderValue::from_static("private, max-age=31536000, immutable"),
     );
-    headers.insert(DOCKER_CONTENT_DIGEST, header(digest.to_string()));
 
     let wanted = match exchange.method {
         // Range means something for GET alone (RFC 9110, 14.2).

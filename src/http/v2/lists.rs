@@ -122,7 +122,7 @@ fn held(
     }
 }
 
-async fn wait_for_catalog(app: &App) -> Result<()> {
+pub async fn wait_for_catalog(app: &App) -> Result<()> {
     const STEP: Duration = Duration::from_millis(50);
     let deadline = tokio::time::Instant::now() + CATALOG_WAIT;
     loop {

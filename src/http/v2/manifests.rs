@@ -11,15 +11,17 @@ use crate::events::{Cause, Event, Events, Kind, Pushed};
 use crate::http::body::Body;
 use crate::http::error::{Error, Result};
 use crate::http::{App, Exchange, blocking, range};
+use crate::index::images::Ids;
 use crate::index::{self, Index};
 use crate::oci::manifest::MANIFEST_MAX;
 use crate::oci::{Algorithm, Contents, Digest, Manifest, Reference, Repository, Tag};
 use crate::storage::{self, Storage, StoredManifest};
+use crate::v1::ImageId;
 
 /// Tags that one push may set.
 pub const TAGS_MAX: usize = 64;
 /// What a client gets to send a manifest, which takes room from all others.
-const BODY_TIME: Duration = Duration::from_secs(60);
+pub const BODY_TIME: Duration = Duration::from_secs(60);
 
 pub async fn manifest(
     app: &Arc<App>,
@@ -121,10 +123,12 @@ fn delete_manifest(
 ) -> storage::Result<()> {
     // Before it is gone. One that cannot be read may be deleted.
     let about = About::read(storage, repository, *digest);
+    let contents = about.contents.as_ref();
+    let ids = contents.map(|contents| index::ids(storage, repository, digest, contents));
     let tags = storage.delete_manifest(repository, digest)?;
     // It is deleted all the same: whoever finds such a row asks the store.
-    if about.contents.is_some()
-        && let Err(error) = forget_ids(storage, index, repository, digest, about.config())
+    if let Some(ids) = ids
+        && let Err(error) = forget_ids(storage, index, repository, digest, &ids)
     {
         tracing::warn!(%repository, %digest, %error, "cannot remove the ids of a deleted image");
     }
@@ -140,14 +144,88 @@ fn forget_ids(
     index: &Index,
     repository: &Repository,
     digest: &Digest,
-    config: Option<&Digest>,
+    ids: &Ids,
 ) -> index::Result<()> {
-    index.remove_images(repository, digest, config)?;
+    index.remove_images(repository, digest, ids)?;
     match storage.manifest(repository, &Reference::Digest(*digest)) {
         // Pushed again meanwhile, maybe before the rows went.
-        Ok(_) => index.add_images(repository, digest, config),
+        Ok(_) => index.add_images(repository, digest, ids),
         Err(_) => Ok(()),
     }
+}
+
+/// A manifest that was pushed or made.
+pub struct Push<'a> {
+    pub repository: &'a Repository,
+    pub tags: &'a [Tag],
+    pub manifest: Manifest,
+    pub digest: &'a Digest,
+    pub bytes: &'a [u8],
+    /// The image that was tagged by the first API, whose other events have been.
+    pub image: Option<&'a ImageId>,
+}
+
+/// Stores a manifest, has its tags name it, and makes it known.
+pub fn publish(app: &App, cause: &Arc<Cause>, push: Push) -> Result<()> {
+    let Push {
+        repository,
+        tags,
+        manifest,
+        digest,
+        bytes,
+        image,
+    } = push;
+    let (storage, index, layers) = (&app.storage, &app.index, &app.layers);
+    // Before the catalog learns the name, which it keeps.
+    storage.check_manifest(repository, &manifest)?;
+    index.add_repository(repository)?;
+    storage.put_manifest(repository, tags, &manifest, digest, bytes)?;
+    let known = match Contents::parse(bytes) {
+        Ok(contents) => {
+            let ids = index::ids(storage, repository, digest, &contents);
+            index.add_images(repository, digest, &ids)
+        }
+        // Nothing that could be looked into.
+        Err(_) => Ok(()),
+    };
+    if let Err(error) = known {
+        tracing::error!(%repository, %digest, %error, "a pushed image is not found by its ids until the next start");
+    }
+    // The first blob is the config.
+    let base_first = manifest.blobs.get(1..).unwrap_or_default();
+    let missing = layers
+        .missing(base_first.iter().copied())
+        .unwrap_or_else(|error| {
+            tracing::error!(%repository, %digest, %error, "cannot have a pushed image indexed");
+            Vec::new()
+        });
+    app.events.indexing(&missing, repository, cause);
+    let (media_type, length) = (manifest.media_type.as_str(), bytes.len() as u64);
+    if let Some(image) = image {
+        for tag in tags {
+            let event = Event::new(Kind::Tag, image.to_string(), cause).digest(digest);
+            app.events.publish(Event {
+                media_type: Some(media_type),
+                size: Some(length),
+                ..event.repository(repository).tag(tag)
+            });
+        }
+    } else {
+        let config = manifest.blobs.first();
+        let pushed = Pushed {
+            repository,
+            digest,
+            media_type,
+            size: length,
+            config: config.filter(|_| !manifest.media_type.is_index()),
+            layers: base_first,
+            tags,
+        };
+        let size = |layer: &Digest| storage.blob_size(repository, layer).ok();
+        app.events.pushed(pushed, size, cause);
+    }
+    layers.index_later(missing);
+    Ok(())
 }
 
 async fn put(
@@ -209,41 +287,19 @@ async fn put(
         tags.push(tag.clone());
     }
     let subject = manifest.subject;
-    let (storage, index) = (Arc::clone(&app.storage), Arc::clone(&app.index));
-    let layers = Arc::clone(&app.layers);
-    let (events, cause) = (Arc::clone(&app.events), exchange.cause());
-    let name = repository.clone();
+    let (known, name) = (Arc::clone(app), repository.clone());
+    let cause = exchange.cause();
     blocking(move || {
         let _room = room;
-        // Before the catalog learns the name, which it keeps.
-        storage.check_manifest(&repository, &manifest)?;
-        index.add_repository(&repository)?;
-        storage.put_manifest(&repository, &tags, &manifest, &digest, &bytes)?;
-        // The first blob is the config.
-        let config = manifest.blobs.first();
-        let config = config.filter(|_| !manifest.media_type.is_index());
-        if let Err(error) = index.add_images(&repository, &digest, config) {
-            tracing::error!(%repository, %digest, %error, "a pushed image is not found by its ids until the next start");
-        }
-        let base_first = manifest.blobs.get(1..).unwrap_or_default();
-        let missing = layers.missing(base_first.iter().copied()).unwrap_or_else(|error| {
-            tracing::error!(%repository, %digest, %error, "cannot have a pushed image indexed");
-            Vec::new()
-        });
-        events.indexing(&missing, &repository, &cause);
-        let pushed = Pushed {
+        let push = Push {
             repository: &repository,
-            digest: &digest,
-            media_type: manifest.media_type.as_str(),
-            size: bytes.len() as u64,
-            config,
-            layers: base_first,
             tags: &tags,
+            manifest,
+            digest: &digest,
+            bytes: &bytes,
+            image: None,
         };
-        let size = |layer: &Digest| storage.blob_size(&repository, layer).ok();
-        events.pushed(pushed, size, &cause);
-        layers.index_later(missing);
-        Ok::<_, Error>(())
+        publish(&known, &cause, push)
     })
     .await?;
 

@@ -18,6 +18,7 @@ use crate::http::body::{Body, RequestBody};
 use crate::http::error::{Error, Result};
 use crate::http::{App, Exchange, blocking, metrics};
 use crate::oci::{Algorithm, Digest, Repository};
+use crate::storage::v1::LayerWriter;
 use crate::storage::{self, UploadWriter};
 
 /// Bytes of one upload that may wait in memory while others are written.
@@ -215,11 +216,28 @@ fn check_range(
     }
 }
 
-/// Writes a body to an upload. While one batch is hashed and written, the next
+/// What takes a body piece by piece, on a blocking thread.
+pub trait Sink: Sized + Send + 'static {
+    fn append(self, pieces: &[Bytes]) -> storage::Result<Self>;
+}
+
+impl Sink for UploadWriter {
+    fn append(self, pieces: &[Bytes]) -> storage::Result<UploadWriter> {
+        UploadWriter::append(self, pieces)
+    }
+}
+
+impl Sink for LayerWriter {
+    fn append(self, pieces: &[Bytes]) -> storage::Result<LayerWriter> {
+        LayerWriter::append(self, pieces)
+    }
+}
+
+/// Writes a body to where it goes. While one batch is hashed and written, the next
 /// gathers; no thread is held while the client is slow.
-async fn receive(app: &App, writer: UploadWriter, body: &mut RequestBody) -> Result<UploadWriter> {
+pub async fn receive<W: Sink>(app: &App, writer: W, body: &mut RequestBody) -> Result<W> {
     let mut idle = Some(writer);
-    let mut writing: Option<JoinHandle<storage::Result<UploadWriter>>> = None;
+    let mut writing: Option<JoinHandle<storage::Result<W>>> = None;
     let mut batch = Batch::default();
     // A piece that waits for room among the uploads' buffers.
     let mut arrived: Option<Bytes> = None;

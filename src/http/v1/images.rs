@@ -1,0 +1,283 @@
+//! `/v1/images/ID`: an image's parts, one by one. They belong to no repository, so
+//! an image can be read by those who may read a repository that has it, and by
+//! those who have pushed it.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use hyper::header::{HeaderName, HeaderValue};
+use hyper::{Method, Response};
+use serde_json::json;
+
+use super::{Part, document, done, lists, pusher, text};
+use crate::auth::{Identity, Right};
+use crate::events::{Event, Kind};
+use crate::http::body::Body;
+use crate::http::error::{Error, Result};
+use crate::http::files::look;
+use crate::http::v2::uploads::receive;
+use crate::http::v2::{blobs, header};
+use crate::http::{App, Exchange, blocking};
+use crate::image::{Shown, V1};
+use crate::oci::{Contents, Digest, Reference, Repository};
+use crate::storage::v1::{Pusher, StoredImage};
+use crate::storage::{self, Blob};
+use crate::v1::derived::Chain;
+use crate::v1::{CHAIN_MAX, EMPTY_LAYER, ImageId, JSON_MAX, Place, empty_layer};
+
+const SIZE: HeaderName = HeaderName::from_static("x-docker-size");
+const CHECKSUM: HeaderName = HeaderName::from_static("x-docker-checksum");
+const CHECKSUM_PAYLOAD: HeaderName = HeaderName::from_static("x-docker-checksum-payload");
+
+pub async fn image(
+    app: &Arc<App>,
+    exchange: &mut Exchange,
+    id: ImageId,
+    part: Part,
+) -> Result<Response<Body>> {
+    let put = exchange.method == Method::PUT;
+    match part {
+        Part::Json if put => put_json(app, exchange, id).await,
+        Part::Layer if put => put_layer(app, exchange, id).await,
+        Part::Json => json(app, exchange, id).await,
+        Part::Layer => layer(app, exchange, id).await,
+        Part::Checksum => put_checksum(app, exchange, id).await,
+        Part::Ancestry => {
+            let reader = Reader::new(app, exchange);
+            let ids = look(app, move || reader.open(&id)?.ancestry(&reader, &id)).await?;
+            let ids: Vec<String> = ids.iter().map(ImageId::to_string).collect();
+            Ok(text(json!(ids).to_string()))
+        }
+        Part::Files => {
+            let reader = Reader::new(app, exchange);
+            let layer = look(app, move || {
+                let found = reader.open(&id)?;
+                Ok(reader.app.layers.ready(&found.layer())?)
+            })
+            .await?;
+            lists::files(app, exchange, layer).await
+        }
+    }
+}
+
+/// Somebody who wants to read images.
+struct Reader {
+    app: Arc<App>,
+    identity: Identity,
+    pusher: Pusher,
+}
+
+/// An image that its reader may see.
+enum Found {
+    /// Pushed as such.
+    Stored(StoredImage),
+    /// Of a manifest: which one of the images that were derived of it.
+    Derived {
+        repository: Repository,
+        chain: Chain,
+        config: Bytes,
+        at: usize,
+    },
+}
+
+impl Reader {
+    fn new(app: &Arc<App>, exchange: &Exchange) -> Reader {
+        Reader {
+            app: Arc::clone(app),
+            identity: exchange.identity.clone(),
+            pusher: pusher(exchange),
+        }
+    }
+
+    fn open(&self, id: &ImageId) -> Result<Found> {
+        let found = self.find(id)?;
+        found.ok_or_else(|| storage::Error::ImageUnknown(*id).into())
+    }
+
+    fn find(&self, id: &ImageId) -> Result<Option<Found>> {
+        let storage = &self.app.storage;
+        let permitted =
+            |repository: &Repository| self.app.access.may(&self.identity, repository, Right::Pull);
+        let shown = self.app.images.find_v1(id, &permitted)?;
+        let Some(Shown {
+            repository,
+            manifest,
+            what: V1::Derived,
+        }) = shown
+        else {
+            let readable = shown.is_some() || storage.has_pushed(&self.pusher, id)?;
+            let image = if readable { storage.image(id)? } else { None };
+            return Ok(image.map(Found::Stored));
+        };
+        let stored = storage.manifest(&repository, &Reference::Digest(manifest))?;
+        let contents = Contents::parse(&stored.bytes)?;
+        let chain = storage.chain(&repository, &contents)?;
+        Ok(chain.and_then(|(chain, config)| {
+            let at = chain.0.iter().position(|link| link.id == *id)?;
+            Some(Found::Derived {
+                repository,
+                chain,
+                config,
+                at,
+            })
+        }))
+    }
+}
+
+impl Found {
+    fn layer(&self) -> Digest {
+        match self {
+            Found::Stored(image) => image.layer,
+            Found::Derived { chain, at, .. } => chain.0[*at].layer.unwrap_or_else(empty_layer),
+        }
+    }
+
+    fn ancestry(&self, reader: &Reader, id: &ImageId) -> Result<Vec<ImageId>> {
+        Ok(match self {
+            Found::Stored(_) => reader.app.storage.ancestry(id)?,
+            Found::Derived { chain, at, .. } => chain.ancestry(*at),
+        })
+    }
+
+    /// The layer's content; `None`: that of the empty one, which need not be in the
+    /// store.
+    fn open_layer(&self, reader: &Reader, id: &ImageId) -> Result<Option<Blob>> {
+        let storage = &reader.app.storage;
+        Ok(match self {
+            Found::Stored(image) => Some(storage.open_layer(id, &image.layer)?),
+            Found::Derived {
+                repository,
+                chain,
+                at,
+                ..
+            } => match &chain.0[*at].layer {
+                Some(layer) => Some(storage.open_blob(repository, layer)?),
+                None => None,
+            },
+        })
+    }
+}
+
+/// `GET …/json`
+async fn json(app: &Arc<App>, exchange: &Exchange, id: ImageId) -> Result<Response<Body>> {
+    let reader = Reader::new(app, exchange);
+    let (json, size, checksum) = look(app, move || {
+        let found = reader.open(&id)?;
+        let layer = found.open_layer(&reader, &id)?;
+        let size = layer.map_or(EMPTY_LAYER.len() as u64, |layer| layer.size);
+        Ok(match found {
+            Found::Stored(image) => (image.json, size, image.checksum),
+            Found::Derived {
+                chain, config, at, ..
+            } => (chain.json(at, &config)?, size, None),
+        })
+    })
+    .await?;
+    let mut response = text("");
+    *response.body_mut() = Body::from(json);
+    let headers = response.headers_mut();
+    headers.insert(SIZE, size.into());
+    if let Some(checksum) = checksum {
+        let checksum = header(checksum.to_string());
+        headers.insert(CHECKSUM, checksum.clone());
+        headers.insert(CHECKSUM_PAYLOAD, checksum);
+    }
+    Ok(response)
+}
+
+/// `GET …/layer`
+async fn layer(app: &Arc<App>, exchange: &Exchange, id: ImageId) -> Result<Response<Body>> {
+    let reader = Reader::new(app, exchange);
+    let permit = Arc::clone(&app.blob_responses).acquire_owned().await;
+    let permit = permit.expect("the semaphore is never closed");
+    let (digest, blob) = look(app, move || {
+        let found = reader.open(&id)?;
+        Ok((found.layer(), found.open_layer(&reader, &id)?))
+    })
+    .await?;
+    let Some(blob) = blob else {
+        let mut response = Response::new(Body::from(&EMPTY_LAYER[..]));
+        response.headers_mut().insert(
+            hyper::header::CONTENT_TYPE,
+            HeaderValue::from_static("application/octet-stream"),
+        );
+        return Ok(response);
+    };
+    let size = blob.size;
+    let opened = (exchange.method == Method::GET).then_some((blob, permit));
+    blobs::content(exchange, &digest, size, opened).await
+}
+
+/// `PUT …/json`: begins the push of an image.
+async fn put_json(app: &Arc<App>, exchange: &mut Exchange, id: ImageId) -> Result<Response<Body>> {
+    let (json, room) = document(app, exchange, JSON_MAX).await?;
+    let reader = Reader::new(app, exchange);
+    let cause = exchange.cause();
+    look(app, move || {
+        let _room = room;
+        let place = Place::parse(&json, &id)?;
+        let storage = &reader.app.storage;
+        if reader.find(&id)?.is_some() {
+            return Err(storage::Error::ImageExists(id).into());
+        }
+        if let Some(parent) = &place.parent {
+            match reader.find(parent)? {
+                None => return Err(Error::ParentUnknown(*parent)),
+                Some(Found::Stored(_)) => {}
+                Some(Found::Derived {
+                    chain, config, at, ..
+                }) => storage.adopt(&chain, at, &config)?,
+            }
+            if storage.ancestry(parent)?.len() >= CHAIN_MAX {
+                return Err(crate::v1::Error::Depth.into());
+            }
+        }
+        storage.put_image_json(&reader.pusher, &place, &json)?;
+        let event = Event::new(Kind::Image, id.to_string(), &cause);
+        reader.app.events.publish(event);
+        Ok(())
+    })
+    .await?;
+    Ok(done())
+}
+
+/// `PUT …/layer`
+async fn put_layer(app: &Arc<App>, exchange: &mut Exchange, id: ImageId) -> Result<Response<Body>> {
+    let reader = Reader::new(app, exchange);
+    let writer = look(app, move || {
+        if reader.find(&id)?.is_some() {
+            return Err(storage::Error::ImageExists(id).into());
+        }
+        Ok(reader.app.storage.write_layer(&reader.pusher, &id)?)
+    })
+    .await?;
+    let writer = receive(app, writer, &mut exchange.body).await?;
+    let (checksum, digest) = blocking(move || writer.finish()).await?;
+    let event = Event::new(Kind::Layer, id.to_string(), &exchange.cause()).digest(&digest);
+    app.events.publish(Event {
+        checksum: Some(checksum.to_string()),
+        ..event
+    });
+    Ok(done())
+}
+
+/// `PUT …/checksum`: ends the push of an image.
+async fn put_checksum(app: &Arc<App>, exchange: &Exchange, id: ImageId) -> Result<Response<Body>> {
+    let said = exchange.headers.get(CHECKSUM_PAYLOAD);
+    let said = said.ok_or(Error::ChecksumMissing)?;
+    let said = crate::log::escape(said.as_bytes());
+    let (known, pusher) = (Arc::clone(app), pusher(exchange));
+    let cause = exchange.cause();
+    blocking(move || {
+        let layer = known.storage.complete_image(&pusher, &id, said.trim())?;
+        let event = Event::new(Kind::Verify, id.to_string(), &cause);
+        known.events.publish(event.digest(&layer));
+        // While the next one comes.
+        if let Err(error) = known.layers.pushed([layer]) {
+            tracing::error!(image = %id, %error, "cannot have a pushed image indexed");
+        }
+        Ok::<_, Error>(())
+    })
+    .await?;
+    Ok(done())
+}

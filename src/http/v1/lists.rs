@@ -1,0 +1,248 @@
+//! What spans repositories or comes in long lists: search, all tags, a layer's
+//! files.
+
+use std::sync::Arc;
+
+use hyper::Response;
+use hyper::header::HeaderValue;
+use serde_json::{Value, json};
+
+use super::repositories::tag_id;
+use super::text;
+use crate::auth::{Identity, Right};
+use crate::http::body::{Body, PIECE, Produce};
+use crate::http::error::{Error, Result};
+use crate::http::files::look;
+use crate::http::v2::lists::wait_for_catalog;
+use crate::http::{App, Exchange};
+use crate::index::IndexedLayer;
+use crate::index::records::{Entry, Kind};
+use crate::oci::{Repository, Tag};
+
+/// Results of a search on one page: without asking, and at most.
+const RESULTS: usize = 25;
+const RESULTS_MAX: usize = 100;
+/// Names that one search looks at.
+const NAMES_MAX: usize = 100_000;
+/// Names read from the catalog at a time.
+const PAGE: usize = 1000;
+
+fn number(exchange: &Exchange, name: &'static str, default: usize) -> Result<usize> {
+    let Some(text) = exchange.parameter(name).filter(|text| !text.is_empty()) else {
+        return Ok(default);
+    };
+    match text.parse() {
+        Ok(number) if number > 0 => Ok(number),
+        _ => Err(Error::Parameter {
+            name,
+            value: text.chars().take(32).collect(),
+            want: "a number from 1 on",
+        }),
+    }
+}
+
+/// Goes through the repositories that one may know of and that hold something.
+struct Names {
+    app: Arc<App>,
+    identity: Identity,
+    last: String,
+    page: std::vec::IntoIter<Repository>,
+    more: bool,
+}
+
+impl Names {
+    fn new(app: &Arc<App>, exchange: &Exchange) -> Names {
+        Names {
+            app: Arc::clone(app),
+            identity: exchange.identity.clone(),
+            last: String::new(),
+            page: Vec::new().into_iter(),
+            more: true,
+        }
+    }
+
+    /// The next name that is `wanted`.
+    fn next(&mut self, right: Right, wanted: impl Fn(&str) -> bool) -> Result<Option<Repository>> {
+        loop {
+            for repository in self.page.by_ref() {
+                if wanted(repository.as_str())
+                    && self.app.access.may(&self.identity, &repository, right)
+                    && self.app.storage.has_manifests(&repository)?
+                {
+                    return Ok(Some(repository));
+                }
+            }
+            if !self.more {
+                return Ok(None);
+            }
+            let page = self.app.index.repositories(&self.last, PAGE)?;
+            self.more = page.next.is_some();
+            self.last = page.next.unwrap_or_default();
+            self.page = page.items.into_iter();
+        }
+    }
+}
+
+/// `/v1/search?q=&page=&n=`
+pub async fn search(app: &Arc<App>, exchange: &Exchange) -> Result<Response<Body>> {
+    let size = number(exchange, "n", RESULTS)?.min(RESULTS_MAX);
+    let page = number(exchange, "page", 1)?;
+    let query = exchange.parameter("q").unwrap_or_default().to_owned();
+    wait_for_catalog(app).await?;
+    let mut names = Names::new(app, exchange);
+    let wanted = query.to_lowercase();
+    let found = look(app, move || {
+        let (mut found, mut count) = (Vec::new(), 0);
+        let start = (page - 1).saturating_mul(size);
+        while let Some(name) = names.next(Right::Catalog, |name| name.contains(&wanted))? {
+            if count >= start && found.len() < size {
+                found.push(json!({"name": name.as_str(), "description": ""}));
+            }
+            count += 1;
+            if count == NAMES_MAX {
+                break;
+            }
+        }
+        Ok((found, count))
+    });
+    let (results, count) = found.await?;
+    let document = json!({
+        "query": query,
+        "num_results": count,
+        "num_pages": count.div_ceil(size),
+        "page": page,
+        "page_size": size,
+        "results": results,
+    });
+    Ok(text(document.to_string()))
+}
+
+/// `/v1/repositories`: all tags there are, `{"NAME:TAG": "id"}`.
+pub async fn repositories(app: &Arc<App>, exchange: &Exchange) -> Result<Response<Body>> {
+    wait_for_catalog(app).await?;
+    let mut names = Names::new(app, exchange);
+    let mut tags: Option<(Repository, std::vec::IntoIter<Tag>)> = None;
+    let write = move |buffer: &mut Vec<u8>, separator: &mut &[u8]| -> Result<bool> {
+        loop {
+            let Some((repository, rest)) = &mut tags else {
+                let Some(repository) = names.next(Right::Pull, |_| true)? else {
+                    return Ok(false);
+                };
+                let page = names.app.storage.tags(&repository, "", NAMES_MAX)?;
+                tags = Some((repository, page.items.into_iter()));
+                continue;
+            };
+            let Some(tag) = rest.next() else {
+                tags = None;
+                continue;
+            };
+            if let Some(id) = tag_id(&names.app, repository, &tag)? {
+                buffer.extend_from_slice(separator);
+                // Neither needs escapes.
+                buffer.extend_from_slice(format!("\"{repository}:{tag}\":\"{id}\"").as_bytes());
+                *separator = b",";
+                return Ok(true);
+            }
+        }
+    };
+    stream(app, b'{', b'}', Box::new(write)).await
+}
+
+/// `/v1/images/ID/files`: what the image's own layer has, as the Python registry
+/// listed it: path, type, whether it removes that path, size, time, mode, owner and
+/// group.
+pub async fn files(
+    app: &Arc<App>,
+    _exchange: &Exchange,
+    layer: Arc<IndexedLayer>,
+) -> Result<Response<Body>> {
+    let known = Arc::clone(app);
+    let mut last: Option<Vec<u8>> = None;
+    let mut page = Vec::new().into_iter();
+    let write = move |buffer: &mut Vec<u8>, separator: &mut &[u8]| -> Result<bool> {
+        loop {
+            let Some((path, entry)) = page.next() else {
+                let entries = known.index.entries(layer.record.number, last.as_deref());
+                let read: Vec<_> = entries.take(PAGE).collect::<Result<_, _>>()?;
+                let Some((path, _)) = read.last() else {
+                    return Ok(false);
+                };
+                last = Some(path.clone());
+                page = read.into_iter();
+                continue;
+            };
+            if let Some(row) = file(&path, &entry) {
+                buffer.extend_from_slice(separator);
+                buffer.extend_from_slice(row.to_string().as_bytes());
+                *separator = b",\n";
+                return Ok(true);
+            }
+        }
+    };
+    stream(app, b'[', b']', Box::new(write)).await
+}
+
+fn file(path: &[u8], entry: &Entry) -> Option<Value> {
+    let letter = match entry.kind {
+        Kind::Regular | Kind::Whiteout => "f",
+        Kind::Directory => "d",
+        Kind::Symlink => "s",
+        Kind::ForeignLink => "l",
+        Kind::Character => "c",
+        Kind::Block => "b",
+        Kind::Fifo => "i",
+        // No member of the layer.
+        Kind::Implicit | Kind::Passage => return None,
+    };
+    let path = format!("/{}", String::from_utf8_lossy(path));
+    let removed = entry.kind == Kind::Whiteout;
+    Some(json!([
+        path,
+        letter,
+        removed,
+        entry.size,
+        entry.mtime.seconds,
+        entry.mode,
+        entry.uid,
+        entry.gid
+    ]))
+}
+
+/// Writes one more, after the separator, which is another from then on; `false`:
+/// there is no more.
+type Write = Box<dyn FnMut(&mut Vec<u8>, &mut &'static [u8]) -> Result<bool> + Send>;
+
+/// A JSON array or object that is made while it is sent.
+async fn stream(app: &Arc<App>, open: u8, close: u8, mut write: Write) -> Result<Response<Body>> {
+    let permit = Arc::clone(&app.streams).acquire_owned().await;
+    let permit = permit.expect("the semaphore is never closed");
+    let (mut separator, mut ended): (&'static [u8], bool) = (b"", false);
+    let mut produce: Produce = Box::new(move || {
+        let mut buffer = Vec::new();
+        if ended {
+            return Ok(None);
+        }
+        while buffer.len() < PIECE {
+            if !write(&mut buffer, &mut separator)? {
+                buffer.push(close);
+                ended = true;
+                break;
+            }
+        }
+        Ok(Some(buffer))
+    });
+    // What goes wrong at once has a status.
+    let (first, produce) = look(app, move || {
+        let mut first = vec![open];
+        first.extend(produce()?.unwrap_or_default());
+        Ok((first, produce))
+    })
+    .await?;
+    let mut response = text("");
+    response.headers_mut().insert(
+        hyper::header::CACHE_CONTROL,
+        HeaderValue::from_static("no-cache"),
+    );
+    *response.body_mut() = Body::stream(first, produce, None, permit);
+    Ok(response)
+}

@@ -1,0 +1,138 @@
+//! Images by the ids of the first API, whichever way they were pushed. An id means
+//! something in a repository only; who may read none of those that have it does
+//! not learn that it exists.
+
+use super::resolve::{Images, Leaf, ROWS};
+use super::{Error, Platform, Result};
+use crate::oci::{Contents, Digest, Reference, Repository};
+use crate::storage;
+use crate::v1::ImageId;
+
+/// Rows of one id that are looked at: as many manifests that share a base.
+const ROWS_MAX: usize = 1000;
+
+/// What an id means, and where it may be read.
+#[derive(Clone, Debug)]
+pub struct Shown {
+    pub repository: Repository,
+    pub manifest: Digest,
+    pub what: V1,
+}
+
+/// How a manifest has images of the first API.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum V1 {
+    /// It was made of images that were pushed as such.
+    Made,
+    /// They are made of it.
+    Derived,
+}
+
+impl Images {
+    /// Finds an image in the repositories that are `permitted`. What is derived goes
+    /// first: its id is made of its content, whereas anybody may push another
+    /// image under any id.
+    pub fn find_v1(
+        &self,
+        id: &ImageId,
+        permitted: &dyn Fn(&Repository) -> bool,
+    ) -> Result<Option<Shown>> {
+        let (prefix, storage) = (id.to_string(), self.layers().storage());
+        let (mut from, mut seen, mut made) = (prefix.clone(), 0, None);
+        while seen < ROWS_MAX {
+            let rows = self.layers().index().find_images(&prefix, &from, ROWS)?;
+            let Some(last) = rows.last() else {
+                break;
+            };
+            from = last.after();
+            seen += rows.len();
+            for row in rows {
+                if row.layers.is_none() || !permitted(&row.repository) {
+                    continue;
+                }
+                if !storage.holds_manifest(&row.repository, &row.manifest)? {
+                    continue;
+                }
+                let shown = |what| Shown {
+                    repository: row.repository.clone(),
+                    manifest: row.manifest,
+                    what,
+                };
+                if storage.made_of(&row.manifest)?.is_none() {
+                    return Ok(Some(shown(V1::Derived)));
+                }
+                made.get_or_insert_with(|| shown(V1::Made));
+            }
+        }
+        Ok(made)
+    }
+
+    /// The id of what a tag or a digest names. An index stands for its image for the
+    /// host, or for linux/amd64. `None`: it cannot be shown in the first API.
+    pub fn v1_id(&self, repository: &Repository, reference: &Reference) -> Result<Option<ImageId>> {
+        Ok(self.v1_chain(repository, reference, true)?.pop())
+    }
+
+    /// The ids of what a tag or a digest names and of its ancestors, base first.
+    pub fn v1_ids(&self, repository: &Repository, reference: &Reference) -> Result<Vec<ImageId>> {
+        self.v1_chain(repository, reference, false)
+    }
+
+    fn v1_chain(
+        &self,
+        repository: &Repository,
+        reference: &Reference,
+        top_only: bool,
+    ) -> Result<Vec<ImageId>> {
+        let storage = self.layers().storage();
+        let mut stored = storage.manifest(repository, reference)?;
+        let Ok(mut contents) = Contents::parse(&stored.bytes) else {
+            return Ok(Vec::new());
+        };
+        if matches!(contents, Contents::Index { .. }) {
+            let amd64 = Platform::new("linux", "amd64", "");
+            let leaf = match self.leaf(repository, &stored, None) {
+                Err(Error::NoPlatform { .. }) => self.leaf(repository, &stored, Some(&amd64)),
+                leaf => leaf,
+            };
+            let digest = match leaf {
+                Ok(Leaf { digest, .. }) => digest,
+                // What there is cannot be shown, and stays so.
+                Err(
+                    Error::NoPlatform { .. }
+                    | Error::Nesting { .. }
+                    | Error::Manifest { .. }
+                    | Error::Storage(storage::Error::ManifestUnknown { .. })
+                    | Error::Storage(storage::Error::BlobUnknown { .. }),
+                ) => return Ok(Vec::new()),
+                Err(e) => return Err(e),
+            };
+            stored = storage.manifest(repository, &Reference::Digest(digest))?;
+            contents = match Contents::parse(&stored.bytes) {
+                Ok(contents) => contents,
+                Err(_) => return Ok(Vec::new()),
+            };
+        }
+        if top_only && let Some(id) = self.layers().index().v1_id(repository, &stored.digest)? {
+            return Ok(vec![id]);
+        }
+        let ids = storage.chain_ids(repository, &stored.digest, &contents)?;
+        Ok(ids.into_iter().map(|(id, _)| id).collect())
+    }
+
+    /// For each layer, the id of the image that came with it.
+    pub(super) fn layer_ids(&self, repository: &Repository, leaf: &Leaf) -> Result<Vec<String>> {
+        let storage = self.layers().storage();
+        let stored = storage.manifest(repository, &Reference::Digest(leaf.digest))?;
+        let Ok(contents) = Contents::parse(&stored.bytes) else {
+            return Ok(Vec::new());
+        };
+        let mut ids = Vec::new();
+        for (id, layers) in storage.chain_ids(repository, &leaf.digest, &contents)? {
+            if layers > ids.len() {
+                ids.push(id.to_string());
+            }
+        }
+        Ok(ids)
+    }
+}
