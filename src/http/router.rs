@@ -358,7 +358,6 @@ mod tests {
             ("/v2/a/_files/tree/a%2Fb/x", "a slash in the tag"),
             ("/v2/a%2Fb/_files/tree/1/x", "an encoded slash"),
             ("/v2/_files/tree/1/x", "no name"),
-            ("/", "nothing there"),
             ("/v3/", "no such version"),
             ("/v2/a", "no kind"),
             ("/v2//blobs/x", "no name"),
