@@ -134,7 +134,7 @@ fn pipelining() {
         ("GET", tag, request("GET", tag, "", b"")),
         ("PUT", tag, request("PUT", tag, &typed, manifest.as_bytes())),
         ("GET", tag, request("GET", tag, "", b"")),
-        ("GET", "/", request("GET", "/", "", b"")),
+        ("GET", "/nothing", request("GET", "/nothing", "", b"")),
         ("DELETE", tag, request("DELETE", tag, "", b"")),
         ("HEAD", tag, request("HEAD", tag, "", b"")),
         ("GET", "/v2/", request("GET", "/v2/", "", b"")),

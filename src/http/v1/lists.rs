@@ -216,28 +216,35 @@ type Write = Box<dyn FnMut(&mut Vec<u8>, &mut &'static [u8]) -> Result<bool> + S
 async fn stream(app: &Arc<App>, open: u8, close: u8, mut write: Write) -> Result<Response<Body>> {
     let permit = Arc::clone(&app.streams).acquire_owned().await;
     let permit = permit.expect("the semaphore is never closed");
-    let (mut separator, mut ended): (&'static [u8], bool) = (b"", false);
-    let mut produce: Produce = Box::new(move || {
+    let mut separator: &'static [u8] = b"";
+    // The next piece, and whether it is the last.
+    let mut piece = move || -> Result<(Vec<u8>, bool)> {
         let mut buffer = Vec::new();
-        if ended {
-            return Ok(None);
-        }
         while buffer.len() < PIECE {
             if !write(&mut buffer, &mut separator)? {
                 buffer.push(close);
-                ended = true;
-                break;
+                return Ok((buffer, true));
             }
         }
-        Ok(Some(buffer))
-    });
+        Ok((buffer, false))
+    };
     // What goes wrong at once has a status.
-    let (first, produce) = look(app, move || {
-        let mut first = vec![open];
-        first.extend(produce()?.unwrap_or_default());
-        Ok((first, produce))
+    let (first, mut ended, mut piece) = look(app, move || {
+        let (rest, ended) = piece()?;
+        Ok(([vec![open], rest].concat(), ended, piece))
     })
     .await?;
+    if ended {
+        return Ok(text(String::from_utf8_lossy(&first)));
+    }
+    let produce: Produce = Box::new(move || {
+        if ended {
+            return Ok(None);
+        }
+        let (bytes, last) = piece()?;
+        ended = last;
+        Ok(Some(bytes))
+    });
     let mut response = text("");
     response.headers_mut().insert(
         hyper::header::CACHE_CONTROL,
