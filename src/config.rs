@@ -1,6 +1,8 @@
 //! Settings: flags and environment variables, checked and turned into one
 //! struct for each part of the program. Nothing else reads the environment.
 
+mod access;
+
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -10,10 +12,13 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::builder::BoolishValueParser;
 use clap::{ArgAction, Args, CommandFactory};
 
+use crate::auth;
 use crate::image::{Id, Platform};
 use crate::index::{LayerOptions, Limits};
 use crate::log;
 use crate::storage;
+
+pub use access::{AccessArgs, Anonymous};
 
 /// Where the server listens when nobody says otherwise, and the port of `PORT`'s
 /// npm ancestor.
@@ -320,6 +325,9 @@ pub struct ServeArgs {
     #[arg(long, value_name = "N", env = "REGISTRY_MAX_CONNECTIONS", default_value_t = 8192,
           value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub max_connections: u32,
+
+    #[command(flatten, next_help_heading = "Who may do what")]
+    pub access: AccessArgs,
 }
 
 /// A port, or none where the value is not meant for us: Kubernetes and Docker
@@ -353,6 +361,7 @@ pub struct Serve {
     pub dir: PathBuf,
     pub storage: storage::Options,
     pub http: Http,
+    pub access: auth::Options,
     pub layers: LayerOptions,
     pub upload_ttl: Duration,
     /// Where images are mounted, and whether others may look.
@@ -376,7 +385,7 @@ pub struct Http {
 impl ServeArgs {
     /// Checks what one flag alone cannot tell. `environment` is the process's.
     pub fn check(self, environment: impl Iterator<Item = (OsString, OsString)>) -> Result<Serve> {
-        let npm_port = check_environment(environment)?;
+        let environment = check_environment(environment)?;
         let loopback = |port| SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port);
         let mut listen = self.listen;
         listen.extend(
@@ -386,7 +395,7 @@ impl ServeArgs {
                 .map(loopback),
         );
         if listen.is_empty() {
-            listen.push(npm_port.map_or(DEFAULT_LISTEN, loopback));
+            listen.push(environment.port.map_or(DEFAULT_LISTEN, loopback));
         }
         for (i, address) in listen
             .iter()
@@ -408,8 +417,10 @@ impl ServeArgs {
             (Some(_), None) => bail!("--tls-cert needs --tls-key"),
             (None, Some(_)) => bail!("--tls-key needs --tls-cert"),
         };
+        let access = self.access.check(environment.users.as_deref(), &listen)?;
         let root = self.store.root()?;
         Ok(Serve {
+            access,
             dir: self.store.dir,
             layers: self.index.check()?,
             storage: storage::Options {
@@ -434,34 +445,45 @@ impl ServeArgs {
     }
 }
 
+/// Variables that no flag has.
+#[derive(Default)]
+struct Environment {
+    /// `PORT`
+    port: Option<u16>,
+    /// `REGISTRY_USERS`, a list where a flag has one.
+    users: Option<String>,
+}
+
 /// Refuses `REGISTRY_…` variables that mean nothing here, since a mistyped
-/// setting would silently not be in force. Gives the value of `PORT`.
+/// setting would silently not be in force.
 fn check_environment(
     environment: impl Iterator<Item = (OsString, OsString)>,
-) -> Result<Option<u16>> {
+) -> Result<Environment> {
     let command = crate::cli::Cli::command();
     let known: Vec<OsString> = command
         .get_subcommands()
         .flat_map(|command| command.get_arguments())
         .filter_map(|argument| argument.get_env().map(ToOwned::to_owned))
         .collect();
-    let mut port = None;
+    let mut found = Environment::default();
     for (name, value) in environment {
         let (Some(text), value) = (name.to_str(), value.to_string_lossy()) else {
             continue;
         };
         if text == "PORT" {
-            port = Some(
+            found.port = Some(
                 value
                     .parse()
                     .with_context(|| format!("PORT is {value:?}, want a port number"))?,
             );
+        } else if text == "REGISTRY_USERS" {
+            found.users = Some(value.into_owned());
         } else if text.starts_with("REGISTRY_") && !known.contains(&name) && !is_service_link(text)
         {
             bail!("{text} is not a setting: `registry serve --help` lists those there are");
         }
     }
-    Ok(port)
+    Ok(found)
 }
 
 /// Kubernetes and Docker tell containers about a service called `registry` in
@@ -504,7 +526,7 @@ mod tests {
                 "127.0.0.1:82 127.0.0.1:0 127.0.0.1:0",
             ),
             (
-                "--listen [::1]:5 --listen 0.0.0.0:6,1.2.3.4:7 --port 8",
+                "--listen [::1]:5 --listen 0.0.0.0:6,1.2.3.4:7 --port 8 --insecure-open",
                 &[],
                 "[::1]:5 0.0.0.0:6 1.2.3.4:7 127.0.0.1:8",
             ),
@@ -540,6 +562,16 @@ mod tests {
             ("--max-connections 0", &[], "--max-connections"),
             ("--layers /does/not/exist", &[], "/does/not/exist"),
             ("--nonsense", &[], "--nonsense"),
+            ("--listen 0.0.0.0:5", &[], "--insecure-open"),
+            ("--listen [::ffff:1.2.3.4]:5", &[], "--insecure-open"),
+            ("--acl x", &[], "--acl needs users"),
+            ("--anonymous pull", &[], "--anonymous needs users"),
+            ("--secret x", &[], "--secret needs users"),
+            ("--anonymous push", &[], "--anonymous"),
+            ("--user ann", &[], "NAME:PASSWORD"),
+            ("--user :x", &[], "1 to 255 bytes"),
+            ("--user ann:", &[], "the password is empty"),
+            ("", &[("REGISTRY_USERS", "ann:x,bob")], "REGISTRY_USERS"),
             ("", &[("PORT", "http")], "PORT"),
             (
                 "",
@@ -561,6 +593,34 @@ mod tests {
             )
             .is_ok()
         );
+    }
+
+    #[test]
+    fn users() {
+        let both = [("REGISTRY_USERS", "carl:c,dora:d:d")];
+        for (arguments, environment, want) in [
+            (
+                "--listen 0.0.0.0:5 --user ann:a,b -u bob:b:",
+                &both[..],
+                "ann=a,b bob=b:",
+            ),
+            ("--listen 0.0.0.0:5", &both, "carl=c dora=d:d"),
+            ("--insecure-open --listen 0.0.0.0:5", &[], ""),
+            ("--listen [::ffff:127.0.0.1]:5", &[], ""),
+        ] {
+            let users = check(arguments, environment).unwrap().access.users;
+            let users = users
+                .iter()
+                .map(|user| format!("{}={}", user.name, user.password));
+            assert_eq!(users.collect::<Vec<_>>().join(" "), want);
+        }
+        let shown = format!("{:?}", check("--user ann:hunter2", &[]));
+        assert!(
+            shown.contains("ann") && !shown.contains("hunter2"),
+            "{shown}"
+        );
+        let error = check("--user hunter2", &[]).unwrap_err().to_string();
+        assert!(error.contains("NAME:PASSWORD"), "{error}");
     }
 
     #[test]

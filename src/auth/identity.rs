@@ -2,6 +2,9 @@
 
 use std::sync::Arc;
 
+use super::Right;
+use crate::oci::Repository;
+
 /// Who a request comes from, once that is proved. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Identity {
@@ -9,6 +12,68 @@ pub enum Identity {
     Anonymous,
     /// A user of this server's.
     User(Arc<str>),
+    /// Somebody with a token of this server's (Docker v1).
+    Signed(Arc<Signed>),
+    /// Somebody with a token of the outside service.
+    Scoped(Arc<Scoped>),
+}
+
+/// What a token of this server's says. Its user's rights may have changed since.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Signed {
+    /// `None`: it was given to somebody anonymous.
+    pub user: Option<Arc<str>>,
+    pub repository: Repository,
+    pub write: bool,
+}
+
+impl Signed {
+    /// Whose rights count.
+    pub(super) fn by(&self) -> Identity {
+        match &self.user {
+            Some(user) => Identity::User(Arc::clone(user)),
+            None => Identity::Anonymous,
+        }
+    }
+
+    pub(super) fn covers(&self, repository: &Repository, right: Right) -> bool {
+        *repository == self.repository
+            && match right {
+                Right::Pull | Right::Catalog => true,
+                Right::Push | Right::Delete => self.write,
+            }
+    }
+}
+
+/// What the outside token service grants.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Scoped {
+    pub subject: Option<Arc<str>>,
+    /// Of few repositories: a token is made for one task.
+    pub repositories: Vec<(Repository, Vec<Right>)>,
+    /// All names may be listed.
+    pub catalog: bool,
+}
+
+impl Scoped {
+    pub(super) fn covers(&self, repository: &Repository, right: Right) -> bool {
+        let granted = |right| {
+            self.repositories
+                .iter()
+                .any(|(name, rights)| name == repository && rights.contains(&right))
+        };
+        match right {
+            Right::Catalog => self.catalog || granted(Right::Pull),
+            Right::Pull | Right::Push | Right::Delete => granted(right),
+        }
+    }
+}
+
+impl Scoped {
+    pub(super) fn may_push(&self) -> bool {
+        let mut granted = self.repositories.iter();
+        granted.any(|(_, rights)| rights.contains(&Right::Push))
+    }
 }
 
 impl Identity {
@@ -17,6 +82,8 @@ impl Identity {
         match self {
             Identity::Anonymous => None,
             Identity::User(name) => Some(name),
+            Identity::Signed(signed) => signed.user.as_deref(),
+            Identity::Scoped(scoped) => scoped.subject.as_deref(),
         }
     }
 }

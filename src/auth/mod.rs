@@ -1,12 +1,93 @@
 //! Who asks, and what they may do: one decision for every face of the registry,
 //! by repository. Nothing here knows of HTTP but the text of an `Authorization`
-//! header.
+//! header (RFC 9110, 11.6.2).
 
 mod identity;
+mod keys;
+mod rules;
+mod signed;
+mod throttle;
+mod users;
+mod watched;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use quick_cache::sync::Cache;
 
 use crate::oci::Repository;
+use keys::{Code, Key};
+use rules::Rules;
+use signed::Signer;
+use users::Users;
+use watched::Watched;
 
-pub use identity::Identity;
+pub use identity::{Identity, Scoped, Signed};
+pub use signed::LOGIN_SECONDS;
+pub use throttle::Throttle;
+pub use users::{COST, COST_MAX, COST_MIN, User, check_name, line};
+
+/// Longest credentials that are looked at.
+const CREDENTIALS_MAX: usize = 16 << 10;
+/// Verified credentials that are remembered: some 100 bytes each.
+const KNOWN: usize = 10_000;
+/// Fewest bytes of a secret.
+const SECRET_MIN: usize = 32;
+
+/// What is wrong with the settings.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("cannot read {}: {cause}", path.display())]
+    Read { path: PathBuf, cause: io::Error },
+    #[error("{}, line {line}: {why}", path.display())]
+    Line {
+        path: PathBuf,
+        line: usize,
+        why: String,
+    },
+    #[error("the user {0:?} is there twice")]
+    UserTwice(String),
+    #[error("{} has {bytes} bytes, a secret has at least {SECRET_MIN}: for instance `openssl rand -hex 32`", path.display())]
+    Secret { path: PathBuf, bytes: usize },
+    #[error("{0}")]
+    Password(String),
+    #[error("the system gives no random bytes")]
+    Random,
+}
+
+impl Error {
+    fn read(path: &Path, cause: io::Error) -> Error {
+        Error::Read {
+            path: path.to_owned(),
+            cause,
+        }
+    }
+
+    fn line(path: &Path, line: usize, why: impl Into<String>) -> Error {
+        Error::Line {
+            path: path.to_owned(),
+            line,
+            why: why.into(),
+        }
+    }
+}
+
+/// Why credentials are not taken. What a client is told is less.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    #[error("the Authorization header is not one that this server understands")]
+    Malformed,
+    #[error("the Authorization header has more than {CREDENTIALS_MAX} bytes")]
+    TooLong,
+    #[error("wrong name or password for {0:?}")]
+    Password(String),
+    #[error("the token is not one of this server's, or holds no more")]
+    Token,
+}
 
 /// What one may do with a repository.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -21,57 +102,292 @@ pub enum Right {
     Catalog,
 }
 
-impl Right {
-    /// The word for it in scopes and rules.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Right::Pull => "pull",
-            Right::Push => "push",
-            Right::Delete => "delete",
-            Right::Catalog => "catalog",
-        }
-    }
+/// Where users and rules come from.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    pub users: Vec<User>,
+    pub htpasswd: Option<PathBuf>,
+    /// Who does not log in may pull.
+    pub anonymous_pull: bool,
+    pub acl: Option<PathBuf>,
+    /// Holds the key that tokens are signed with.
+    pub secret: Option<PathBuf>,
 }
 
 /// The rules of one server.
 #[derive(Debug)]
-pub struct Access {}
+pub struct Access {
+    /// `None`: nobody can log in with a password.
+    users: Option<Users>,
+    anonymous_pull: bool,
+    rules: Option<Watched<Rules>>,
+    signer: Signer,
+    /// Credentials that were verified, by their code, with the users' generation at
+    /// that time. Those that failed are not remembered: they cost what they cost.
+    known: Cache<Code, (Identity, u64)>,
+    key: Key,
+    private: Private,
+}
+
+/// Whether a repository is for those with a name alone, which the store knows.
+struct Private(Box<dyn Fn(&Repository) -> bool + Send + Sync>);
+
+impl std::fmt::Debug for Private {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Private")
+    }
+}
+
+/// What an `Authorization` header turned out to be.
+#[derive(Debug)]
+pub enum Recognised {
+    Identity(Identity),
+    /// It takes a while to find out: see [`Access::verify`].
+    Login(Login),
+}
+
+/// A name and a password, not yet verified.
+pub struct Login {
+    name: String,
+    password: String,
+    code: Code,
+}
+
+impl std::fmt::Debug for Login {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Login").field(&self.name).finish()
+    }
+}
 
 impl Access {
-    /// No users, no tokens: everybody may do everything.
-    pub fn open() -> Access {
-        Access {}
+    /// `private`: whether a repository is for those with a name alone.
+    pub fn new(
+        options: &Options,
+        private: impl Fn(&Repository) -> bool + Send + Sync + 'static,
+    ) -> Result<Access, Error> {
+        let users = if options.users.is_empty() && options.htpasswd.is_none() {
+            None
+        } else {
+            Some(Users::new(&options.users, options.htpasswd.as_deref())?)
+        };
+        let rules = options.acl.as_deref();
+        let rules = rules
+            .map(|path| Watched::open(path, Rules::parse))
+            .transpose()?;
+        let secret = match &options.secret {
+            None => Key::random()?,
+            Some(path) => {
+                let secret = watched::read(path)?;
+                let secret = secret.trim();
+                if secret.len() < SECRET_MIN {
+                    return Err(Error::Secret {
+                        path: path.clone(),
+                        bytes: secret.len(),
+                    });
+                }
+                Key::from_bytes(secret.as_bytes())
+            }
+        };
+        Ok(Access {
+            users,
+            anonymous_pull: options.anonymous_pull,
+            rules,
+            signer: Signer::new(secret),
+            known: Cache::new(KNOWN),
+            key: Key::random()?,
+            private: Private(Box::new(private)),
+        })
     }
 
-    /// Whether everybody may do everything.
+    /// Reads files again that have changed. Meant for a thread that does so every
+    /// second.
+    pub fn reload(&self) {
+        if let Some(users) = &self.users {
+            users.reload();
+        }
+        if let Some(rules) = &self.rules {
+            rules.reload();
+        }
+    }
+
+    /// Whether everybody may do everything: there are neither users nor tokens.
     pub fn is_open(&self) -> bool {
-        true
+        self.users.is_none()
     }
 
     /// The decision.
-    pub fn may(&self, _identity: &Identity, _repository: &Repository, _right: Right) -> bool {
-        self.is_open()
+    pub fn may(&self, identity: &Identity, repository: &Repository, right: Right) -> bool {
+        if self.is_open() {
+            return true;
+        }
+        match identity {
+            Identity::Anonymous => {
+                self.anonymous_pull
+                    && matches!(right, Right::Pull | Right::Catalog)
+                    && self.rules_allow(None, repository, right)
+                    && !(self.private.0)(repository)
+            }
+            Identity::User(name) => self.rules_allow(Some(name), repository, right),
+            Identity::Signed(signed) => {
+                signed.covers(repository, right) && self.may(&signed.by(), repository, right)
+            }
+            Identity::Scoped(scoped) => scoped.covers(repository, right),
+        }
+    }
+
+    fn rules_allow(&self, user: Option<&str>, repository: &Repository, right: Right) -> bool {
+        let rules = self.rules.as_ref().map(Watched::get);
+        rules.is_none_or(|rules| rules.allow(user, repository, right))
     }
 
     /// Whether there is nothing at all that `identity` may do unless it says who it
     /// is.
     pub fn is_nobody(&self, identity: &Identity) -> bool {
-        !self.is_open() && matches!(identity, Identity::Anonymous)
-    }
-
-    /// A token of the first API, with which `identity` may go on.
-    pub fn token(&self, _identity: &Identity, repository: &Repository, write: bool) -> String {
-        let access = if write { "write" } else { "read" };
-        format!("signature=none,repository=\"{repository}\",access={access}")
+        !self.is_open() && !self.anonymous_pull && matches!(identity, Identity::Anonymous)
     }
 
     /// Whether there may be a repository that `identity` may push to.
-    pub fn may_push_somewhere(&self, _identity: &Identity) -> bool {
+    pub fn may_push_somewhere(&self, identity: &Identity) -> bool {
+        let user = |name: &str| {
+            let rules = self.rules.as_ref().map(Watched::get);
+            rules.is_none_or(|rules| rules.allow_somewhere(name, Right::Push))
+        };
         self.is_open()
+            || match identity {
+                Identity::Anonymous => false,
+                Identity::User(name) => user(name),
+                Identity::Signed(signed) => self.may(identity, &signed.repository, Right::Push),
+                Identity::Scoped(scoped) => scoped.may_push(),
+            }
     }
 
     /// Whether `identity` may read every repository there is and will be.
-    pub fn may_read_all(&self, _identity: &Identity) -> bool {
+    pub fn may_read_all(&self, identity: &Identity) -> bool {
         self.is_open()
+            || self.rules.is_none()
+                && match identity {
+                    Identity::User(_) => true,
+                    // There may be private ones.
+                    Identity::Anonymous | Identity::Signed(_) | Identity::Scoped(_) => false,
+                }
     }
+
+    /// Whether clients log in by a token of this server's: so that those that have
+    /// no password know to go on without.
+    pub fn gives_logins(&self) -> bool {
+        self.users.is_some() && self.anonymous_pull
+    }
+
+    /// Who sends this `Authorization` header, as far as that can be told at once.
+    pub fn recognise(&self, header: &[u8]) -> Result<Recognised, Refusal> {
+        if header.len() > CREDENTIALS_MAX {
+            return Err(Refusal::TooLong);
+        }
+        let text = std::str::from_utf8(header).map_err(|_| Refusal::Malformed)?;
+        let (scheme, value) = text.split_once(' ').ok_or(Refusal::Malformed)?;
+        let value = value.trim();
+        if scheme.eq_ignore_ascii_case("basic") {
+            return self.basic(value);
+        }
+        let stamp = |name: &str| self.users.as_ref()?.stamp(name);
+        let identity = if scheme.eq_ignore_ascii_case("token") {
+            let signed = self.signer.open_v1(now(), value, &stamp);
+            signed.map(|signed| Identity::Signed(Arc::new(signed)))
+        } else if scheme.eq_ignore_ascii_case("bearer") {
+            let user = self.signer.open_login(now(), value, &stamp);
+            user.map(|user| user.map_or(Identity::Anonymous, Identity::User))
+        } else {
+            return Err(Refusal::Malformed);
+        };
+        identity.map(Recognised::Identity).ok_or(Refusal::Token)
+    }
+
+    fn basic(&self, value: &str) -> Result<Recognised, Refusal> {
+        let code = self.key.code(&[value.as_bytes()]);
+        if let Some(identity) = self.known(&code) {
+            return Ok(Recognised::Identity(identity));
+        }
+        let decoded = BASE64.decode(value).map_err(|_| Refusal::Malformed)?;
+        let text = String::from_utf8(decoded).map_err(|_| Refusal::Malformed)?;
+        let (name, password) = text.split_once(':').ok_or(Refusal::Malformed)?;
+        // What some clients send when they have neither.
+        if name.is_empty() && password.is_empty() {
+            return Ok(Recognised::Identity(Identity::Anonymous));
+        }
+        Ok(Recognised::Login(Login {
+            name: name.to_owned(),
+            password: password.to_owned(),
+            code,
+        }))
+    }
+
+    fn known(&self, code: &Code) -> Option<Identity> {
+        let users = self.users.as_ref()?;
+        let (identity, generation) = self.known.get(code)?;
+        (generation == users.generation()).then_some(identity)
+    }
+
+    /// Who logs in so, if somebody else has verified it meanwhile.
+    pub fn recall(&self, login: &Login) -> Option<Identity> {
+        self.known(&login.code)
+    }
+
+    /// Verifies a password, which takes a core some 50 ms. Blocks.
+    pub fn verify(&self, login: &Login) -> Result<Identity, Refusal> {
+        let refused = || Refusal::Password(login.name.chars().take(64).collect());
+        let users = self.users.as_ref().ok_or_else(refused)?;
+        let generation = users.generation();
+        if !users.verify(&login.name, &login.password) {
+            return Err(refused());
+        }
+        let identity = Identity::User(login.name.as_str().into());
+        self.known
+            .insert(login.code, (identity.clone(), generation));
+        Ok(identity)
+    }
+
+    /// A Docker v1 token for the repository, as it stands in `X-Docker-Token` and
+    /// after `Token` in `WWW-Authenticate`. It holds for six hours, and lets its
+    /// bearer do no more than `identity` may.
+    pub fn token(&self, identity: &Identity, repository: &Repository, write: bool) -> String {
+        let user = match identity {
+            Identity::User(name) => Some(Arc::clone(name)),
+            Identity::Signed(signed) => signed.user.clone(),
+            // Whom the outside service calls so need not be our user.
+            Identity::Anonymous | Identity::Scoped(_) => None,
+        };
+        let signed = Signed {
+            user,
+            repository: repository.clone(),
+            write,
+        };
+        // A name that is no user's here gives a token that holds for nobody.
+        let stamp = |name: &str| {
+            let users = self.users.as_ref();
+            Some(
+                users
+                    .and_then(|users| users.stamp(name))
+                    .unwrap_or_default(),
+            )
+        };
+        self.signer.v1(now(), &signed, &stamp).unwrap_or_default()
+    }
+
+    /// A Bearer token that says who `identity` is, for [`LOGIN_SECONDS`]. `None`: it
+    /// is no user of this server's any more, or came by a token itself.
+    pub fn login_token(&self, identity: &Identity) -> Option<String> {
+        let user = match identity {
+            Identity::Anonymous => None,
+            Identity::User(name) => Some(&**name),
+            Identity::Signed(_) | Identity::Scoped(_) => return None,
+        };
+        let stamp = |name: &str| self.users.as_ref()?.stamp(name);
+        self.signer.login(now(), user, &stamp)
+    }
+}
+
+/// Seconds since 1970.
+fn now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.unwrap_or_default().as_secs()
 }

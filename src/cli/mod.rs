@@ -7,6 +7,7 @@ mod index;
 mod ls;
 mod mount;
 mod output;
+mod password;
 mod serve;
 mod store;
 
@@ -74,6 +75,12 @@ pub enum Command {
     ///
     /// Exit codes: 0 unmounted, 1 failed, as when it is in use, 2 wrong flags.
     Umount(UmountArgs),
+
+    /// Print a line for the file of --htpasswd
+    ///
+    /// Asks for the password, or takes the first line of stdin where that is no terminal.
+    /// Exit codes: 0 printed, 1 failed, 2 wrong flags.
+    Password(password::PasswordArgs),
 }
 
 /// Runs a command to its end.
@@ -86,5 +93,6 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Export(args) => export::run(&args),
         Command::Mount(args) => mount::run(&args),
         Command::Umount(args) => mount::end(&args),
+        Command::Password(args) => password::run(&args),
     }
 }

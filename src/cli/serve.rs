@@ -23,6 +23,7 @@ use crate::http::{App, Server};
 use crate::image::Images;
 use crate::index::{Index, Layers, access};
 use crate::log;
+use crate::oci::Repository;
 use crate::storage::{self, Storage};
 
 /// The longest time between two searches for abandoned uploads.
@@ -37,6 +38,16 @@ pub fn run(mut config: Serve) -> Result<ExitCode> {
     let _lock = storage::lock(&config.dir, false)?;
     config.http.max_connections = allow_connections(config.http.max_connections)?;
     let storage = Arc::new(Storage::open(&config.storage)?);
+    let private = {
+        let storage = Arc::clone(&storage);
+        move |repository: &Repository| {
+            storage.is_private(repository).unwrap_or_else(|error| {
+                tracing::error!(%repository, %error, "taken for private");
+                true
+            })
+        }
+    };
+    let access = Arc::new(Access::new(&config.access, private)?);
     let index = Arc::new(Index::open(&config.dir.join("db"))?);
     index.clean_layers()?;
     let layers = Layers::new(Arc::clone(&storage), Arc::clone(&index), &config.layers);
@@ -52,6 +63,7 @@ pub fn run(mut config: Serve) -> Result<ExitCode> {
         .enable_all()
         .build()
         .context("cannot start the threads that serve sockets")?;
+    let reloaded = Arc::clone(&access);
     let mounting = Arc::clone(&layers);
     let mut mounted = None;
     let stopped = runtime.block_on(async {
@@ -59,7 +71,7 @@ pub fn run(mut config: Serve) -> Result<ExitCode> {
             Arc::clone(&storage),
             Arc::clone(&index),
             layers,
-            Arc::new(Access::open()),
+            access,
             events,
             config.storage.read_only,
             config.http.max_connections,
@@ -72,6 +84,7 @@ pub fn run(mut config: Serve) -> Result<ExitCode> {
         }
         announce(&config, &server, start);
         background(&config, storage, index)?;
+        watch(Arc::clone(&reloaded))?;
         Ok::<_, anyhow::Error>(server.run(stop).await)
     });
     if let Some((events, thread)) = mounted {
@@ -230,6 +243,20 @@ fn announce(config: &Serve, server: &Server, start: Instant) {
     if let Err(error) = writeln!(stdout, "{line}").and_then(|()| stdout.flush()) {
         tracing::warn!(%error, "cannot write the ready line to stdout: {line}");
     }
+}
+
+/// Looks every second whether files of users and rules have changed.
+fn watch(access: Arc<Access>) -> Result<()> {
+    const EVERY: Duration = Duration::from_secs(1);
+    let watch = move || {
+        loop {
+            thread::sleep(EVERY);
+            access.reload();
+        }
+    };
+    let thread = thread::Builder::new().name("reload".into()).spawn(watch);
+    thread.context("cannot start a thread")?;
+    Ok(())
 }
 
 /// Work that no request waits for: the catalog's look at the store, and the

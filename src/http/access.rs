@@ -3,14 +3,17 @@
 
 use std::sync::Arc;
 
-use hyper::Method;
-use hyper::header::{AUTHORIZATION, HeaderValue};
+use hyper::header::{AUTHORIZATION, CACHE_CONTROL, HOST, HeaderValue};
+use hyper::{Method, Response};
+use serde_json::json;
 
-use super::error::{Error, Result};
+use super::body::Body;
+use super::error::{Error, Form, Result};
 use super::router::{Route, Scope};
 use super::v1::V1;
-use super::{App, Exchange};
-use crate::auth::{Identity, Right};
+use super::v2::header;
+use super::{App, Exchange, json};
+use crate::auth::{Identity, LOGIN_SECONDS, Recognised, Refusal, Right};
 use crate::image::Id;
 use crate::oci::{Reference, Repository};
 use crate::{image, storage};
@@ -20,6 +23,8 @@ use crate::{image, storage};
 pub enum Need<'a> {
     /// Nothing: who asks is not even looked at.
     Nothing,
+    /// Credentials that are right, if there are any.
+    Anybody,
     /// Credentials, if the server knows users at all.
     Login,
     /// To be somebody who may see something; the handler leaves out the rest.
@@ -35,6 +40,7 @@ pub fn need<'a>(route: &'a Route, method: &Method) -> Need<'a> {
     match route {
         Route::Healthz | Route::Readyz => Need::Nothing,
         Route::Ping => Need::Login,
+        Route::Token => Need::Anybody,
         Route::Catalog => Need::Filtered,
         Route::Tags(repository) | Route::Referrers(repository, _) => {
             Need::One(repository, Right::Pull)
@@ -88,6 +94,52 @@ fn need_v1<'a>(route: &'a V1, method: &Method) -> Need<'a> {
     }
 }
 
+/// Who sends the request. A password that was not verified before takes its time.
+pub async fn identify(app: &Arc<App>, exchange: &Exchange) -> Result<Identity> {
+    let mut headers = exchange.headers.get_all(AUTHORIZATION).iter();
+    let access = &app.access;
+    let (header, false) = (headers.next(), access.is_open()) else {
+        return Ok(Identity::Anonymous);
+    };
+    let Some(header) = header else {
+        return Ok(Identity::Anonymous);
+    };
+    let recognised = match headers.next() {
+        None => access.recognise(header.as_bytes()),
+        Some(_) => Err(Refusal::Malformed),
+    };
+    let login = match recognised {
+        Ok(Recognised::Identity(identity)) => return Ok(identity),
+        Ok(Recognised::Login(login)) => login,
+        Err(refusal) => return Err(refused(app, exchange, &refusal)),
+    };
+    let turn = app.logins.turn(exchange.client.ip()).await;
+    let turn = turn.ok_or(Error::Logins)?;
+    // Somebody with the same password may have had the turn before.
+    if let Some(identity) = access.recall(&login) {
+        return Ok(identity);
+    }
+    let thread = turn.thread().await;
+    let access = Arc::clone(access);
+    let verify = move || {
+        let verified = access.verify(&login);
+        if verified.is_err() {
+            turn.failed();
+        }
+        drop(thread);
+        verified
+    };
+    tokio::task::spawn_blocking(verify)
+        .await
+        .map_err(Error::Panicked)?
+        .map_err(|refusal| refused(app, exchange, &refusal))
+}
+
+fn refused(app: &App, exchange: &Exchange, refusal: &Refusal) -> Error {
+    tracing::warn!(client = %exchange.client, error = %refusal, "login failed");
+    unauthorized(app, exchange, None)
+}
+
 /// Refuses what the exchange's identity may not do.
 pub fn check(app: &Arc<App>, route: &Route, exchange: &Exchange) -> Result<()> {
     let checked = decide(app, route, exchange);
@@ -101,14 +153,16 @@ pub fn check(app: &Arc<App>, route: &Route, exchange: &Exchange) -> Result<()> {
 fn decide(app: &App, route: &Route, exchange: &Exchange) -> Result<()> {
     let (access, identity) = (&app.access, &exchange.identity);
     match need(route, &exchange.method) {
-        Need::Nothing => Ok(()),
+        Need::Nothing | Need::Anybody => Ok(()),
         Need::Login if access.is_open() || exchange.headers.contains_key(AUTHORIZATION) => Ok(()),
         Need::Filtered if !access.is_nobody(identity) => Ok(()),
         Need::Pusher if access.may_push_somewhere(identity) => Ok(()),
         Need::Pusher if !matches!(identity, Identity::Anonymous) => Err(Error::DeniedImages),
-        Need::Login | Need::Filtered | Need::Pusher => Err(unauthorized()),
+        Need::Login | Need::Filtered | Need::Pusher => Err(unauthorized(app, exchange, None)),
         Need::One(repository, right) if access.may(identity, repository, right) => Ok(()),
-        Need::One(..) if matches!(identity, Identity::Anonymous) => Err(unauthorized()),
+        Need::One(repository, right) if matches!(identity, Identity::Anonymous) => {
+            Err(unauthorized(app, exchange, Some((repository, right))))
+        }
         Need::One(repository, right) if access.may(identity, repository, Right::Pull) => {
             Err(Error::Denied {
                 repository: repository.clone(),
@@ -150,6 +204,7 @@ fn absent(route: &Route, repository: &Repository) -> Error {
         }
         Route::V1(_)
         | Route::Ping
+        | Route::Token
         | Route::Catalog
         | Route::Uploads(_)
         | Route::Tags(_)
@@ -159,6 +214,76 @@ fn absent(route: &Route, repository: &Repository) -> Error {
     }
 }
 
-fn unauthorized() -> Error {
-    Error::Unauthorized(HeaderValue::from_static("Basic realm=\"registry\""))
+/// The answer that asks for credentials, for what was wanted if that is known.
+///
+/// A client that gets `Basic` stops when it has no password. So where one may pull
+/// without, `/v2/` asks for a token instead, which this server gives to anybody.
+fn unauthorized(app: &App, exchange: &Exchange, wanted: Option<(&Repository, Right)>) -> Error {
+    let basic = HeaderValue::from_static("Basic realm=\"registry\"");
+    let sent = exchange.headers.get(AUTHORIZATION);
+    let by_password = sent
+        .is_some_and(|sent| sent.as_bytes()[..sent.len().min(6)].eq_ignore_ascii_case(b"basic "));
+    let challenge = match origin(exchange) {
+        Some(origin)
+            if app.access.gives_logins() && matches!(exchange.form, Form::Oci) && !by_password =>
+        {
+            let mut challenge = format!(r#"Bearer realm="{origin}/v2/token",service="{SERVICE}""#);
+            if let Some(scope) = wanted.and_then(|(repository, right)| scope(repository, right)) {
+                challenge.push_str(&format!(r#",scope="{scope}""#));
+            }
+            if sent.is_some() {
+                challenge.push_str(r#",error="insufficient_scope""#);
+            }
+            header(challenge)
+        }
+        _ => basic,
+    };
+    Error::Unauthorized(challenge)
+}
+
+/// What this server calls itself in challenges.
+const SERVICE: &str = "registry";
+
+/// The scope that a client asks for to be let in (distribution's
+/// docs/content/spec/auth/scope.md).
+fn scope(repository: &Repository, right: Right) -> Option<String> {
+    let actions = match right {
+        Right::Pull => "pull",
+        Right::Push => "pull,push",
+        Right::Delete => "delete",
+        Right::Catalog => return None,
+    };
+    Some(format!("repository:{repository}:{actions}"))
+}
+
+/// Where the client finds this server, as far as it says so itself.
+fn origin(exchange: &Exchange) -> Option<String> {
+    let headers = &exchange.headers;
+    let host = match &exchange.authority {
+        Some(authority) => authority.as_str(),
+        None => headers.get(HOST)?.to_str().ok()?,
+    };
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~:[]".contains(&b);
+    let forwarded = headers.get("x-forwarded-proto");
+    let tls = exchange.tls
+        || forwarded.is_some_and(|proto| proto.as_bytes().eq_ignore_ascii_case(b"https"));
+    let scheme = if tls { "https" } else { "http" };
+    (!host.is_empty() && host.bytes().all(plain)).then(|| format!("{scheme}://{host}"))
+}
+
+/// `GET /v2/token`: a token that says who has sent the password, or that nobody has
+/// (distribution's docs/content/spec/auth/token.md). What it lets one do is
+/// decided when it is used, so the scopes asked for do not matter.
+pub fn token(app: &App, exchange: &Exchange) -> Result<Response<Body>> {
+    let token = match &exchange.identity {
+        identity if app.access.gives_logins() => app.access.login_token(identity),
+        _ => return Err(Error::RouteUnknown),
+    };
+    let token = token.ok_or_else(|| unauthorized(app, exchange, None))?;
+    let document = json!({"token": token, "access_token": token, "expires_in": LOGIN_SECONDS});
+    let mut response = json(document.to_string());
+    response
+        .headers_mut()
+        .insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Ok(response)
 }

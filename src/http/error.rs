@@ -53,6 +53,8 @@ pub enum Error {
     /// With the challenge that says how to log in.
     #[error("this needs a login that may do it")]
     Unauthorized(HeaderValue),
+    #[error("too many try to log in from this address: try again")]
+    Logins,
     #[error("this login may not {} repository {repository}", verb(*right))]
     Denied {
         repository: Repository,
@@ -166,7 +168,7 @@ impl Error {
             | Error::After { .. } => (S::BAD_REQUEST, "UNSUPPORTED"),
             Error::TooManyTags => (S::URI_TOO_LONG, "UNSUPPORTED"),
             Error::BodyTimeout => (S::REQUEST_TIMEOUT, "MANIFEST_INVALID"),
-            Error::Busy => (S::TOO_MANY_REQUESTS, "TOOMANYREQUESTS"),
+            Error::Busy | Error::Logins => (S::TOO_MANY_REQUESTS, "TOOMANYREQUESTS"),
             Error::ManifestTooLarge => (S::PAYLOAD_TOO_LARGE, "SIZE_INVALID"),
             Error::ContentRange(_) => (S::BAD_REQUEST, "BLOB_UPLOAD_INVALID"),
             Error::OutOfOrder { .. } => (S::RANGE_NOT_SATISFIABLE, "BLOB_UPLOAD_INVALID"),

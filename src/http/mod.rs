@@ -26,7 +26,7 @@ use hyper::http::uri::Authority;
 use hyper::{Method, Request, Response, StatusCode};
 use tokio::sync::Semaphore;
 
-use crate::auth::{Access, Identity};
+use crate::auth::{Access, Identity, Throttle};
 use crate::events::{Cause, Events};
 use crate::image::Images;
 use crate::index::{Index, Layers};
@@ -64,6 +64,8 @@ pub struct App {
     pub access: Arc<Access>,
     pub events: Arc<Events>,
     pub read_only: bool,
+    /// Passwords being verified.
+    logins: Arc<Throttle>,
     /// Set when the server is about to stop.
     draining: AtomicBool,
     upload_buffers: Arc<Semaphore>,
@@ -103,6 +105,7 @@ impl App {
             access,
             events,
             read_only,
+            logins: Throttle::new(logins()),
             draining: AtomicBool::new(false),
             upload_buffers: Arc::new(Semaphore::new(UPLOAD_BUFFERS)),
             manifest_buffers: Arc::new(Semaphore::new(MANIFEST_BUFFERS)),
@@ -117,12 +120,21 @@ impl App {
     }
 }
 
+/// Passwords verified at a time, a core each: half of them, so that requests of
+/// those who are known go on.
+fn logins() -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    (cores / 2).max(1)
+}
+
 /// A request on its way through the handlers.
 struct Exchange {
     id: u64,
     client: SocketAddr,
     /// Who asks; [`access`] says whether he may.
     identity: Identity,
+    tls: bool,
+    form: Form,
     method: Method,
     /// HTTP/2's place for the host's name.
     authority: Option<Authority>,
@@ -167,6 +179,7 @@ async fn answer(
     app: Arc<App>,
     activity: Arc<Activity>,
     client: SocketAddr,
+    tls: bool,
     request: Request<Incoming>,
 ) -> Response<Body> {
     let _working = activity.working();
@@ -194,6 +207,8 @@ async fn answer(
         id,
         client,
         identity: Identity::Anonymous,
+        tls,
+        form,
         method: parts.method,
         authority: parts.uri.authority().cloned(),
         headers: parts.headers,
@@ -256,13 +271,11 @@ async fn answer(
 
 async fn dispatch(app: &Arc<App>, route: Route, exchange: &mut Exchange) -> Result<Response<Body>> {
     let takes = |methods: &str| methods.split(", ").any(|m| m == exchange.method.as_str());
-    let route = match route {
-        Route::V1(route) if exchange.method == Method::OPTIONS => {
-            return Ok(v1::preflight(&route, app.read_only));
-        }
-        Route::V1(route) => Route::V1(v1::fallback(app, exchange, route).await?),
-        route => route,
-    };
+    if let Route::V1(route) = &route
+        && exchange.method == Method::OPTIONS
+    {
+        return Ok(v1::preflight(route, app.read_only));
+    }
     let allowed = route.methods(app.read_only);
     if !takes(allowed) {
         return Err(if takes(route.methods(false)) {
@@ -271,8 +284,16 @@ async fn dispatch(app: &Arc<App>, route: Route, exchange: &mut Exchange) -> Resu
             Error::MethodNotAllowed(allowed)
         });
     }
+    if access::need(&route, &exchange.method) != access::Need::Nothing {
+        exchange.identity = access::identify(app, exchange).await?;
+    }
+    let route = match route {
+        Route::V1(route) => Route::V1(v1::fallback(app, exchange, route).await?),
+        route => route,
+    };
     access::check(app, &route, exchange)?;
     match route {
+        Route::Token => access::token(app, exchange),
         Route::Ping => Ok(json("{}".into())),
         Route::Catalog => v2::lists::catalog(app, exchange).await,
         Route::Tags(repository) => v2::lists::tags(app, exchange, repository).await,

@@ -15,6 +15,8 @@ use crate::oci::{Digest, Reference, Repository};
 pub enum Route {
     /// `/v2/`
     Ping,
+    /// `/v2/token`
+    Token,
     /// `/v2/_catalog`
     Catalog,
     /// `/v2/NAME/blobs/DIGEST`
@@ -76,6 +78,7 @@ impl Route {
         let unknown = || Error::RouteUnknown;
         match path {
             "/v2" | "/v2/" => return Ok(Route::Ping),
+            "/v2/token" => return Ok(Route::Token),
             "/v2/_catalog" => return Ok(Route::Catalog),
             "/healthz" => return Ok(Route::Healthz),
             "/readyz" => return Ok(Route::Readyz),
@@ -123,6 +126,7 @@ impl Route {
             Route::Uploads(_) if read_only => "",
             _ if read_only => "GET, HEAD",
             Route::Ping
+            | Route::Token
             | Route::Catalog
             | Route::Tags(_)
             | Route::Referrers(..)
@@ -140,6 +144,7 @@ impl Route {
     pub fn name(&self) -> &'static str {
         match self {
             Route::Ping => "ping",
+            Route::Token => "token",
             Route::Catalog => "catalog",
             Route::Blob(..) => "blob",
             Route::Uploads(_) | Route::Upload(..) => "upload",
@@ -250,6 +255,7 @@ mod tests {
         for (path, want) in [
             ("/v2".to_owned(), Route::Ping),
             ("/v2/".to_owned(), Route::Ping),
+            ("/v2/token".to_owned(), Route::Token),
             ("/v2/_catalog".to_owned(), Route::Catalog),
             (
                 format!("/v2/a/blobs/{DIGEST}"),

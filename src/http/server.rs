@@ -228,9 +228,10 @@ async fn connection(
     let stream = Watched::new(stream, Arc::clone(&activity));
     let service = {
         let (app, activity) = (Arc::clone(&shared.app), Arc::clone(&activity));
+        let tls = shared.tls.is_some();
         service_fn(move |request: Request<Incoming>| {
             let (app, activity) = (Arc::clone(&app), Arc::clone(&activity));
-            async move { Ok::<_, Infallible>(answer(app, activity, client, request).await) }
+            async move { Ok::<_, Infallible>(answer(app, activity, client, tls, request).await) }
         })
     };
     let http = &shared.http;

@@ -1,0 +1,109 @@
+//! Who may do what: the flags of `registry serve`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use anyhow::{Result, bail, ensure};
+use clap::builder::BoolishValueParser;
+use clap::{ArgAction, Args, ValueEnum};
+
+use crate::auth::{self, User};
+
+#[derive(Args, Clone, Debug)]
+pub struct AccessArgs {
+    /// A user, who may do everything that --acl does not take away; may be repeated. REGISTRY_USERS, separated by commas, serves
+    /// where this is not given. Other users of the machine can see flags: --htpasswd shows no passwords
+    #[arg(short, long, value_name = "NAME:PASSWORD", value_parser = user)]
+    pub user: Vec<User>,
+
+    /// Users with bcrypt passwords, as `htpasswd -B` and `registry password` write them; read again when it changes
+    #[arg(long, value_name = "FILE", env = "REGISTRY_HTPASSWD")]
+    pub htpasswd: Option<PathBuf>,
+
+    /// What one may do without logging in, where there are users
+    #[arg(
+        long,
+        value_name = "WHAT",
+        env = "REGISTRY_ANONYMOUS",
+        value_enum,
+        default_value = "none"
+    )]
+    pub anonymous: Anonymous,
+
+    /// Rules that say who may pull, push and delete where (TOML, see docs/operations.md); read again when it changes
+    #[arg(long, value_name = "FILE", env = "REGISTRY_ACL")]
+    pub acl: Option<PathBuf>,
+
+    /// File with the key that tokens are signed with, 32 bytes or more, so that they hold after a restart and on other servers
+    /// [default: a random key]
+    #[arg(long, value_name = "FILE", env = "REGISTRY_SECRET")]
+    pub secret: Option<PathBuf>,
+
+    /// Without users, let everybody who reaches the server push and delete; else it then listens on loopback only
+    #[arg(long, env = "REGISTRY_INSECURE_OPEN", action = ArgAction::SetTrue, value_parser = BoolishValueParser::new())]
+    pub insecure_open: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Anonymous {
+    /// Nothing
+    None,
+    /// Pull, list and look into images
+    Pull,
+}
+
+fn user(text: &str) -> Result<User, String> {
+    let (name, password) = text.split_once(':').ok_or("want NAME:PASSWORD")?;
+    auth::check_name(name)?;
+    if password.is_empty() {
+        return Err("the password is empty".to_owned());
+    }
+    Ok(User {
+        name: name.to_owned(),
+        password: password.to_owned(),
+    })
+}
+
+impl AccessArgs {
+    /// `users`: the value of `REGISTRY_USERS`.
+    pub fn check(self, users: Option<&str>, listen: &[SocketAddr]) -> Result<auth::Options> {
+        let mut given = self.user;
+        if let (true, Some(users)) = (given.is_empty(), users) {
+            for text in users.split(',').filter(|text| !text.is_empty()) {
+                match user(text) {
+                    Ok(user) => given.push(user),
+                    Err(why) => bail!("REGISTRY_USERS: {why}"),
+                }
+            }
+        }
+        let open = given.is_empty() && self.htpasswd.is_none();
+        if open {
+            for (given, flag) in [
+                (self.acl.is_some(), "--acl"),
+                (self.anonymous != Anonymous::None, "--anonymous"),
+                (self.secret.is_some(), "--secret"),
+            ] {
+                ensure!(
+                    !given,
+                    "{flag} needs users: without any, everybody may do everything. Give --user or --htpasswd"
+                );
+            }
+            let outside = |address: &&SocketAddr| !address.ip().to_canonical().is_loopback();
+            if let Some(address) = listen.iter().find(outside)
+                && !self.insecure_open
+            {
+                bail!(
+                    "there are no users, so everybody who reaches {address} could push and delete: give --user or --htpasswd, \
+                     listen on 127.0.0.1, or say --insecure-open if that is meant"
+                );
+            }
+        }
+        Ok(auth::Options {
+            users: given,
+            htpasswd: self.htpasswd,
+            anonymous_pull: self.anonymous == Anonymous::Pull,
+            acl: self.acl,
+            secret: self.secret,
+        })
+    }
+}
