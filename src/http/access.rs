@@ -154,7 +154,9 @@ fn decide(app: &App, route: &Route, exchange: &Exchange) -> Result<()> {
     let (access, identity) = (&app.access, &exchange.identity);
     match need(route, &exchange.method) {
         Need::Nothing | Need::Anybody => Ok(()),
-        Need::Login if access.is_open() || exchange.headers.contains_key(AUTHORIZATION) => Ok(()),
+        Need::Login if access.is_open() || *identity != Identity::Anonymous => Ok(()),
+        // By a token, which says that he has tried to log in.
+        Need::Login if sent_by(exchange, b"bearer ") => Ok(()),
         Need::Filtered if !access.is_nobody(identity) => Ok(()),
         Need::Pusher if access.may_push_somewhere(identity) => Ok(()),
         Need::Pusher if !matches!(identity, Identity::Anonymous) => Err(Error::DeniedImages),
@@ -220,9 +222,7 @@ fn absent(route: &Route, repository: &Repository) -> Error {
 /// without, `/v2/` asks for a token instead, which this server gives to anybody.
 fn unauthorized(app: &App, exchange: &Exchange, wanted: Option<(&Repository, Right)>) -> Error {
     let basic = HeaderValue::from_static("Basic realm=\"registry\"");
-    let sent = exchange.headers.get(AUTHORIZATION);
-    let by_password = sent
-        .is_some_and(|sent| sent.as_bytes()[..sent.len().min(6)].eq_ignore_ascii_case(b"basic "));
+    let by_password = sent_by(exchange, b"basic ");
     let challenge = match origin(exchange) {
         Some(origin)
             if app.access.gives_logins() && matches!(exchange.form, Form::Oci) && !by_password =>
@@ -231,7 +231,7 @@ fn unauthorized(app: &App, exchange: &Exchange, wanted: Option<(&Repository, Rig
             if let Some(scope) = wanted.and_then(|(repository, right)| scope(repository, right)) {
                 challenge.push_str(&format!(r#",scope="{scope}""#));
             }
-            if sent.is_some() {
+            if exchange.headers.contains_key(AUTHORIZATION) {
                 challenge.push_str(r#",error="insufficient_scope""#);
             }
             header(challenge)
@@ -239,6 +239,16 @@ fn unauthorized(app: &App, exchange: &Exchange, wanted: Option<(&Repository, Rig
         _ => basic,
     };
     Error::Unauthorized(challenge)
+}
+
+/// Whether credentials of that scheme were sent.
+fn sent_by(exchange: &Exchange, scheme: &[u8]) -> bool {
+    let sent = exchange
+        .headers
+        .get(AUTHORIZATION)
+        .map(|sent| sent.as_bytes());
+    sent.and_then(|sent| sent.get(..scheme.len()))
+        .is_some_and(|sent| sent.eq_ignore_ascii_case(scheme))
 }
 
 /// What this server calls itself in challenges.

@@ -40,6 +40,8 @@ pub struct Registry {
     pub address: SocketAddr,
     /// What it printed when it was ready.
     pub ready: String,
+    /// Sent with every request that has no `Authorization` of its own.
+    pub authorization: Option<String>,
     child: Child,
     _temp: Option<TempDir>,
 }
@@ -87,6 +89,7 @@ impl Registry {
             dir: dir.to_owned(),
             address,
             ready,
+            authorization: None,
             child,
             _temp: None,
         }
@@ -172,7 +175,14 @@ impl Registry {
         headers: &[(&str, &str)],
         body: &[u8],
     ) -> io::Result<Reply> {
-        send_to(self.address, method, path, headers, body)
+        let mut headers = headers.to_vec();
+        let own = |(name, _): &(&str, &str)| name.eq_ignore_ascii_case("authorization");
+        if let Some(authorization) = &self.authorization
+            && !headers.iter().any(own)
+        {
+            headers.push(("Authorization", authorization));
+        }
+        send_to(self.address, method, path, &headers, body)
     }
 
     pub fn get(&self, path: &str) -> Reply {
