@@ -21,6 +21,8 @@ use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use clap::Parser;
 use clap::builder::RangedU64ValueParser;
 use registry::oci::Digest;
@@ -97,13 +99,14 @@ const MEMORY: Goal = Goal::AtMost(1.0 / 3.0);
 type Measure = fn(&Bench, &Report) -> Result<()>;
 
 /// All there is to measure, with the targets.
-const MEASUREMENTS: [(&str, Measure); 14] = [
+const MEASUREMENTS: [(&str, Measure); 15] = [
     ("get-1", |b, r| b.get(r, 1, false, Goal::AtLeast(1.5))),
     ("get-16", |b, r| b.get(r, 16, false, Goal::AtLeast(1.25))),
     ("get-tls-1", |b, r| b.get(r, 1, true, Goal::AtLeast(1.2))),
     ("get-tls-16", |b, r| b.get(r, 16, true, Goal::AtLeast(1.2))),
     ("push", |b, r| b.push(r, Goal::AtMost(0.7))),
     ("manifest", |b, r| b.manifest(r, Goal::AtLeast(10.0))),
+    ("users", |b, r| b.users(r, Goal::AtLeast(0.8))),
     ("head", |b, r| b.head(r, Goal::AtLeast(10.0))),
     ("memory", |b, r| b.memory(r, Goal::AtMost(1.1))),
     ("start", |b, r| b.start(r, Goal::AtMost(1.2))),
@@ -282,6 +285,51 @@ impl Bench {
         let path = format!("/v2/{REPOSITORY}/manifests/{TAG}");
         let what = format!("manifest GET by tag, {CLIENTS} clients");
         self.requests(report, what, &client::request("GET", &path), goal)
+    }
+
+    /// With a password, by a server with users, beside without, by one without.
+    fn users(&self, report: &Report, goal: Goal) -> Result<()> {
+        const PASSWORD: &str = "a password";
+        let path = format!("/v2/{REPOSITORY}/manifests/{TAG}");
+        let open = client::request("GET", &path);
+        let credentials = BASE64.encode(format!("ann:{PASSWORD}"));
+        let header = format!("Authorization: Basic {credentials}\r\n\r\n");
+        let head = open.strip_suffix("\r\n").unwrap_or(&open);
+        let with_password = format!("{head}{header}");
+        let folders = [self.folder(), self.folder()];
+        for folder in &folders {
+            fs::create_dir_all(folder)?;
+        }
+        let users = folders[0].join("users");
+        let line = registry::auth::line("ann", PASSWORD, registry::auth::COST)?;
+        fs::write(&users, line)?;
+        let (roots, users) = (self.roots.each_ref().map(|root| text(root)), text(&users));
+        let servers = [
+            Registry::start_in(&folders[0], &["--layers", &roots[0], "--htpasswd", &users]),
+            Registry::start_in(&folders[1], &["--layers", &roots[1]]),
+        ];
+        let time = Duration::from_secs(self.options.seconds);
+        let mut values = [const { Vec::new() }; 2];
+        for round in 0..=self.options.rounds {
+            for (i, request) in [&with_password, &open].into_iter().enumerate() {
+                let target = Target {
+                    address: servers[i].address,
+                    tls: None,
+                };
+                let value = client::requests(&target, request, CLIENTS, time)?;
+                if round > 0 {
+                    values[i].push(value);
+                }
+            }
+        }
+        report.row(&Row {
+            what: format!("manifest GET with a bcrypt user beside open, {CLIENTS} clients"),
+            unit: Unit::RequestsPerSecond,
+            ours: &values[0],
+            other: &values[1],
+            goal,
+        });
+        Ok(())
     }
 
     fn head(&self, report: &Report, goal: Goal) -> Result<()> {

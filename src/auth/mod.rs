@@ -2,9 +2,11 @@
 //! by repository. Nothing here knows of HTTP but the text of an `Authorization`
 //! header (RFC 9110, 11.6.2).
 
+mod der;
 mod identity;
 mod keys;
 mod rules;
+mod service;
 mod signed;
 mod throttle;
 mod users;
@@ -22,11 +24,13 @@ use quick_cache::sync::Cache;
 use crate::oci::Repository;
 use keys::{Code, Key};
 use rules::Rules;
+use service::Service;
 use signed::Signer;
 use users::Users;
 use watched::Watched;
 
 pub use identity::{Identity, Scoped, Signed};
+pub use service::Options as ServiceOptions;
 pub use signed::LOGIN_SECONDS;
 pub use throttle::Throttle;
 pub use users::{COST, COST_MAX, COST_MIN, User, check_name, line};
@@ -53,6 +57,8 @@ pub enum Error {
     UserTwice(String),
     #[error("{} has {bytes} bytes, a secret has at least {SECRET_MIN}: for instance `openssl rand -hex 32`", path.display())]
     Secret { path: PathBuf, bytes: usize },
+    #[error("{}: {why}", path.display())]
+    Keys { path: PathBuf, why: String },
     #[error("{0}")]
     Password(String),
     #[error("the system gives no random bytes")]
@@ -87,6 +93,8 @@ pub enum Refusal {
     Password(String),
     #[error("the token is not one of this server's, or holds no more")]
     Token,
+    #[error("the token is refused: {0}")]
+    Service(#[from] service::Refusal),
 }
 
 /// What one may do with a repository.
@@ -102,6 +110,18 @@ pub enum Right {
     Catalog,
 }
 
+impl Right {
+    /// The word for it in a scope (distribution's docs/content/spec/auth/scope.md).
+    pub fn action(self) -> &'static str {
+        match self {
+            Right::Pull => "pull",
+            Right::Push => "push",
+            Right::Delete => "delete",
+            Right::Catalog => "*",
+        }
+    }
+}
+
 /// Where users and rules come from.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
@@ -112,6 +132,8 @@ pub struct Options {
     pub acl: Option<PathBuf>,
     /// Holds the key that tokens are signed with.
     pub secret: Option<PathBuf>,
+    /// Who else makes tokens for this server.
+    pub service: Option<ServiceOptions>,
 }
 
 /// The rules of one server.
@@ -122,11 +144,21 @@ pub struct Access {
     anonymous_pull: bool,
     rules: Option<Watched<Rules>>,
     signer: Signer,
-    /// Credentials that were verified, by their code, with the users' generation at
-    /// that time. Those that failed are not remembered: they cost what they cost.
-    known: Cache<Code, (Identity, u64)>,
+    service: Option<Service>,
+    /// Credentials that were verified, by their code. Those that failed are not
+    /// remembered: they cost what they cost.
+    known: Cache<Code, Known>,
     key: Key,
     private: Private,
+}
+
+#[derive(Clone, Debug)]
+struct Known {
+    identity: Identity,
+    /// [`Access::generation`] when it was verified.
+    generation: u64,
+    /// Seconds since 1970.
+    until: u64,
 }
 
 /// Whether a repository is for those with a name alone, which the store knows.
@@ -193,6 +225,7 @@ impl Access {
             anonymous_pull: options.anonymous_pull,
             rules,
             signer: Signer::new(secret),
+            service: options.service.as_ref().map(Service::new).transpose()?,
             known: Cache::new(KNOWN),
             key: Key::random()?,
             private: Private(Box::new(private)),
@@ -208,11 +241,14 @@ impl Access {
         if let Some(rules) = &self.rules {
             rules.reload();
         }
+        if let Some(service) = &self.service {
+            service.reload();
+        }
     }
 
     /// Whether everybody may do everything: there are neither users nor tokens.
     pub fn is_open(&self) -> bool {
-        self.users.is_none()
+        self.users.is_none() && self.service.is_none()
     }
 
     /// The decision.
@@ -246,6 +282,16 @@ impl Access {
         !self.is_open() && !self.anonymous_pull && matches!(identity, Identity::Anonymous)
     }
 
+    /// Whether `identity` may ask for a list of names; which, [`Access::may`] says.
+    pub fn may_list(&self, identity: &Identity) -> bool {
+        match identity {
+            Identity::Scoped(scoped) => self.is_open() || scoped.catalog,
+            Identity::Anonymous | Identity::User(_) | Identity::Signed(_) => {
+                !self.is_nobody(identity)
+            }
+        }
+    }
+
     /// Whether there may be a repository that `identity` may push to.
     pub fn may_push_somewhere(&self, identity: &Identity) -> bool {
         let user = |name: &str| {
@@ -275,7 +321,18 @@ impl Access {
     /// Whether clients log in by a token of this server's: so that those that have
     /// no password know to go on without.
     pub fn gives_logins(&self) -> bool {
-        self.users.is_some() && self.anonymous_pull
+        self.users.is_some() && self.anonymous_pull && self.service.is_none()
+    }
+
+    /// Whether one can log in with a password.
+    pub fn takes_passwords(&self) -> bool {
+        self.users.is_some()
+    }
+
+    /// Realm and name for the challenge, where an outside service makes the tokens.
+    pub fn service(&self) -> Option<(&str, &str)> {
+        let service = self.service.as_ref()?;
+        Some((&service.realm, &service.service))
     }
 
     /// Who sends this `Authorization` header, as far as that can be told at once.
@@ -294,8 +351,11 @@ impl Access {
             let signed = self.signer.open_v1(now(), value, &stamp);
             signed.map(|signed| Identity::Signed(Arc::new(signed)))
         } else if scheme.eq_ignore_ascii_case("bearer") {
-            let user = self.signer.open_login(now(), value, &stamp);
-            user.map(|user| user.map_or(Identity::Anonymous, Identity::User))
+            match (self.signer.open_login(now(), value, &stamp), &self.service) {
+                (Some(user), _) => Some(user.map_or(Identity::Anonymous, Identity::User)),
+                (None, Some(service)) => Some(self.bearer(service, value)?),
+                (None, None) => None,
+            }
         } else {
             return Err(Refusal::Malformed);
         };
@@ -303,7 +363,7 @@ impl Access {
     }
 
     fn basic(&self, value: &str) -> Result<Recognised, Refusal> {
-        let code = self.key.code(&[value.as_bytes()]);
+        let code = self.key.code(&[b"basic", value.as_bytes()]);
         if let Some(identity) = self.known(&code) {
             return Ok(Recognised::Identity(identity));
         }
@@ -321,10 +381,37 @@ impl Access {
         }))
     }
 
+    fn bearer(&self, service: &Service, token: &str) -> Result<Identity, Refusal> {
+        let code = self.key.code(&[b"bearer", token.as_bytes()]);
+        if let Some(identity) = self.known(&code) {
+            return Ok(identity);
+        }
+        let generation = self.generation();
+        let (scoped, until) = service.verify(token, now())?;
+        let identity = Identity::Scoped(Arc::new(scoped));
+        self.remember(code, identity.clone(), generation, until);
+        Ok(identity)
+    }
+
     fn known(&self, code: &Code) -> Option<Identity> {
-        let users = self.users.as_ref()?;
-        let (identity, generation) = self.known.get(code)?;
-        (generation == users.generation()).then_some(identity)
+        let known = self.known.get(code)?;
+        let holds = known.generation == self.generation() && now() < known.until;
+        holds.then_some(known.identity)
+    }
+
+    fn remember(&self, code: Code, identity: Identity, generation: u64, until: u64) {
+        let known = Known {
+            identity,
+            generation,
+            until,
+        };
+        self.known.insert(code, known);
+    }
+
+    /// Another number whenever users or keys have changed.
+    fn generation(&self) -> u64 {
+        self.users.as_ref().map_or(0, Users::generation)
+            + self.service.as_ref().map_or(0, Service::generation)
     }
 
     /// Who logs in so, if somebody else has verified it meanwhile.
@@ -336,13 +423,12 @@ impl Access {
     pub fn verify(&self, login: &Login) -> Result<Identity, Refusal> {
         let refused = || Refusal::Password(login.name.chars().take(64).collect());
         let users = self.users.as_ref().ok_or_else(refused)?;
-        let generation = users.generation();
+        let generation = self.generation();
         if !users.verify(&login.name, &login.password) {
             return Err(refused());
         }
         let identity = Identity::User(login.name.as_str().into());
-        self.known
-            .insert(login.code, (identity.clone(), generation));
+        self.remember(login.code, identity.clone(), generation, u64::MAX);
         Ok(identity)
     }
 

@@ -35,7 +35,7 @@ pub enum Command {
     /// Signals: SIGTERM and SIGINT stop the server once its requests are done, a second one at once;
     /// SIGHUP reads the TLS certificate again.
     /// Exit codes: 0 stopped on a signal, 1 failed, 2 wrong flags.
-    Serve(ServeArgs),
+    Serve(Box<ServeArgs>),
 
     /// Index layers, so that their files can be found and read at once
     ///

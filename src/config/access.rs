@@ -39,6 +39,47 @@ pub struct AccessArgs {
     #[arg(long, value_name = "FILE", env = "REGISTRY_SECRET")]
     pub secret: Option<PathBuf>,
 
+    /// Take tokens of an outside service, which clients get here (the Docker token protocol)
+    #[arg(long, value_name = "URL", env = "REGISTRY_TOKEN_REALM", requires_all = ["token_service", "token_issuer"])]
+    pub token_realm: Option<String>,
+
+    /// The name that tokens for this registry are made for (`aud`)
+    #[arg(
+        long,
+        value_name = "NAME",
+        env = "REGISTRY_TOKEN_SERVICE",
+        requires = "token_realm"
+    )]
+    pub token_service: Option<String>,
+
+    /// Who makes the tokens (`iss`)
+    #[arg(
+        long,
+        value_name = "NAME",
+        env = "REGISTRY_TOKEN_ISSUER",
+        requires = "token_realm"
+    )]
+    pub token_issuer: Option<String>,
+
+    /// Certificates and public keys (PEM) of who signs the tokens: RSA, ECDSA P-256 or Ed25519. A token may bring a chain of
+    /// certificates that ends in one of these; read again when it changes
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "REGISTRY_TOKEN_CERTS",
+        requires = "token_realm"
+    )]
+    pub token_certs: Option<PathBuf>,
+
+    /// The same keys as a JWK Set; read again when it changes
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "REGISTRY_TOKEN_JWKS",
+        requires = "token_realm"
+    )]
+    pub token_jwks: Option<PathBuf>,
+
     /// Without users, let everybody who reaches the server push and delete; else it then listens on loopback only
     #[arg(long, env = "REGISTRY_INSECURE_OPEN", action = ArgAction::SetTrue, value_parser = BoolishValueParser::new())]
     pub insecure_open: bool,
@@ -76,18 +117,46 @@ impl AccessArgs {
                 }
             }
         }
-        let open = given.is_empty() && self.htpasswd.is_none();
-        if open {
-            for (given, flag) in [
-                (self.acl.is_some(), "--acl"),
-                (self.anonymous != Anonymous::None, "--anonymous"),
-                (self.secret.is_some(), "--secret"),
-            ] {
+        let service = match (self.token_realm, self.token_service, self.token_issuer) {
+            (Some(realm), Some(service), Some(issuer)) => {
                 ensure!(
-                    !given,
-                    "{flag} needs users: without any, everybody may do everything. Give --user or --htpasswd"
+                    self.token_certs.is_some() || self.token_jwks.is_some(),
+                    "--token-realm needs --token-certs or --token-jwks: by their keys tokens are verified"
                 );
+                for (flag, value) in [("--token-realm", &realm), ("--token-service", &service)] {
+                    let visible = |c: char| c.is_ascii_graphic() && c != '"' && c != '\\';
+                    ensure!(
+                        !value.is_empty() && value.chars().all(visible),
+                        "{flag} is {value:?}, want visible ASCII without quotes and backslashes"
+                    );
+                }
+                Some(auth::ServiceOptions {
+                    realm,
+                    service,
+                    issuer,
+                    certs: self.token_certs,
+                    jwks: self.token_jwks,
+                })
             }
+            // The flags require each other.
+            _ => None,
+        };
+        let users = !given.is_empty() || self.htpasswd.is_some();
+        for (given, flag) in [
+            (self.acl.is_some(), "--acl"),
+            (self.secret.is_some(), "--secret"),
+        ] {
+            ensure!(
+                !given || users,
+                "{flag} needs users: give --user or --htpasswd"
+            );
+        }
+        let open = !users && service.is_none();
+        if open {
+            ensure!(
+                self.anonymous == Anonymous::None,
+                "--anonymous needs users: without any, everybody may do everything. Give --user or --htpasswd"
+            );
             let outside = |address: &&SocketAddr| !address.ip().to_canonical().is_loopback();
             if let Some(address) = listen.iter().find(outside)
                 && !self.insecure_open
@@ -104,6 +173,7 @@ impl AccessArgs {
             anonymous_pull: self.anonymous == Anonymous::Pull,
             acl: self.acl,
             secret: self.secret,
+            service,
         })
     }
 }

@@ -95,7 +95,7 @@ fn need_v1<'a>(route: &'a V1, method: &Method) -> Need<'a> {
 }
 
 /// Who sends the request. A password that was not verified before takes its time.
-pub async fn identify(app: &Arc<App>, exchange: &Exchange) -> Result<Identity> {
+pub async fn identify(app: &Arc<App>, exchange: &Exchange, route: &Route) -> Result<Identity> {
     let mut headers = exchange.headers.get_all(AUTHORIZATION).iter();
     let access = &app.access;
     let (header, false) = (headers.next(), access.is_open()) else {
@@ -111,7 +111,7 @@ pub async fn identify(app: &Arc<App>, exchange: &Exchange) -> Result<Identity> {
     let login = match recognised {
         Ok(Recognised::Identity(identity)) => return Ok(identity),
         Ok(Recognised::Login(login)) => login,
-        Err(refusal) => return Err(refused(app, exchange, &refusal)),
+        Err(refusal) => return Err(refused(app, exchange, route, &refusal)),
     };
     let turn = app.logins.turn(exchange.client.ip()).await;
     let turn = turn.ok_or(Error::Logins)?;
@@ -132,12 +132,12 @@ pub async fn identify(app: &Arc<App>, exchange: &Exchange) -> Result<Identity> {
     tokio::task::spawn_blocking(verify)
         .await
         .map_err(Error::Panicked)?
-        .map_err(|refusal| refused(app, exchange, &refusal))
+        .map_err(|refusal| refused(app, exchange, route, &refusal))
 }
 
-fn refused(app: &App, exchange: &Exchange, refusal: &Refusal) -> Error {
+fn refused(app: &App, exchange: &Exchange, route: &Route, refusal: &Refusal) -> Error {
     tracing::warn!(client = %exchange.client, error = %refusal, "login failed");
-    unauthorized(app, exchange, None)
+    unauthorized(app, exchange, route, Some(Problem::Token))
 }
 
 /// Refuses what the exchange's identity may not do.
@@ -152,19 +152,23 @@ pub fn check(app: &Arc<App>, route: &Route, exchange: &Exchange) -> Result<()> {
 
 fn decide(app: &App, route: &Route, exchange: &Exchange) -> Result<()> {
     let (access, identity) = (&app.access, &exchange.identity);
+    let ask = || {
+        let sent = exchange.headers.contains_key(AUTHORIZATION);
+        unauthorized(app, exchange, route, sent.then_some(Problem::Scope))
+    };
     match need(route, &exchange.method) {
         Need::Nothing | Need::Anybody => Ok(()),
         Need::Login if access.is_open() || *identity != Identity::Anonymous => Ok(()),
         // By a token, which says that he has tried to log in.
         Need::Login if sent_by(exchange, b"bearer ") => Ok(()),
+        Need::Filtered if *route == Route::Catalog && !access.may_list(identity) => Err(ask()),
         Need::Filtered if !access.is_nobody(identity) => Ok(()),
         Need::Pusher if access.may_push_somewhere(identity) => Ok(()),
-        Need::Pusher if !matches!(identity, Identity::Anonymous) => Err(Error::DeniedImages),
-        Need::Login | Need::Filtered | Need::Pusher => Err(unauthorized(app, exchange, None)),
         Need::One(repository, right) if access.may(identity, repository, right) => Ok(()),
-        Need::One(repository, right) if matches!(identity, Identity::Anonymous) => {
-            Err(unauthorized(app, exchange, Some((repository, right))))
-        }
+        // Who is anonymous may log in, and who has a token may get a better one.
+        _ if matches!(identity, Identity::Anonymous | Identity::Scoped(_)) => Err(ask()),
+        Need::Pusher => Err(Error::DeniedImages),
+        Need::Login | Need::Filtered => Err(ask()),
         Need::One(repository, right) if access.may(identity, repository, Right::Pull) => {
             Err(Error::Denied {
                 repository: repository.clone(),
@@ -216,29 +220,40 @@ fn absent(route: &Route, repository: &Repository) -> Error {
     }
 }
 
-/// The answer that asks for credentials, for what was wanted if that is known.
+/// The answer that asks for credentials.
 ///
 /// A client that gets `Basic` stops when it has no password. So where one may pull
 /// without, `/v2/` asks for a token instead, which this server gives to anybody.
-fn unauthorized(app: &App, exchange: &Exchange, wanted: Option<(&Repository, Right)>) -> Error {
-    let basic = HeaderValue::from_static("Basic realm=\"registry\"");
-    let by_password = sent_by(exchange, b"basic ");
-    let challenge = match origin(exchange) {
-        Some(origin)
-            if app.access.gives_logins() && matches!(exchange.form, Form::Oci) && !by_password =>
-        {
-            let mut challenge = format!(r#"Bearer realm="{origin}/v2/token",service="{SERVICE}""#);
-            if let Some(scope) = wanted.and_then(|(repository, right)| scope(repository, right)) {
-                challenge.push_str(&format!(r#",scope="{scope}""#));
-            }
-            if exchange.headers.contains_key(AUTHORIZATION) {
-                challenge.push_str(r#",error="insufficient_scope""#);
-            }
-            header(challenge)
+fn unauthorized(app: &App, exchange: &Exchange, route: &Route, error: Option<Problem>) -> Error {
+    let access = &app.access;
+    let by_password = access.takes_passwords() && sent_by(exchange, b"basic ");
+    let tokens = match access.service() {
+        _ if by_password || matches!(exchange.form, Form::V1) => None,
+        Some((realm, service)) => Some((realm.to_owned(), service)),
+        None if access.gives_logins() => {
+            origin(exchange).map(|origin| (format!("{origin}/v2/token"), SERVICE))
         }
-        _ => basic,
+        None => None,
     };
-    Error::Unauthorized(challenge)
+    let Some((realm, service)) = tokens else {
+        return Error::Unauthorized(HeaderValue::from_static("Basic realm=\"registry\""));
+    };
+    let mut challenge = format!(r#"Bearer realm="{realm}",service="{service}""#);
+    if let Some(scope) = scope(route, &exchange.method) {
+        challenge.push_str(&format!(r#",scope="{scope}""#));
+    }
+    match error {
+        Some(Problem::Token) => challenge.push_str(r#",error="invalid_token""#),
+        Some(Problem::Scope) => challenge.push_str(r#",error="insufficient_scope""#),
+        None => {}
+    }
+    Error::Unauthorized(header(challenge))
+}
+
+/// What is wrong with a token that was sent (RFC 6750, 3.1).
+enum Problem {
+    Token,
+    Scope,
 }
 
 /// Whether credentials of that scheme were sent.
@@ -256,14 +271,15 @@ const SERVICE: &str = "registry";
 
 /// The scope that a client asks for to be let in (distribution's
 /// docs/content/spec/auth/scope.md).
-fn scope(repository: &Repository, right: Right) -> Option<String> {
-    let actions = match right {
-        Right::Pull => "pull",
-        Right::Push => "pull,push",
-        Right::Delete => "delete",
-        Right::Catalog => return None,
-    };
-    Some(format!("repository:{repository}:{actions}"))
+fn scope(route: &Route, method: &Method) -> Option<String> {
+    match need(route, method) {
+        Need::One(repository, right) => {
+            let pull = if right == Right::Push { "pull," } else { "" };
+            Some(format!("repository:{repository}:{pull}{}", right.action()))
+        }
+        Need::Filtered if *route == Route::Catalog => Some("registry:catalog:*".to_owned()),
+        Need::Nothing | Need::Anybody | Need::Login | Need::Filtered | Need::Pusher => None,
+    }
 }
 
 /// Where the client finds this server, as far as it says so itself.
@@ -289,7 +305,8 @@ pub fn token(app: &App, exchange: &Exchange) -> Result<Response<Body>> {
         identity if app.access.gives_logins() => app.access.login_token(identity),
         _ => return Err(Error::RouteUnknown),
     };
-    let token = token.ok_or_else(|| unauthorized(app, exchange, None))?;
+    let token =
+        token.ok_or_else(|| unauthorized(app, exchange, &Route::Token, Some(Problem::Token)))?;
     let document = json!({"token": token, "access_token": token, "expires_in": LOGIN_SECONDS});
     let mut response = json(document.to_string());
     response
@@ -297,3 +314,6 @@ pub fn token(app: &App, exchange: &Exchange) -> Result<Response<Body>> {
         .insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     Ok(response)
 }
+
+#[cfg(test)]
+mod tests;

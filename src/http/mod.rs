@@ -285,7 +285,7 @@ async fn dispatch(app: &Arc<App>, route: Route, exchange: &mut Exchange) -> Resu
         });
     }
     if access::need(&route, &exchange.method) != access::Need::Nothing {
-        exchange.identity = access::identify(app, exchange).await?;
+        exchange.identity = access::identify(app, exchange, &route).await?;
     }
     let route = match route {
         Route::V1(route) => Route::V1(v1::fallback(app, exchange, route).await?),

