@@ -245,8 +245,10 @@ impl Storage {
             let _lock = self.lock_image(&link.id);
             let layer = link.layer.unwrap_or_else(empty_layer);
             match self.image(&link.id)? {
-                // The id is made of the layer and the parent.
-                Some(there) if there.layer == layer => {}
+                // Its id is made of these. Whoever else pushed something under it may
+                // have laid it upon another parent.
+                Some(there)
+                    if there.layer == layer && self.ancestry(&link.id)? == chain.ancestry(at) => {}
                 Some(_) => return Err(Error::ImageExists(link.id)),
                 None => {
                     if link.layer.is_none() {
