@@ -64,6 +64,7 @@ impl Content {
 /// What is sent.
 #[derive(Clone, Copy, Debug)]
 pub enum Body<'a> {
+    Bytes(&'a [u8]),
     Content(Content),
     File { path: &'a Path, size: u64 },
 }
@@ -71,13 +72,15 @@ pub enum Body<'a> {
 impl Body<'_> {
     fn size(&self) -> u64 {
         match self {
+            Body::Bytes(bytes) => bytes.len() as u64,
             Body::Content(content) => content.size,
             Body::File { size, .. } => *size,
         }
     }
 
-    fn pieces(self, take: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+    fn pieces(self, mut take: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
         match self {
+            Body::Bytes(bytes) => take(bytes),
             Body::Content(content) => content.pieces(take),
             Body::File { path, .. } => image::pieces(path, take),
         }

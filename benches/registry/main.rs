@@ -13,6 +13,7 @@ mod servers;
 mod store;
 mod tar;
 mod tls;
+mod v1;
 
 use std::cell::Cell;
 use std::fs;
@@ -99,7 +100,7 @@ const MEMORY: Goal = Goal::AtMost(1.0 / 3.0);
 type Measure = fn(&Bench, &Report) -> Result<()>;
 
 /// All there is to measure, with the targets.
-const MEASUREMENTS: [(&str, Measure); 15] = [
+const MEASUREMENTS: [(&str, Measure); 17] = [
     ("get-1", |b, r| b.get(r, 1, false, Goal::AtLeast(1.5))),
     ("get-16", |b, r| b.get(r, 16, false, Goal::AtLeast(1.25))),
     ("get-tls-1", |b, r| b.get(r, 1, true, Goal::AtLeast(1.2))),
@@ -115,6 +116,8 @@ const MEASUREMENTS: [(&str, Measure); 15] = [
     ("files-tree", Bench::tree),
     ("files-read", Bench::read),
     ("files-list", Bench::list),
+    ("v1-push", Bench::v1_push),
+    ("v1-pull", Bench::v1_pull),
 ];
 
 fn main() -> ExitCode {
