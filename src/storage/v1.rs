@@ -495,3 +495,139 @@ fn read_small(path: &Path, limit: usize) -> Result<Option<Vec<u8>>> {
         Err(e) => Err(Error::io("read", path, e)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::storage::Options;
+
+    const ID: [u8; 32] = [0xab; 32];
+
+    fn open(root: &Path) -> Arc<Storage> {
+        let options = Options {
+            root: root.to_owned(),
+            read_only: false,
+            sparse_images: false,
+        };
+        Arc::new(Storage::open(&options).unwrap())
+    }
+
+    fn place(parent: Option<ImageId>) -> Place {
+        Place {
+            id: ImageId::from_bytes(ID),
+            parent,
+        }
+    }
+
+    /// JSON and a layer; gives the checksum.
+    fn push(storage: &Arc<Storage>, pusher: &Pusher, layer: &'static [u8]) -> String {
+        let json = format!(r#"{{"id":"{}"}}"#, ImageId::from_bytes(ID));
+        let place = place(None);
+        storage
+            .put_image_json(pusher, &place, json.as_bytes())
+            .unwrap();
+        let writer = storage.write_layer(pusher, &place.id).unwrap();
+        let writer = writer.append(&[Bytes::from_static(layer)]).unwrap();
+        let (sum, digest) = writer.finish().unwrap();
+        assert_eq!(digest, Algorithm::Sha256.digest(layer));
+        let mut wanted = checksum(json.as_bytes());
+        wanted.update(layer);
+        assert_eq!(sum, wanted.finish());
+        sum.to_string()
+    }
+
+    #[test]
+    fn complete_in_one_step_and_for_good() {
+        let root = tempfile::tempdir().unwrap();
+        let [a, b] = [None, Some("b")].map(Pusher::new);
+        let id = place(None).id;
+        let storage = open(root.path());
+        let sum = push(&storage, &a, b"layer");
+        assert!(storage.image(&id).unwrap().is_none(), "not yet");
+        // What came before a restart counts.
+        drop(storage);
+        let storage = open(root.path());
+        let layer = storage.complete_image(&a, &id, &sum).unwrap();
+        let image = storage.image(&id).unwrap().unwrap();
+        assert_eq!((image.layer, image.checksum), (layer, sum.parse().ok()));
+        assert_eq!(storage.ancestry(&id).unwrap(), [id]);
+        let mut content = Vec::new();
+        let blob = storage.open_layer(&id, &layer).unwrap();
+        io::Read::read_to_end(&mut blob.reader(), &mut content).unwrap();
+        assert_eq!(content, b"layer");
+        assert!(storage.has_pushed(&a, &id).unwrap());
+        assert!(!storage.has_pushed(&b, &id).unwrap());
+
+        // The same again makes another pusher, another layer changes nothing.
+        let other = push(&storage, &b, b"other");
+        let refused = storage.complete_image(&b, &id, &other);
+        assert!(matches!(refused, Err(Error::ImageExists(_))), "{refused:?}");
+        assert!(!storage.has_pushed(&b, &id).unwrap());
+        let sum = push(&storage, &b, b"layer");
+        assert_eq!(storage.complete_image(&b, &id, &sum).unwrap(), layer);
+        assert!(storage.has_pushed(&b, &id).unwrap());
+        assert_eq!(storage.image(&id).unwrap().unwrap().layer, layer);
+    }
+
+    #[test]
+    fn abandoned_pushes_are_removed() {
+        let root = tempfile::tempdir().unwrap();
+        let storage = open(root.path());
+        let pusher = Pusher::new(None);
+        let sum = push(&storage, &pusher, b"layer");
+        assert_eq!(storage.purge_uploads(Duration::from_secs(3600)).unwrap(), 0);
+        assert_eq!(storage.purge_uploads(Duration::ZERO).unwrap(), 1);
+        let gone = storage.complete_image(&pusher, &place(None).id, &sum);
+        assert!(matches!(gone, Err(Error::ChecksumUnexpected(_))));
+        // Many layers for one image do not add up.
+        for layer in [&b"1"[..], b"2", b"3", b"4", b"5", b"6"] {
+            push(&storage, &pusher, layer);
+        }
+        let folder = storage.layout.v1_pushing(&pusher, &place(None).id);
+        assert_eq!(pushed_layers(&folder.join("layers")).unwrap().len(), 2);
+    }
+
+    /// An image under the id of one of a manifest's, but upon another parent, is not
+    /// what the manifest's is.
+    #[test]
+    fn adopted_as_it_is_or_not_at_all() {
+        let root = tempfile::tempdir().unwrap();
+        let storage = open(root.path());
+        let layers = [[1; 32], [2; 32]].map(Digest::Sha256);
+        let config = br#"{"rootfs":{}}"#;
+        let chain = Chain::new(config, &layers).unwrap();
+        let [base, top] = [0, 1].map(|at| chain.0[at].id);
+        let forged = Place {
+            id: top,
+            parent: None,
+        };
+        let folder = storage.layout.v1_image(&top);
+        storage
+            .install_image(&forged, b"{}", &layers[1], None)
+            .unwrap();
+        let refused = storage.adopt(&chain, 1, config);
+        assert!(matches!(refused, Err(Error::ImageExists(id)) if id == top));
+        storage.durable.remove(&folder).unwrap();
+        for _ in 0..2 {
+            storage.adopt(&chain, 1, config).unwrap();
+        }
+        assert_eq!(storage.ancestry(&top).unwrap(), [top, base]);
+        let image = storage.image(&top).unwrap().unwrap();
+        assert_eq!(image.json, chain.json(1, config).unwrap());
+        assert_eq!(image.checksum, None);
+    }
+
+    #[test]
+    fn private() {
+        let root = tempfile::tempdir().unwrap();
+        let storage = open(root.path());
+        let repository = "a/b".parse().unwrap();
+        assert!(!storage.is_private(&repository).unwrap());
+        for private in [true, true, false, false] {
+            storage.set_private(&repository, private).unwrap();
+            assert_eq!(storage.is_private(&repository).unwrap(), private);
+        }
+    }
+}
