@@ -14,6 +14,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, MutexGuard};
+use std::thread;
 use std::time::{Duration, SystemTime};
 
 use quick_cache::sync::Cache;
@@ -28,6 +29,9 @@ use crate::v1::{CHAIN_MAX, EMPTY_LAYER, ImageId, JSON_MAX, Place, checksum, empt
 
 /// Layers kept of one image being pushed: more than push it at a time.
 const LAYERS_MAX: usize = 4;
+
+/// Bytes from which on a thread of its own for a hash costs less than it saves.
+const HASHED_APART: usize = 256 << 10;
 
 /// Whether repositories are private, as far as that is known.
 pub type Private = Cache<Repository, bool>;
@@ -401,24 +405,38 @@ impl Storage {
 }
 
 impl LayerWriter {
-    fn file(&mut self) -> &mut File {
-        self.file
-            .as_mut()
-            .expect("taken only by finish, which consumes the writer")
-    }
-
     /// Adds bytes.
     pub fn append(mut self, pieces: &[bytes::Bytes]) -> Result<LayerWriter> {
-        for piece in pieces {
-            let written = self.file().write_all(piece);
-            written.map_err(|e| Error::io("write", &self.path, e))?;
-            self.digest.update(piece);
-            self.checksum.update(piece);
-            self.written += piece.len() as u64;
-        }
+        let length: usize = pieces.iter().map(bytes::Bytes::len).sum();
+        let LayerWriter {
+            file,
+            digest,
+            checksum,
+            path,
+            ..
+        } = &mut self;
+        let file = file.as_mut().expect("taken only by finish");
+        // Two hashes over everything take longer than all else, so with much to do
+        // each has a core.
+        let written = thread::scope(|scope| {
+            if length >= HASHED_APART {
+                thread::Builder::new().spawn_scoped(scope, || update(checksum, pieces))?;
+            } else {
+                update(checksum, pieces);
+            }
+            for piece in pieces {
+                file.write_all(piece)?;
+            }
+            update(digest, pieces);
+            Ok(())
+        });
+        written.map_err(|e| Error::io("write", path, e))?;
+        self.written += length as u64;
         let (start, end) = (self.written_out, self.written);
         if end - start >= WRITEBACK {
-            start_writeback(self.file(), start, end - start);
+            if let Some(file) = &self.file {
+                start_writeback(file, start, end - start);
+            }
             self.written_out = end;
         }
         Ok(self)
@@ -455,6 +473,10 @@ impl Drop for LayerWriter {
         // Gone already from the end on.
         discard(&self.path);
     }
+}
+
+fn update(hasher: &mut Hasher, pieces: &[bytes::Bytes]) {
+    pieces.iter().for_each(|piece| hasher.update(piece));
 }
 
 fn layer_name(checksum: &Digest, layer: &Digest) -> String {
