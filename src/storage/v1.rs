@@ -193,10 +193,13 @@ impl Storage {
                 said: said.chars().take(80).collect(),
             });
         };
+        let file = layers.join(layer_name(checksum, layer));
         if let Some(there) = self.image(id)? {
             // Another's. Whoever has the same may use it.
             let same = there.json == json && there.layer == *layer;
             if same {
+                // Which mends a layer that was lost.
+                self.durable.install(&file, &self.layout.blob_data(layer))?;
                 self.add_pusher(pusher, id)?;
             }
             self.durable.remove(&folder)?;
@@ -206,7 +209,6 @@ impl Storage {
             path: folder.join("json"),
             why: e.to_string(),
         })?;
-        let file = layers.join(layer_name(checksum, layer));
         self.durable.install(&file, &self.layout.blob_data(layer))?;
         self.install_image(&place, &json, layer, Some(checksum))?;
         self.add_pusher(pusher, id)?;

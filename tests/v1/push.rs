@@ -182,6 +182,24 @@ fn pushed_again() {
     assert_eq!(registry.get(&at(&first.id, "layer")).body, first.layer);
 }
 
+/// A layer that was lost, to a garbage collector that does not know of images
+/// without a tag, is pushed again.
+#[test]
+fn lost_layer() {
+    let registry = Registry::start(&[]);
+    let images = chain("a");
+    push(&registry, "a", "1", &images);
+    let hex = Algorithm::Sha256.digest(&images[0].layer).hex();
+    let blob = registry
+        .store()
+        .join(format!("blobs/sha256/{}/{hex}/data", &hex[..2]));
+    std::fs::remove_file(blob).unwrap();
+    assert_eq!(registry.get(&at(&images[0].id, "json")).status, 404);
+    assert_eq!(registry.get(&at(&images[0].id, "layer")).status, 404);
+    push(&registry, "a", "1", &images);
+    assert_eq!(pull(&registry, "a", "1"), images);
+}
+
 /// The connection breaks in the middle of a layer, which is not kept.
 #[test]
 fn cut_off() {

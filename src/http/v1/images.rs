@@ -52,10 +52,16 @@ pub async fn image(
             let reader = Reader::new(app, exchange);
             let layer = look(app, move || {
                 let found = reader.open(&id)?;
-                Ok(reader.app.layers.ready(&found.layer())?)
-            })
-            .await?;
-            lists::files(app, exchange, layer).await
+                // Else it is the empty one, which need not be in the store.
+                match found.open_layer(&reader, &id)? {
+                    Some(_) => Ok(Some(reader.app.layers.ready(&found.layer())?)),
+                    None => Ok(None),
+                }
+            });
+            match layer.await? {
+                Some(layer) => lists::files(app, layer).await,
+                None => Ok(text("[]")),
+            }
         }
     }
 }
@@ -86,6 +92,18 @@ impl Reader {
             app: Arc::clone(app),
             identity: exchange.identity.clone(),
             pusher: pusher(exchange),
+        }
+    }
+
+    /// Whether the image is all here. One whose layer was lost may be pushed again.
+    fn has(&self, id: &ImageId) -> Result<bool> {
+        let Some(found) = self.find(id)? else {
+            return Ok(false);
+        };
+        match found.open_layer(self, id) {
+            Ok(_) => Ok(true),
+            Err(Error::Storage(storage::Error::ImageUnknown(_))) => Ok(false),
+            Err(e) => Err(e),
         }
     }
 
@@ -208,16 +226,24 @@ async fn layer(app: &Arc<App>, exchange: &Exchange, id: ImageId) -> Result<Respo
     blobs::content(exchange, &digest, size, opened).await
 }
 
+/// The repository that an image is pushed to, as far as its client's token says so.
+fn pushed_to(exchange: &Exchange) -> Option<Repository> {
+    match &exchange.identity {
+        Identity::Signed(signed) => Some(signed.repository.clone()),
+        Identity::Anonymous | Identity::User(_) | Identity::Scoped(_) => None,
+    }
+}
+
 /// `PUT …/json`: begins the push of an image.
 async fn put_json(app: &Arc<App>, exchange: &mut Exchange, id: ImageId) -> Result<Response<Body>> {
     let (json, room) = document(app, exchange, JSON_MAX).await?;
     let reader = Reader::new(app, exchange);
-    let cause = exchange.cause();
+    let (cause, repository) = (exchange.cause(), pushed_to(exchange));
     look(app, move || {
         let _room = room;
         let place = Place::parse(&json, &id)?;
         let storage = &reader.app.storage;
-        if reader.find(&id)?.is_some() {
+        if reader.has(&id)? {
             return Err(storage::Error::ImageExists(id).into());
         }
         if let Some(parent) = &place.parent {
@@ -233,8 +259,10 @@ async fn put_json(app: &Arc<App>, exchange: &mut Exchange, id: ImageId) -> Resul
             }
         }
         storage.put_image_json(&reader.pusher, &place, &json)?;
-        let event = Event::new(Kind::Image, id.to_string(), &cause);
-        reader.app.events.publish(event);
+        reader.app.events.publish(Event {
+            repository,
+            ..Event::new(Kind::Image, id.to_string(), &cause)
+        });
         Ok(())
     })
     .await?;
@@ -245,7 +273,7 @@ async fn put_json(app: &Arc<App>, exchange: &mut Exchange, id: ImageId) -> Resul
 async fn put_layer(app: &Arc<App>, exchange: &mut Exchange, id: ImageId) -> Result<Response<Body>> {
     let reader = Reader::new(app, exchange);
     let writer = look(app, move || {
-        if reader.find(&id)?.is_some() {
+        if reader.has(&id)? {
             return Err(storage::Error::ImageExists(id).into());
         }
         Ok(reader.app.storage.write_layer(&reader.pusher, &id)?)
@@ -256,6 +284,7 @@ async fn put_layer(app: &Arc<App>, exchange: &mut Exchange, id: ImageId) -> Resu
     let event = Event::new(Kind::Layer, id.to_string(), &exchange.cause()).digest(&digest);
     app.events.publish(Event {
         checksum: Some(checksum.to_string()),
+        repository: pushed_to(exchange),
         ..event
     });
     Ok(done())
@@ -267,11 +296,14 @@ async fn put_checksum(app: &Arc<App>, exchange: &Exchange, id: ImageId) -> Resul
     let said = said.ok_or(Error::ChecksumMissing)?;
     let said = crate::log::escape(said.as_bytes());
     let (known, pusher) = (Arc::clone(app), pusher(exchange));
-    let cause = exchange.cause();
+    let (cause, repository) = (exchange.cause(), pushed_to(exchange));
     blocking(move || {
         let layer = known.storage.complete_image(&pusher, &id, said.trim())?;
         let event = Event::new(Kind::Verify, id.to_string(), &cause);
-        known.events.publish(event.digest(&layer));
+        known.events.publish(Event {
+            repository,
+            ..event.digest(&layer)
+        });
         // While the next one comes.
         if let Err(error) = known.layers.pushed([layer]) {
             tracing::error!(image = %id, %error, "cannot have a pushed image indexed");

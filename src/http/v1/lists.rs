@@ -22,8 +22,10 @@ use crate::oci::{Repository, Tag};
 /// Results of a search on one page: without asking, and at most.
 const RESULTS: usize = 25;
 const RESULTS_MAX: usize = 100;
-/// Names that one search looks at.
-const NAMES_MAX: usize = 100_000;
+/// Repositories that one search counts.
+const FOUND_MAX: usize = 10_000;
+/// Tags of one repository that are listed: the API knows no pages.
+pub const TAGS_MAX: usize = 100_000;
 /// Names read from the catalog at a time.
 const PAGE: usize = 1000;
 
@@ -99,7 +101,7 @@ pub async fn search(app: &Arc<App>, exchange: &Exchange) -> Result<Response<Body
                 found.push(json!({"name": name.as_str(), "description": ""}));
             }
             count += 1;
-            if count == NAMES_MAX {
+            if count == FOUND_MAX {
                 break;
             }
         }
@@ -128,7 +130,7 @@ pub async fn repositories(app: &Arc<App>, exchange: &Exchange) -> Result<Respons
                 let Some(repository) = names.next(Right::Pull, |_| true)? else {
                     return Ok(false);
                 };
-                let page = names.app.storage.tags(&repository, "", NAMES_MAX)?;
+                let page = names.app.storage.tags(&repository, "", TAGS_MAX)?;
                 tags = Some((repository, page.items.into_iter()));
                 continue;
             };
@@ -151,11 +153,7 @@ pub async fn repositories(app: &Arc<App>, exchange: &Exchange) -> Result<Respons
 /// `/v1/images/ID/files`: what the image's own layer has, as the Python registry
 /// listed it: path, type, whether it removes that path, size, time, mode, owner and
 /// group.
-pub async fn files(
-    app: &Arc<App>,
-    _exchange: &Exchange,
-    layer: Arc<IndexedLayer>,
-) -> Result<Response<Body>> {
+pub async fn files(app: &Arc<App>, layer: Arc<IndexedLayer>) -> Result<Response<Body>> {
     let known = Arc::clone(app);
     let mut last: Option<Vec<u8>> = None;
     let mut page = Vec::new().into_iter();

@@ -66,10 +66,8 @@ pub async fn answer(app: &Arc<App>, exchange: &mut Exchange, route: V1) -> Resul
         V1::Repository(repository) => repositories::repository(app, exchange, repository).await,
         V1::Images(repository) => repositories::images(app, exchange, repository).await,
         V1::Auth(_) => Ok(text("\"OK\"")),
-        V1::RepositoryJson(repository) => repositories::json(app, exchange, repository, None).await,
-        V1::TagJson(repository, tag) => {
-            repositories::json(app, exchange, repository, Some(tag)).await
-        }
+        V1::RepositoryJson(repository) => repositories::json(app, repository, None).await,
+        V1::TagJson(repository, tag) => repositories::json(app, repository, Some(tag)).await,
         V1::Properties(repository) => repositories::properties(app, exchange, repository).await,
         V1::Tags(repository) => repositories::tags(app, exchange, repository).await,
         V1::Tag(repository, tag) => repositories::tag(app, exchange, repository, tag).await,

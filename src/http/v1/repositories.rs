@@ -8,6 +8,7 @@ use hyper::{Method, Response};
 use serde::Deserialize;
 use serde_json::json;
 
+use super::lists::TAGS_MAX;
 use super::{document, done, no_content, pusher, text, with_token};
 use crate::auth::{Identity, Right};
 use crate::events::{Cause, Event, Kind};
@@ -26,8 +27,6 @@ use crate::storage::{self, Storage};
 use crate::v1::made::{self, Builder};
 use crate::v1::{ImageId, JSON_MAX};
 
-/// Tags of one repository that are listed: the API knows no pages.
-const TAGS_MAX: usize = 100_000;
 /// Ids in the list of a repository's images.
 const IDS_MAX: usize = 10_000;
 /// Bytes of a tag's body: an id in quotes, and blanks.
@@ -345,7 +344,6 @@ fn is_zeros(length: u64, diff_id: &Digest) -> bool {
 /// `…/json`: what is known of a tag, or of `latest`.
 pub async fn json(
     app: &Arc<App>,
-    _exchange: &Exchange,
     repository: Repository,
     tag: Option<Tag>,
 ) -> Result<Response<Body>> {
