@@ -39,6 +39,8 @@ pub use users::{COST, COST_MAX, COST_MIN, User, check_name, line};
 const CREDENTIALS_MAX: usize = 16 << 10;
 /// Verified credentials that are remembered: some 100 bytes each.
 const KNOWN: usize = 10_000;
+/// Tokens that grant more repositories are verified each time.
+const GRANTS_KNOWN: usize = 16;
 /// Fewest bytes of a secret.
 const SECRET_MIN: usize = 32;
 
@@ -388,8 +390,11 @@ impl Access {
         }
         let generation = self.generation();
         let (scoped, until) = service.verify(token, now())?;
+        let grants = scoped.repositories.len();
         let identity = Identity::Scoped(Arc::new(scoped));
-        self.remember(code, identity.clone(), generation, until);
+        if grants <= GRANTS_KNOWN {
+            self.remember(code, identity.clone(), generation, until);
+        }
         Ok(identity)
     }
 

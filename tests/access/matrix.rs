@@ -526,16 +526,25 @@ fn fill(text: &str, name: &str, pushed: &Pushed, upload: &str) -> String {
         )
 }
 
-/// The request, by somebody, with everything that it may need pushed.
-fn attempt(registry: &Registry, case: &Case, who: Option<&str>, name: &str) -> Reply {
-    let pushed = push(registry, REPOSITORY, "app");
+/// The request, by somebody, with everything there that it may need.
+fn attempt(
+    registry: &Registry,
+    pushed: &Pushed,
+    case: &Case,
+    who: Option<&str>,
+    name: &str,
+) -> Reply {
+    if case.method == "DELETE" {
+        // By a request before, maybe.
+        push(registry, REPOSITORY, "app");
+    }
     let location = if case.path.contains("{upload}") {
         registry.start_upload(REPOSITORY)
     } else {
         String::new()
     };
     let upload = location.rsplit('/').next().expect("a part");
-    let [path, body] = [case.path, case.body].map(|text| fill(text, name, &pushed, upload));
+    let [path, body] = [case.path, case.body].map(|text| fill(text, name, pushed, upload));
     let headers: &[(&str, &str)] = match case.right {
         Push if !case.body.is_empty() && case.path.contains("manifests") => {
             &[("Content-Type", OCI_MANIFEST)]
@@ -571,6 +580,7 @@ fn every_route_for_everybody() {
     let dir = folder();
     let registry = start(dir.path(), &["--index-jobs", "1"]);
     for case in CASES {
+        let pushed = push(&registry, REPOSITORY, "app");
         let what = format!("{} {}", case.method, case.path);
         let allowed: &[&str] = match case.right {
             Nobodys | Anybodys => &["owner", "reader", "writer", "deleter", "stranger"],
@@ -579,12 +589,12 @@ fn every_route_for_everybody() {
             Delete => &["owner", "deleter"],
         };
         for name in crate::support::USERS {
-            let reply = attempt(&registry, case, Some(&user(name)), REPOSITORY);
+            let reply = attempt(&registry, &pushed, case, Some(&user(name)), REPOSITORY);
             let text = reply.text();
             if allowed.contains(&name) {
                 assert_eq!(reply.status, case.status, "{what} by {name}: {text}");
             } else if name == "stranger" {
-                hidden(&registry, case, &reply, &what);
+                hidden(&registry, &pushed, case, &reply, &what);
             } else {
                 assert_eq!(reply.status, 403, "{what} by {name}: {text}");
                 assert_eq!(reply.header("www-authenticate"), None);
@@ -599,7 +609,7 @@ fn every_route_for_everybody() {
             (Some("Bearer nonsense"), "no token of ours"),
             (Some("Digest username=\"owner\""), "no scheme of ours"),
         ] {
-            let reply = attempt(&registry, case, who, REPOSITORY);
+            let reply = attempt(&registry, &pushed, case, who, REPOSITORY);
             if case.right == Nobodys {
                 assert_eq!(reply.status, case.status, "{what} by {why}");
                 continue;
@@ -612,7 +622,7 @@ fn every_route_for_everybody() {
                 "{what} by {why}"
             );
             // What is there and what is not look alike.
-            let absent = attempt(&registry, case, who, "team/none");
+            let absent = attempt(&registry, &pushed, case, who, "team/none");
             assert_eq!(
                 told(&reply, REPOSITORY),
                 told(&absent, "team/none"),
@@ -624,16 +634,16 @@ fn every_route_for_everybody() {
 
 /// Who may not see a repository cannot tell it from one that does not exist,
 /// neither where he may see nothing nor where he may do everything.
-fn hidden(registry: &Registry, case: &Case, reply: &Reply, what: &str) {
+fn hidden(registry: &Registry, pushed: &Pushed, case: &Case, reply: &Reply, what: &str) {
     let stranger = user("stranger");
     let seen = told(reply, REPOSITORY);
-    let unseen = attempt(registry, case, Some(&stranger), "team/none");
+    let unseen = attempt(registry, pushed, case, Some(&stranger), "team/none");
     assert_eq!(seen, told(&unseen, "team/none"), "{what}");
     if case.absent == 0 {
         assert_eq!(reply.status, 404, "{what}: {}", reply.text());
         return;
     }
-    let absent = attempt(registry, case, Some(&stranger), "other/none");
+    let absent = attempt(registry, pushed, case, Some(&stranger), "other/none");
     assert_eq!(seen, told(&absent, "other/none"), "{what}");
     assert_eq!(reply.status, case.absent, "{what}: {}", reply.text());
 }
