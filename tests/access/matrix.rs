@@ -349,7 +349,7 @@ const CASES: &[Case] = &[
     Case {
         body: "[]",
         ..case(
-            "/v1/repositories/REPO",
+            "/v1/repositories/NAME",
             "PUT",
             "/v1/repositories/{name}/",
             Push,
@@ -358,7 +358,7 @@ const CASES: &[Case] = &[
         )
     },
     case(
-        "/v1/repositories/REPO",
+        "/v1/repositories/NAME",
         "DELETE",
         "/v1/repositories/{name}/",
         Delete,
@@ -366,7 +366,7 @@ const CASES: &[Case] = &[
         404,
     ),
     case(
-        "/v1/repositories/REPO/images",
+        "/v1/repositories/NAME/images",
         "GET",
         "/v1/repositories/{name}/images",
         Pull,
@@ -376,7 +376,7 @@ const CASES: &[Case] = &[
     Case {
         body: "[]",
         ..case(
-            "/v1/repositories/REPO/images",
+            "/v1/repositories/NAME/images",
             "PUT",
             "/v1/repositories/{name}/images",
             Push,
@@ -385,7 +385,7 @@ const CASES: &[Case] = &[
         )
     },
     case(
-        "/v1/repositories/REPO/images",
+        "/v1/repositories/NAME/images",
         "DELETE",
         "/v1/repositories/{name}/images",
         Delete,
@@ -395,7 +395,7 @@ const CASES: &[Case] = &[
     Case {
         body: "{}",
         ..case(
-            "/v1/repositories/REPO/auth",
+            "/v1/repositories/NAME/auth",
             "PUT",
             "/v1/repositories/{name}/auth",
             Push,
@@ -404,7 +404,7 @@ const CASES: &[Case] = &[
         )
     },
     case(
-        "/v1/repositories/REPO/tags",
+        "/v1/repositories/NAME/tags",
         "GET",
         "/v1/repositories/{name}/tags",
         Pull,
@@ -412,7 +412,7 @@ const CASES: &[Case] = &[
         404,
     ),
     case(
-        "/v1/repositories/REPO/tags",
+        "/v1/repositories/NAME/tags",
         "DELETE",
         "/v1/repositories/{name}/tags",
         Delete,
@@ -420,7 +420,7 @@ const CASES: &[Case] = &[
         404,
     ),
     case(
-        "/v1/repositories/REPO/tags/TAG",
+        "/v1/repositories/NAME/tags/TAG",
         "GET",
         "/v1/repositories/{name}/tags/1",
         Pull,
@@ -428,7 +428,7 @@ const CASES: &[Case] = &[
         404,
     ),
     case(
-        "/v1/repositories/REPO/tags/TAG",
+        "/v1/repositories/NAME/tags/TAG",
         "DELETE",
         "/v1/repositories/{name}/tags/1",
         Delete,
@@ -436,7 +436,7 @@ const CASES: &[Case] = &[
         404,
     ),
     case(
-        "/v1/repositories/REPO/json",
+        "/v1/repositories/NAME/json",
         "GET",
         "/v1/repositories/{name}/json",
         Pull,
@@ -444,7 +444,7 @@ const CASES: &[Case] = &[
         404,
     ),
     case(
-        "/v1/repositories/REPO/tags/TAG/json",
+        "…/tags/TAG/json",
         "GET",
         "/v1/repositories/{name}/tags/1/json",
         Pull,
@@ -452,7 +452,7 @@ const CASES: &[Case] = &[
         404,
     ),
     case(
-        "/v1/repositories/REPO/properties",
+        "/v1/repositories/NAME/properties",
         "GET",
         "/v1/repositories/{name}/properties",
         Pull,
@@ -462,7 +462,7 @@ const CASES: &[Case] = &[
     Case {
         body: r#"{"access": "public"}"#,
         ..case(
-            "/v1/repositories/REPO/properties",
+            "/v1/repositories/NAME/properties",
             "PUT",
             "/v1/repositories/{name}/properties",
             Push,
@@ -470,33 +470,58 @@ const CASES: &[Case] = &[
             0,
         )
     },
+    case(
+        "/v1/images/ID/json",
+        "GET",
+        "/v1/images/{v1}/json",
+        Pull,
+        200,
+        404,
+    ),
+    case(
+        "/v1/images/ID/layer",
+        "GET",
+        "/v1/images/{v1}/layer",
+        Pull,
+        200,
+        404,
+    ),
+    case(
+        "/v1/images/ID/ancestry",
+        "GET",
+        "/v1/images/{v1}/ancestry",
+        Pull,
+        200,
+        404,
+    ),
+    case(
+        "/v1/images/ID/files",
+        "GET",
+        "/v1/images/{v1}/files",
+        Pull,
+        200,
+        404,
+    ),
 ];
 
 /// Routes with a test of their own.
-const ELSEWHERE: &[&str] = &["/v2/token"];
+const ELSEWHERE: &[&str] = &["/v2/token", "/v1/images/ID/checksum"];
 
 /// What is said of the routes where there are three columns.
 fn documented() -> BTreeSet<String> {
     let text = include_str!("../../docs/http-api.md");
-    let table = text
+    let tables = text
         .split("\n\n")
-        .find(|part| part.starts_with("| route | methods |"));
+        .filter(|part| part.starts_with("| route | methods |"));
     let mut routes = BTreeSet::new();
-    for line in table.expect("the table of routes").lines().skip(2) {
-        let cell = line
-            .split(" | ")
-            .next()
-            .expect("a cell")
-            .trim_start_matches("| ");
-        for route in cell.split(", ") {
-            let route = route
-                .trim_matches('`')
-                .split(['?', '['])
-                .next()
-                .expect("a route");
-            routes.insert(route.to_owned());
+    for line in tables.flat_map(|table| table.lines().skip(2)) {
+        let cell = line.split(" | ").next().expect("a cell");
+        for route in cell.trim_start_matches("| ").split(", ") {
+            let route = route.trim_matches('`').split('?').next();
+            routes.insert(route.expect("a route").to_owned());
         }
     }
+    assert!(routes.len() > 30, "{routes:?}");
     routes
 }
 
@@ -519,6 +544,7 @@ fn fill(text: &str, name: &str, pushed: &Pushed, upload: &str) -> String {
         .replace("{hex}", &pushed.config.hex())
         .replace("{prefix}", &pushed.manifest.hex()[..16])
         .replace("{manifest_bytes}", &pushed.manifest_bytes)
+        .replace("{v1}", &pushed.v1)
         .replace("{upload}", upload)
         .replace(
             "{x}",

@@ -135,6 +135,8 @@ pub struct Pushed {
     pub config: Digest,
     pub manifest: Digest,
     pub manifest_bytes: String,
+    /// Its id in the first API.
+    pub v1: String,
 }
 
 /// Pushes an image of one file `etc/NAME`, tagged `1`, and an artifact that
@@ -159,7 +161,10 @@ pub fn push(registry: &Registry, repository: &str, name: &str) -> Pushed {
         let reply = registry.push_manifest(repository, reference, OCI_MANIFEST, bytes.as_bytes());
         assert_eq!(reply.status, 201, "{}", reply.text());
     }
+    let path = format!("/v1/repositories/{repository}/tags/1");
+    let v1 = registry.get(&path).json();
     Pushed {
+        v1: v1.as_str().expect("an id").to_owned(),
         layer,
         config,
         manifest,

@@ -74,6 +74,19 @@ fn first_api() {
         assert_eq!(status(&forged, "GET", images), 401, "{forged}");
     }
 
+    // An image's parts belong to no repository: whoever may push to one pushes them.
+    let image = format!("/v1/images/{}/json", "0123456789abcdef".repeat(4));
+    for (who, want) in [
+        (None, 401),
+        (Some(user("reader")), 403),
+        (Some(read.clone()), 403),
+        (Some(write.clone()), 400),
+        (Some(user("stranger")), 400),
+    ] {
+        let reply = send_as(&registry, who.as_deref(), "PUT", &image, &[], b"no JSON");
+        assert_eq!(reply.status, want, "{who:?}: {}", reply.text());
+    }
+
     // Image ids are found where the token's repository has them.
     let ids = get_as(&registry, Some(&read), images).json();
     let id = ids[0]["id"].as_str().expect("an id").to_owned();
