@@ -579,7 +579,9 @@ fn flags() -> BTreeMap<String, (Option<String>, String)> {
     let mut flags = BTreeMap::new();
     let mut current = String::new();
     for line in options.lines().map(str::trim) {
-        let named = line.strip_prefix('-').is_some().then(|| {
+        // A dash and a blank begin a value that the flag before may have.
+        let flag = line.starts_with('-') && !line.starts_with("- ");
+        let named = flag.then(|| {
             let long = line.split("--").nth(1).expect("a long name");
             long.split([' ', ',']).next().expect("a name").to_owned()
         });
