@@ -13,6 +13,8 @@ use clap::builder::BoolishValueParser;
 use clap::{ArgAction, Args, CommandFactory};
 
 use crate::auth;
+use crate::events::{self, Kind};
+use crate::hooks;
 use crate::image::{Id, Platform};
 use crate::index::{LayerOptions, Limits};
 use crate::log;
@@ -234,6 +236,91 @@ pub struct UmountArgs {
     pub mountpoint: PathBuf,
 }
 
+/// The scripts that run when something happens.
+#[derive(Args, Clone, Debug)]
+pub struct HookArgs {
+    /// Run this (/bin/bash -c SCRIPT) when a tag was set; $1 is the image's id, $2 NAME:TAG
+    #[arg(long, value_name = "SCRIPT", env = "REGISTRY_ON_TAG")]
+    pub on_tag: Option<OsString>,
+
+    /// Run this when a tag was taken away; $1 is the image's id, $2 NAME:TAG
+    #[arg(long, value_name = "SCRIPT", env = "REGISTRY_ON_UNTAG")]
+    pub on_untag: Option<OsString>,
+
+    /// Run this when an image is there; $1 is its id
+    #[arg(long, value_name = "SCRIPT", env = "REGISTRY_ON_IMAGE")]
+    pub on_image: Option<OsString>,
+
+    /// Run this when a layer is there that its repository did not hold; $1 is its id
+    #[arg(long, value_name = "SCRIPT", env = "REGISTRY_ON_LAYER")]
+    pub on_layer: Option<OsString>,
+
+    /// Run this when what was pushed has been checked against its digests; $1 is the image's id
+    #[arg(long, value_name = "SCRIPT", env = "REGISTRY_ON_VERIFY")]
+    pub on_verify: Option<OsString>,
+
+    /// Run this when a layer was indexed; $1 is its id
+    #[arg(long, value_name = "SCRIPT", env = "REGISTRY_ON_INDEX")]
+    pub on_index: Option<OsString>,
+
+    /// Run this when a manifest or blob was deleted; $1 is its id
+    #[arg(long, value_name = "SCRIPT", env = "REGISTRY_ON_DELETE")]
+    pub on_delete: Option<OsString>,
+
+    /// For events without a script, run the executable file named like the event in this folder [default: ./hooks, if there is one]
+    #[arg(long, value_name = "DIR", env = "REGISTRY_HOOKS")]
+    pub hooks: Option<PathBuf>,
+
+    /// Hooks at a time; those of one repository run one after the other
+    #[arg(long, value_name = "N", env = "REGISTRY_HOOK_JOBS", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub hook_jobs: u16,
+
+    /// End a hook, and all that it has started, that takes longer
+    #[arg(long, value_name = "TIME", env = "REGISTRY_HOOK_TIMEOUT", default_value = "5m", value_parser = duration)]
+    pub hook_timeout: Duration,
+}
+
+impl HookArgs {
+    fn check(self, store: &StoreArgs) -> Result<hooks::Options> {
+        let scripts = [
+            (Kind::Tag, self.on_tag),
+            (Kind::Untag, self.on_untag),
+            (Kind::Image, self.on_image),
+            (Kind::Layer, self.on_layer),
+            (Kind::Verify, self.on_verify),
+            (Kind::Index, self.on_index),
+            (Kind::Delete, self.on_delete),
+        ];
+        let folder = match self.hooks {
+            Some(folder) => {
+                ensure!(
+                    folder.is_dir(),
+                    "--hooks {} is not a folder",
+                    folder.display()
+                );
+                Some(folder)
+            }
+            None => Some(PathBuf::from("hooks")).filter(|folder| folder.is_dir()),
+        };
+        let scripts = scripts.into_iter();
+        // Hooks may change to another folder.
+        let absolute = |path| std::path::absolute(path).context("the folder we are in is gone");
+        let mut environment = vec![("REGISTRY_DIR", absolute(&store.dir)?)];
+        if let Some(layers) = &store.layers {
+            environment.push(("REGISTRY_LAYERS", absolute(layers)?));
+        }
+        Ok(hooks::Options {
+            scripts: scripts
+                .filter_map(|(kind, script)| Some((kind, script?)))
+                .collect(),
+            folder,
+            jobs: usize::from(self.hook_jobs),
+            timeout: self.hook_timeout,
+            environment,
+        })
+    }
+}
+
 /// The flags of `registry serve`.
 #[derive(Args, Clone, Debug)]
 pub struct ServeArgs {
@@ -309,6 +396,10 @@ pub struct ServeArgs {
     #[arg(long, value_name = "TIME", env = "REGISTRY_UPLOAD_TTL", default_value = "168h", value_parser = duration)]
     pub upload_ttl: Duration,
 
+    /// Send an empty line to readers of /v1/events when nothing has happened for so long
+    #[arg(long, value_name = "TIME", env = "REGISTRY_EVENT_HEARTBEAT", default_value = "30s", value_parser = duration)]
+    pub event_heartbeat: Duration,
+
     /// At SIGTERM, give requests so long to finish; a second signal stops at once
     #[arg(long, value_name = "TIME", env = "REGISTRY_DRAIN_TIMEOUT", default_value = "30s", value_parser = duration)]
     pub drain_timeout: Duration,
@@ -328,6 +419,9 @@ pub struct ServeArgs {
 
     #[command(flatten, next_help_heading = "Who may do what")]
     pub access: AccessArgs,
+
+    #[command(flatten, next_help_heading = "Hooks")]
+    pub hooks: HookArgs,
 }
 
 /// A port, or none where the value is not meant for us: Kubernetes and Docker
@@ -363,6 +457,7 @@ pub struct Serve {
     pub http: Http,
     pub access: auth::Options,
     pub layers: LayerOptions,
+    pub events: events::Options,
     pub upload_ttl: Duration,
     /// Where images are mounted, and whether others may look.
     pub mount: Option<(PathBuf, bool)>,
@@ -419,6 +514,7 @@ impl ServeArgs {
         };
         let access = self.access.check(environment.users.as_deref(), &listen)?;
         let root = self.store.root()?;
+        let hooks = self.hooks.check(&self.store)?;
         Ok(Serve {
             access,
             dir: self.store.dir,
@@ -436,6 +532,10 @@ impl ServeArgs {
                 header_timeout: self.header_timeout,
                 idle_timeout: self.idle_timeout,
                 max_connections: self.max_connections,
+            },
+            events: events::Options {
+                heartbeat: self.event_heartbeat,
+                hooks,
             },
             upload_ttl: self.upload_ttl,
             mount: self.mount.map(|path| (path, self.mount_allow_other)),

@@ -1,5 +1,5 @@
 //! What happens in the registry, told to all who want to know: the readers of
-//! `/v1/events` ([`Feed`]) and whatever else is added here.
+//! `/v1/events` ([`Feed`]) and hooks.
 //!
 //! Publishing never fails and never waits for who listens: each of them has a
 //! bound of its own, beyond which it loses events and says so.
@@ -9,11 +9,15 @@ mod feed;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
+use anyhow::Context;
 use jiff::Timestamp;
 use quick_cache::sync::Cache;
-use serde_json::json;
+use serde::Serialize;
 
+use crate::hooks::{self, Hooks};
+use crate::metrics;
 use crate::oci::{Digest, Repository, Tag};
 
 pub use feed::{Ended, Feed, Reader};
@@ -152,22 +156,36 @@ impl Event {
     /// One line of `/v1/events`. Without who made it happen: that concerns the
     /// operator, who has hooks, and not everybody who may pull.
     fn line(&self) -> String {
-        let mut object = json!({"type": self.kind.name(), "id": self.id});
-        let mut set = |name: &str, value: Option<String>| {
-            if let Some(value) = value {
-                object[name] = value.into();
-            }
+        let shown = Shown {
+            kind: self.kind.name(),
+            id: &self.id,
+            tag: self.full_tag(),
+            checksum: self.checksum.as_deref(),
+            repository: self.repository.as_ref().map(Repository::as_str),
+            digest: self.digest.as_ref().map(Digest::to_string),
+            time: self.time.to_string(),
         };
-        set("tag", self.full_tag());
-        set("checksum", self.checksum.clone());
-        set(
-            "repository",
-            self.repository.as_ref().map(Repository::to_string),
-        );
-        set("digest", self.digest.as_ref().map(Digest::to_string));
-        set("time", Some(self.time.to_string()));
-        format!("{object}\n")
+        let mut line = serde_json::to_string(&shown).expect("text becomes JSON");
+        line.push('\n');
+        line
     }
+}
+
+/// The npm server's fields in its order, then ours.
+#[derive(Serialize)]
+struct Shown<'a> {
+    #[serde(rename = "type")]
+    kind: &'a str,
+    id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tag: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    checksum: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    repository: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    digest: Option<String>,
+    time: String,
 }
 
 /// A manifest that was accepted.
@@ -194,20 +212,32 @@ pub struct Events {
     /// What manifests that come next bring new, and where it was mounted from.
     arrived: Cache<(Repository, Digest), Option<Repository>>,
     indexing: Cache<Digest, Waiting>,
+    hooks: Option<Arc<Hooks>>,
 }
 
-impl Default for Events {
-    fn default() -> Events {
-        Events::new()
-    }
+/// How events are told.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Between two signs of life for who reads a feed where nothing happens.
+    pub heartbeat: Duration,
+    pub hooks: hooks::Options,
 }
 
 impl Events {
-    pub fn new() -> Events {
-        Events {
-            feed: Feed::default(),
+    /// Starts what listens.
+    pub fn start(options: &Options) -> anyhow::Result<Events> {
+        Ok(Events {
+            feed: Feed::new(options.heartbeat),
             arrived: Cache::new(ARRIVED_MAX),
             indexing: Cache::new(INDEXING_MAX),
+            hooks: Hooks::start(&options.hooks).context("cannot start hooks")?,
+        })
+    }
+
+    /// Lets who listens finish, for the end of the program.
+    pub fn stop(&self, time: Duration) {
+        if let Some(hooks) = &self.hooks {
+            hooks.stop(time);
         }
     }
 
@@ -217,7 +247,12 @@ impl Events {
 
     /// Tells everybody. What one thread publishes is told in that order.
     pub fn publish(&self, event: Event) {
-        self.feed.add(&Arc::new(event));
+        metrics::event(event.kind.name());
+        let event = Arc::new(event);
+        self.feed.add(&event);
+        if let Some(hooks) = &self.hooks {
+            hooks.hear(&event);
+        }
     }
 
     /// A blob came to a repository that did not hold it. Whether it is a layer

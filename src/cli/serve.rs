@@ -53,7 +53,7 @@ pub fn run(mut config: Serve) -> Result<ExitCode> {
     let layers = Layers::new(Arc::clone(&storage), Arc::clone(&index), &config.layers);
     let layers = Arc::new(layers.context("cannot start the threads that index layers")?);
     access::listen(&config.dir, Arc::clone(&layers))?;
-    let events = Arc::new(Events::new());
+    let events = Arc::new(Events::start(&config.events)?);
     {
         let events = Arc::clone(&events);
         layers.listen(move |layer, ready| events.indexed(layer, ready));
@@ -72,7 +72,7 @@ pub fn run(mut config: Serve) -> Result<ExitCode> {
             Arc::clone(&index),
             layers,
             access,
-            events,
+            Arc::clone(&events),
             config.storage.read_only,
             config.http.max_connections,
         );
@@ -91,6 +91,9 @@ pub fn run(mut config: Serve) -> Result<ExitCode> {
         // It may have ended before.
         let _ = events.send(fuse::Event::Stop);
         let _ = thread.join();
+    }
+    if stopped.is_ok() {
+        events.stop(config.http.drain_timeout);
     }
     // Not waited for: a search of the store can be left at any moment.
     runtime.shutdown_background();

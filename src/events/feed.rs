@@ -4,6 +4,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::watch;
 
@@ -42,14 +43,10 @@ pub struct Feed {
     // A short section, never held across an await.
     lines: Mutex<Lines>,
     bytes_max: usize,
+    /// Between two signs of life where nothing happens.
+    pub heartbeat: Duration,
     /// The number of the next line; `None` once the feed is closed.
     end: watch::Sender<Option<u64>>,
-}
-
-impl Default for Feed {
-    fn default() -> Feed {
-        Feed::new(BYTES_MAX)
-    }
 }
 
 /// Why a reader gets no more.
@@ -62,10 +59,11 @@ pub enum Ended {
 }
 
 impl Feed {
-    fn new(bytes_max: usize) -> Feed {
+    pub(super) fn new(heartbeat: Duration) -> Feed {
         Feed {
             lines: Mutex::default(),
-            bytes_max,
+            bytes_max: BYTES_MAX,
+            heartbeat,
             end: watch::Sender::new(Some(0)),
         }
     }
@@ -119,11 +117,6 @@ impl Feed {
     pub fn close(&self) {
         let _lines = self.lines();
         self.end.send_replace(None);
-    }
-
-    /// Readers there are.
-    pub fn readers(&self) -> usize {
-        self.end.receiver_count()
     }
 }
 
@@ -208,11 +201,15 @@ mod tests {
             .collect()
     }
 
+    fn feed() -> Feed {
+        Feed::new(Duration::MAX)
+    }
+
     const ALL: fn(Kind, Option<&Repository>) -> bool = |_, _| true;
 
     #[test]
     fn readers_get_what_comes_after_them_in_order() {
-        let feed = Feed::default();
+        let feed = feed();
         feed.add(&event(Kind::Tag, "nobody reads"));
         let mut early = feed.subscribe();
         feed.add(&event(Kind::Tag, "1"));
@@ -227,7 +224,7 @@ mod tests {
 
     #[test]
     fn in_pieces_of_a_size() {
-        let feed = Feed::default();
+        let feed = feed();
         let mut reader = feed.subscribe();
         for id in 0..1000 {
             feed.add(&event(Kind::Tag, &id.to_string()));
@@ -250,7 +247,10 @@ mod tests {
     #[test]
     fn who_is_too_slow_hears_how_much_is_lost() {
         let line = event(Kind::Tag, "0").line().len();
-        let feed = Feed::new(10 * line);
+        let feed = Feed {
+            bytes_max: 10 * line,
+            ..feed()
+        };
         let mut slow = feed.subscribe();
         for id in 0..10 {
             feed.add(&event(Kind::Tag, &id.to_string()));
@@ -266,7 +266,7 @@ mod tests {
 
     #[test]
     fn the_end_comes_after_the_last_line() {
-        let feed = Feed::default();
+        let feed = feed();
         let mut reader = feed.subscribe();
         feed.add(&event(Kind::Tag, "last"));
         feed.close();

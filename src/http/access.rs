@@ -41,7 +41,7 @@ pub fn need<'a>(route: &'a Route, method: &Method) -> Need<'a> {
         Route::Healthz | Route::Readyz => Need::Nothing,
         Route::Ping => Need::Login,
         Route::Token => Need::Anybody,
-        Route::Catalog => Need::Filtered,
+        Route::Catalog | Route::Events => Need::Filtered,
         Route::Tags(repository) | Route::Referrers(repository, _) => {
             Need::One(repository, Right::Pull)
         }
@@ -212,6 +212,7 @@ fn absent(route: &Route, repository: &Repository) -> Error {
         | Route::Ping
         | Route::Token
         | Route::Catalog
+        | Route::Events
         | Route::Uploads(_)
         | Route::Tags(_)
         | Route::Referrers(..)

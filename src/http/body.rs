@@ -18,6 +18,7 @@ use tokio::task::JoinHandle;
 
 use super::activity::Activity;
 use super::error::{Error, Result};
+use super::events::Lines;
 use crate::log;
 use crate::storage::{self, Blob};
 
@@ -41,6 +42,7 @@ pub enum Body {
     Full(Bytes),
     Blob(Box<BlobBody>),
     Stream(Box<Stream>),
+    Lines(Box<Lines>),
 }
 
 impl<T: Into<Bytes>> From<T> for Body {
@@ -139,6 +141,7 @@ impl Body {
             Body::Full(bytes) => request.bytes = bytes.len() as u64,
             Body::Blob(blob) => blob.request = Some(request),
             Body::Stream(stream) => stream.request = Some(request),
+            Body::Lines(lines) => lines.log(request),
         }
     }
 }
@@ -264,7 +267,7 @@ impl hyper::body::Body for Body {
                 match &slice {
                     Ok(bytes) => {
                         blob.fetch();
-                        super::metrics::sent(bytes.len());
+                        crate::metrics::sent(bytes.len());
                         if let Some(request) = &mut blob.request {
                             request.bytes += bytes.len() as u64;
                         }
@@ -282,6 +285,9 @@ impl hyper::body::Body for Body {
                 let frame = |piece: Result<Bytes>| piece.map(Frame::data).map_err(io::Error::other);
                 Poll::Ready(piece.map(frame))
             }
+            Body::Lines(lines) => lines
+                .poll(cx)
+                .map(|text| text.map(|text| Ok(Frame::data(text)))),
         }
     }
 
@@ -291,6 +297,7 @@ impl hyper::body::Body for Body {
             Body::Full(bytes) => bytes.is_empty(),
             Body::Blob(blob) => blob.left.is_empty() && blob.next.is_none(),
             Body::Stream(stream) => stream.is_over(),
+            Body::Lines(lines) => lines.is_over(),
         }
     }
 
@@ -305,7 +312,7 @@ impl hyper::body::Body for Body {
             Body::Stream(stream) => stream
                 .left
                 .map_or_else(SizeHint::default, SizeHint::with_exact),
-            Body::Blob(_) => SizeHint::default(),
+            Body::Blob(_) | Body::Lines(_) => SizeHint::default(),
         }
     }
 }
@@ -333,6 +340,10 @@ impl RequestBody {
             started: false,
             activity,
         }
+    }
+
+    pub fn activity(&self) -> &Arc<Activity> {
+        &self.activity
     }
 
     /// The next piece; `None` at the end. Dropping the future loses nothing.

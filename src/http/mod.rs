@@ -4,8 +4,8 @@ mod access;
 mod activity;
 mod body;
 mod error;
+mod events;
 mod files;
-mod metrics;
 mod range;
 mod router;
 mod server;
@@ -30,8 +30,8 @@ use crate::auth::{Access, Identity, Throttle};
 use crate::events::{Cause, Events};
 use crate::image::Images;
 use crate::index::{Index, Layers};
-use crate::log;
 use crate::storage::Storage;
+use crate::{log, metrics};
 use activity::Activity;
 use body::{Body, RequestBody};
 use error::{Error, Form, Result};
@@ -308,6 +308,7 @@ async fn dispatch(app: &Arc<App>, route: Route, exchange: &mut Exchange) -> Resu
         }
         Route::Files(files) => files::answer(app, exchange, files).await,
         Route::V1(route) => v1::answer(app, exchange, route).await,
+        Route::Events => events::stream(app, exchange),
         Route::Healthz => Ok(Response::new(Body::from("ok\n"))),
         Route::Readyz => Ok(ready(app)),
     }

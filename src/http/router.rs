@@ -35,6 +35,8 @@ pub enum Route {
     Files(Files),
     /// Docker's first API, `/v1/`
     V1(V1),
+    /// `/v1/events`
+    Events,
     Healthz,
     Readyz,
 }
@@ -80,6 +82,7 @@ impl Route {
             "/v2" | "/v2/" => return Ok(Route::Ping),
             "/v2/token" => return Ok(Route::Token),
             "/v2/_catalog" => return Ok(Route::Catalog),
+            "/v1/events" | "/v1/events/" => return Ok(Route::Events),
             "/healthz" => return Ok(Route::Healthz),
             "/readyz" => return Ok(Route::Readyz),
             _ => {}
@@ -131,6 +134,7 @@ impl Route {
             | Route::Tags(_)
             | Route::Referrers(..)
             | Route::Files(_)
+            | Route::Events
             | Route::Healthz
             | Route::Readyz => "GET, HEAD",
             Route::Blob(..) => "GET, HEAD, DELETE",
@@ -157,6 +161,7 @@ impl Route {
                 View::Tar => "tar",
             },
             Route::V1(route) => route.name(),
+            Route::Events => "events",
             Route::Healthz | Route::Readyz => "health",
         }
     }
@@ -257,6 +262,7 @@ mod tests {
             ("/v2/".to_owned(), Route::Ping),
             ("/v2/token".to_owned(), Route::Token),
             ("/v2/_catalog".to_owned(), Route::Catalog),
+            ("/v1/events".to_owned(), Route::Events),
             (
                 format!("/v2/a/blobs/{DIGEST}"),
                 Route::Blob(name("a"), digest),

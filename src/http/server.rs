@@ -24,8 +24,9 @@ use tokio_rustls::TlsAcceptor;
 
 use super::activity::{Activity, Watched};
 use super::body::Body;
-use super::{App, answer, metrics};
+use super::{App, answer};
 use crate::config::Http;
+use crate::metrics;
 
 /// Bytes of one request head.
 const HEAD_MAX: usize = 64 << 10;
@@ -147,6 +148,8 @@ impl Server {
             .app
             .draining
             .store(true, std::sync::atomic::Ordering::Relaxed);
+        // Their requests would never end.
+        self.shared.app.events.feed().close();
         tasks.shutdown().await;
         let all = self.shared.http.max_connections;
         let drained = Arc::clone(&self.shared.connections).acquire_many_owned(all);

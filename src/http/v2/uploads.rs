@@ -16,7 +16,8 @@ use super::{
 use crate::auth::Right;
 use crate::http::body::{Body, RequestBody};
 use crate::http::error::{Error, Result};
-use crate::http::{App, Exchange, blocking, metrics};
+use crate::http::{App, Exchange, blocking};
+use crate::metrics;
 use crate::oci::{Algorithm, Digest, Repository};
 use crate::storage::v1::LayerWriter;
 use crate::storage::{self, UploadWriter};

@@ -11,6 +11,10 @@ const SECONDS: &str = "registry_http_request_seconds";
 const CONNECTIONS: &str = "registry_http_connections";
 const UPLOADED: &str = "registry_upload_bytes_total";
 const SENT: &str = "registry_blob_bytes_total";
+const EVENTS: &str = "registry_events_total";
+const HOOKS: &str = "registry_hooks_total";
+const READERS: &str = "registry_event_readers";
+const READERS_DROPPED: &str = "registry_event_readers_dropped_total";
 
 /// Says what the metrics mean. Called once, when a recorder is there.
 pub fn describe() {
@@ -27,7 +31,17 @@ pub fn describe() {
     describe_gauge!(CONNECTIONS, Unit::Count, "Open connections");
     describe_counter!(UPLOADED, Unit::Bytes, "Bytes of blobs received");
     describe_counter!(SENT, Unit::Bytes, "Bytes of blobs sent");
+    describe_counter!(EVENTS, Unit::Count, "Events published, by type");
+    describe_counter!(HOOKS, Unit::Count, "Hooks run, by event and result");
+    describe_gauge!(READERS, Unit::Count, "Readers of /v1/events");
+    describe_counter!(
+        READERS_DROPPED,
+        Unit::Count,
+        "Readers of /v1/events that were too slow"
+    );
     gauge!(CONNECTIONS).set(0);
+    gauge!(READERS).set(0);
+    counter!(READERS_DROPPED).absolute(0);
     counter!(UPLOADED).absolute(0);
     counter!(SENT).absolute(0);
 }
@@ -54,6 +68,35 @@ pub fn uploaded(bytes: usize) {
 
 pub fn sent(bytes: usize) {
     counter!(SENT).increment(bytes as u64);
+}
+
+pub fn event(kind: &'static str) {
+    counter!(EVENTS, "type" => kind).increment(1);
+}
+
+pub fn hook(kind: &'static str, result: &'static str) {
+    counter!(HOOKS, "event" => kind, "result" => result).increment(1);
+}
+
+/// Counts a reader of events while it lives.
+#[derive(Debug)]
+pub struct Reader(());
+
+impl Reader {
+    pub fn new() -> Reader {
+        gauge!(READERS).increment(1);
+        Reader(())
+    }
+
+    pub fn dropped() {
+        counter!(READERS_DROPPED).increment(1);
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        gauge!(READERS).decrement(1);
+    }
 }
 
 /// Counts a connection while it lives.

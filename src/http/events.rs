@@ -1,0 +1,272 @@
+//! `/v1/events`: what happens, as it happens, one JSON object a line, as the npm
+//! server has it.
+//!
+//! A reader holds one frame until the socket has taken it. What it cannot take
+//! waits in the feed that all readers share; whoever falls behind that gets a
+//! last line that says so. Each reader gets only what it may pull.
+
+use std::collections::HashSet;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use glob::{MatchOptions, Pattern};
+use hyper::Response;
+use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
+use serde_json::json;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
+
+use super::activity::Activity;
+use super::body::Body;
+use super::error::{Error, Result};
+use super::{App, Exchange};
+use crate::auth::{Access, Identity, Right};
+use crate::events::{Ended, Events, Kind, Reader};
+use crate::oci::Repository;
+use crate::{log, metrics};
+
+/// Bytes of lines in one frame, about.
+const FRAME: usize = 16 << 10;
+/// From one look at what there is to the next, so that a burst of events costs a
+/// few writes a reader and not one each.
+const PAUSE: Duration = Duration::from_millis(25);
+/// What one request may filter by.
+const PATTERNS_MAX: usize = 16;
+
+pub fn stream(app: &Arc<App>, exchange: &Exchange) -> Result<Response<Body>> {
+    let source = Source {
+        filter: Filter::parse(exchange)?,
+        identity: exchange.identity.clone(),
+        access: Arc::clone(&app.access),
+        events: Arc::clone(&app.events),
+        // Before the head goes out: who has it misses nothing.
+        reader: app.events.feed().subscribe(),
+        activity: Arc::clone(exchange.body.activity()),
+        room: Arc::new(Semaphore::new(1)),
+        looked: Instant::now() - PAUSE,
+        _counted: metrics::Reader::new(),
+    };
+    let mut response = Response::new(Body::Lines(Box::new(Lines {
+        next: Some(Box::pin(source.next())),
+        request: None,
+    })));
+    let headers = response.headers_mut();
+    headers.insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static("application/x-ndjson"),
+    );
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    // nginx would hold lines back until it has a buffer full of them.
+    headers.insert(
+        HeaderName::from_static("x-accel-buffering"),
+        HeaderValue::from_static("no"),
+    );
+    Ok(response)
+}
+
+/// What a reader wants; empty sets are everything.
+#[derive(Debug, Default)]
+struct Filter {
+    kinds: HashSet<Kind>,
+    repositories: Vec<Pattern>,
+}
+
+impl Filter {
+    fn parse(exchange: &Exchange) -> Result<Filter> {
+        let mut filter = Filter::default();
+        for (name, values) in &exchange.query {
+            for value in values.split(',').filter(|value| !value.is_empty()) {
+                match name.as_str() {
+                    "type" => {
+                        let kind = Kind::from_name(value).ok_or_else(|| Error::Parameter {
+                            name: "type",
+                            value: value.chars().take(64).collect(),
+                            want: "tag, untag, image, layer, verify, index or delete",
+                        })?;
+                        filter.kinds.insert(kind);
+                    }
+                    "repository" => {
+                        let refused = |want| Error::Parameter {
+                            name: "repository",
+                            value: value.chars().take(255).collect(),
+                            want,
+                        };
+                        if filter.repositories.len() == PATTERNS_MAX {
+                            return Err(refused("at most 16 of them"));
+                        }
+                        let pattern = Pattern::new(value).ok().filter(|_| value.len() <= 255);
+                        let want = "a name or a pattern such as team/* or **";
+                        filter
+                            .repositories
+                            .push(pattern.ok_or_else(|| refused(want))?);
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Ok(filter)
+    }
+
+    fn wants(&self, kind: Kind, repository: Option<&Repository>) -> bool {
+        const OPTIONS: MatchOptions = MatchOptions {
+            case_sensitive: true,
+            require_literal_separator: true,
+            require_literal_leading_dot: false,
+        };
+        let matches = |pattern: &Pattern| {
+            repository.is_some_and(|name| pattern.matches_with(name.as_str(), OPTIONS))
+        };
+        (self.kinds.is_empty() || self.kinds.contains(&kind))
+            && (self.repositories.is_empty() || self.repositories.iter().any(matches))
+    }
+}
+
+/// Makes a reader's lines.
+struct Source {
+    filter: Filter,
+    identity: Identity,
+    access: Arc<Access>,
+    events: Arc<Events>,
+    reader: Reader,
+    activity: Arc<Activity>,
+    /// Given back by a frame that the socket has taken.
+    room: Arc<Semaphore>,
+    looked: Instant,
+    _counted: metrics::Reader,
+}
+
+/// Lines, and the room they take until they are sent.
+struct Frame {
+    text: Vec<u8>,
+    _room: OwnedSemaphorePermit,
+}
+
+impl AsRef<[u8]> for Frame {
+    fn as_ref(&self) -> &[u8] {
+        &self.text
+    }
+}
+
+impl Source {
+    /// The next frame, and what makes the one after it.
+    async fn next(mut self) -> (Bytes, Option<Source>) {
+        let room = Arc::clone(&self.room).acquire_owned().await;
+        let room = room.expect("the semaphore is never closed");
+        // So far the client kept the server waiting, from here on it is the
+        // other way round: a quiet stream is not an idle connection.
+        let working = self.activity.working();
+        let heartbeat = self.events.feed().heartbeat;
+        let silent = tokio::time::sleep(heartbeat);
+        let mut silent = std::pin::pin!(silent);
+        let (text, ended) = loop {
+            tokio::select! {
+                () = self.reader.ready() => {}
+                () = &mut silent => break (b"\n".to_vec(), false),
+            }
+            tokio::time::sleep_until(self.looked + PAUSE).await;
+            self.looked = Instant::now();
+            let (filter, access, identity) = (&self.filter, &self.access, &self.identity);
+            let wanted = |kind, repository: Option<&Repository>| {
+                filter.wants(kind, repository)
+                    && match repository {
+                        Some(repository) => access.may(identity, repository, Right::Pull),
+                        None => access.may_read_all(identity),
+                    }
+            };
+            match self.reader.read(self.events.feed(), FRAME, wanted) {
+                Ok(text) if text.is_empty() => {}
+                Ok(text) => break (text, false),
+                Err(ended) => break (last_line(ended), true),
+            }
+        };
+        let frame = Bytes::from_owner(Frame { text, _room: room });
+        drop(working);
+        (frame, (!ended).then_some(self))
+    }
+}
+
+fn last_line(ended: Ended) -> Vec<u8> {
+    let (reason, missed) = match ended {
+        Ended::Closed => ("the server is stopping", 0),
+        Ended::Behind { missed } => {
+            metrics::Reader::dropped();
+            ("too slow: events were lost, connect again", missed)
+        }
+    };
+    format!(
+        "{}\n",
+        json!({"type": "end", "reason": reason, "missed": missed})
+    )
+    .into_bytes()
+}
+
+type Making = Pin<Box<dyn Future<Output = (Bytes, Option<Source>)> + Send>>;
+
+/// A body of lines that come when they come.
+pub struct Lines {
+    next: Option<Making>,
+    /// Goes to the access log with the body.
+    request: Option<log::Request>,
+}
+
+impl Lines {
+    pub fn log(&mut self, request: log::Request) {
+        self.request = Some(request);
+    }
+
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        let Some(next) = &mut self.next else {
+            return Poll::Ready(None);
+        };
+        let (text, source) = ready!(next.as_mut().poll(cx));
+        self.next = source.map(|source| Box::pin(source.next()) as Making);
+        if let Some(request) = &mut self.request {
+            request.bytes += text.len() as u64;
+        }
+        Poll::Ready(Some(text))
+    }
+
+    pub fn is_over(&self) -> bool {
+        self.next.is_none()
+    }
+}
+
+impl std::fmt::Debug for Lines {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Lines").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn filters() {
+        let filter = |kinds: &[Kind], patterns: &[&str]| Filter {
+            kinds: kinds.iter().copied().collect(),
+            repositories: patterns.iter().map(|p| Pattern::new(p).unwrap()).collect(),
+        };
+        for (kinds, patterns, kind, repository, want) in [
+            (&[][..], &[][..], Kind::Tag, Some("a"), true),
+            (&[], &[], Kind::Index, None, true),
+            (&[Kind::Tag], &[], Kind::Tag, Some("a"), true),
+            (&[Kind::Tag], &[], Kind::Untag, Some("a"), false),
+            (&[], &["team/*"], Kind::Tag, Some("team/app"), true),
+            (&[], &["team/*"], Kind::Tag, Some("team/app/x"), false),
+            (&[], &["team/**"], Kind::Tag, Some("team/app/x"), true),
+            (&[], &["b", "a"], Kind::Tag, Some("a"), true),
+            (&[], &["**"], Kind::Index, None, false),
+        ] {
+            let repository: Option<Repository> = repository.map(|name| name.parse().unwrap());
+            let wants = filter(kinds, patterns).wants(kind, repository.as_ref());
+            assert_eq!(
+                wants, want,
+                "{kinds:?} {patterns:?} {kind:?} {repository:?}"
+            );
+        }
+    }
+}
