@@ -4,13 +4,16 @@
 mod access;
 
 use std::ffi::OsString;
+use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::builder::BoolishValueParser;
 use clap::{ArgAction, Args, CommandFactory};
+use hyper::Uri;
+use hyper::header::{HeaderName, HeaderValue};
 
 use crate::auth;
 use crate::events::{self, Kind};
@@ -18,6 +21,7 @@ use crate::hooks;
 use crate::image::{Id, Platform};
 use crate::index::{LayerOptions, Limits};
 use crate::log;
+use crate::notifications;
 use crate::storage;
 
 pub use access::{AccessArgs, Anonymous};
@@ -321,6 +325,97 @@ impl HookArgs {
     }
 }
 
+/// Where else it is told what happens.
+#[derive(Args, Clone, Debug)]
+pub struct NotifyArgs {
+    /// Post pushes and deletes to this http:// or https:// URL, in distribution's envelope; may be repeated (in the variable: by
+    /// blanks)
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "REGISTRY_NOTIFY",
+        hide_env_values = true,
+        value_delimiter = ' '
+    )]
+    pub notify: Vec<String>,
+
+    /// A header for these, 'NAME: VALUE', or @FILE with one a line, where nobody sees it who lists processes; may be repeated (in
+    /// the variable: a line each)
+    #[arg(
+        long,
+        value_name = "HEADER",
+        env = "REGISTRY_NOTIFY_HEADER",
+        hide_env_values = true,
+        value_delimiter = '\n'
+    )]
+    pub notify_header: Vec<String>,
+}
+
+impl NotifyArgs {
+    fn check(
+        self,
+        dir: &Path,
+        tls: bool,
+        port: u16,
+        roots: Option<PathBuf>,
+    ) -> Result<notifications::Options> {
+        let given = |texts: Vec<String>| texts.into_iter().filter(|text| !text.trim().is_empty());
+        let mut endpoints = Vec::new();
+        for url in given(self.notify) {
+            let parsed: Option<Uri> = url.parse().ok();
+            let authority = parsed.as_ref().and_then(|parsed| {
+                let web = matches!(parsed.scheme_str(), Some("http" | "https"));
+                parsed.authority().filter(|_| web)
+            });
+            // Not shown: it may be a secret.
+            let authority =
+                authority.context("--notify wants URLs that start with http:// or https://")?;
+            ensure!(
+                !authority.as_str().contains('@'),
+                "--notify takes no password in a URL: use --notify-header 'Authorization: …'"
+            );
+            ensure!(
+                !endpoints.contains(&url),
+                "--notify names an URL on {authority} twice"
+            );
+            endpoints.push(url);
+        }
+        let mut headers = Vec::new();
+        for text in given(self.notify_header) {
+            let Some(path) = text.strip_prefix('@') else {
+                headers.push(notify_header(&text)?);
+                continue;
+            };
+            let lines = fs::read_to_string(path)
+                .with_context(|| format!("--notify-header: cannot read {path}"))?;
+            for line in lines.lines().filter(|line| !line.trim().is_empty()) {
+                headers.push(notify_header(line)?);
+            }
+        }
+        ensure!(
+            headers.is_empty() || !endpoints.is_empty(),
+            "--notify-header needs --notify"
+        );
+        Ok(notifications::Options {
+            endpoints,
+            headers,
+            folder: dir.join("notifications"),
+            roots,
+            scheme: if tls { "https" } else { "http" },
+            port,
+        })
+    }
+}
+
+fn notify_header(text: &str) -> Result<(HeaderName, HeaderValue)> {
+    // Not shown: it may be a secret.
+    let wanted = "--notify-header wants NAME: VALUE";
+    let (name, value) = text.split_once(':').context(wanted)?;
+    let mut value = HeaderValue::from_str(value.trim()).ok().context(wanted)?;
+    value.set_sensitive(true);
+    Ok((name.trim().parse().ok().context(wanted)?, value))
+}
+
 /// The flags of `registry serve`.
 #[derive(Args, Clone, Debug)]
 pub struct ServeArgs {
@@ -422,6 +517,9 @@ pub struct ServeArgs {
 
     #[command(flatten, next_help_heading = "Hooks")]
     pub hooks: HookArgs,
+
+    #[command(flatten, next_help_heading = "Webhooks")]
+    pub notify: NotifyArgs,
 }
 
 /// A port, or none where the value is not meant for us: Kubernetes and Docker
@@ -515,6 +613,9 @@ impl ServeArgs {
         let access = self.access.check(environment.users.as_deref(), &listen)?;
         let root = self.store.root()?;
         let hooks = self.hooks.check(&self.store)?;
+        let port = listen.first().map_or(0, SocketAddr::port);
+        let notify = self.notify;
+        let notifications = notify.check(&self.store.dir, tls.is_some(), port, environment.roots)?;
         Ok(Serve {
             access,
             dir: self.store.dir,
@@ -536,6 +637,7 @@ impl ServeArgs {
             events: events::Options {
                 heartbeat: self.event_heartbeat,
                 hooks,
+                notifications,
             },
             upload_ttl: self.upload_ttl,
             mount: self.mount.map(|path| (path, self.mount_allow_other)),
@@ -552,6 +654,8 @@ struct Environment {
     port: Option<u16>,
     /// `REGISTRY_USERS`, a list where a flag has one.
     users: Option<String>,
+    /// `SSL_CERT_FILE`, as OpenSSL has it.
+    roots: Option<PathBuf>,
 }
 
 /// Refuses `REGISTRY_…` variables that mean nothing here, since a mistyped
@@ -578,6 +682,8 @@ fn check_environment(
             );
         } else if text == "REGISTRY_USERS" {
             found.users = Some(value.into_owned());
+        } else if text == "SSL_CERT_FILE" {
+            found.roots = Some(PathBuf::from(value.as_ref()));
         } else if text.starts_with("REGISTRY_") && !known.contains(&name) && !is_service_link(text)
         {
             bail!("{text} is not a setting: `registry serve --help` lists those there are");

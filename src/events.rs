@@ -1,5 +1,5 @@
 //! What happens in the registry, told to all who want to know: the readers of
-//! `/v1/events` ([`Feed`]) and hooks.
+//! `/v1/events` ([`Feed`]), hooks, and the endpoints of notifications.
 //!
 //! Publishing never fails and never waits for who listens: each of them has a
 //! bound of its own, beyond which it loses events and says so.
@@ -18,6 +18,7 @@ use serde::Serialize;
 
 use crate::hooks::{self, Hooks};
 use crate::metrics;
+use crate::notifications::{self, Notifications};
 use crate::oci::{Digest, Repository, Tag};
 
 pub use feed::{Ended, Feed, Reader};
@@ -213,6 +214,7 @@ pub struct Events {
     arrived: Cache<(Repository, Digest), Option<Repository>>,
     indexing: Cache<Digest, Waiting>,
     hooks: Option<Arc<Hooks>>,
+    notifications: Option<Notifications>,
 }
 
 /// How events are told.
@@ -221,6 +223,7 @@ pub struct Options {
     /// Between two signs of life for who reads a feed where nothing happens.
     pub heartbeat: Duration,
     pub hooks: hooks::Options,
+    pub notifications: notifications::Options,
 }
 
 impl Events {
@@ -231,6 +234,7 @@ impl Events {
             arrived: Cache::new(ARRIVED_MAX),
             indexing: Cache::new(INDEXING_MAX),
             hooks: Hooks::start(&options.hooks).context("cannot start hooks")?,
+            notifications: Notifications::start(&options.notifications)?,
         })
     }
 
@@ -238,6 +242,9 @@ impl Events {
     pub fn stop(&self, time: Duration) {
         if let Some(hooks) = &self.hooks {
             hooks.stop(time);
+        }
+        if let Some(notifications) = &self.notifications {
+            notifications.stop();
         }
     }
 
@@ -252,6 +259,9 @@ impl Events {
         self.feed.add(&event);
         if let Some(hooks) = &self.hooks {
             hooks.hear(&event);
+        }
+        if let Some(notifications) = &self.notifications {
+            notifications.hear(&event);
         }
     }
 

@@ -14,6 +14,7 @@ pub mod image;
 pub mod index;
 pub mod log;
 mod metrics;
+pub mod notifications;
 pub mod oci;
 pub mod storage;
 pub mod v1;

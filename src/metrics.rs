@@ -13,6 +13,7 @@ const UPLOADED: &str = "registry_upload_bytes_total";
 const SENT: &str = "registry_blob_bytes_total";
 const EVENTS: &str = "registry_events_total";
 const HOOKS: &str = "registry_hooks_total";
+const NOTIFICATIONS: &str = "registry_notifications_total";
 const READERS: &str = "registry_event_readers";
 const READERS_DROPPED: &str = "registry_event_readers_dropped_total";
 
@@ -33,6 +34,11 @@ pub fn describe() {
     describe_counter!(SENT, Unit::Bytes, "Bytes of blobs sent");
     describe_counter!(EVENTS, Unit::Count, "Events published, by type");
     describe_counter!(HOOKS, Unit::Count, "Hooks run, by event and result");
+    describe_counter!(
+        NOTIFICATIONS,
+        Unit::Count,
+        "Notifications sent, tries that failed, and notifications lost, by result"
+    );
     describe_gauge!(READERS, Unit::Count, "Readers of /v1/events");
     describe_counter!(
         READERS_DROPPED,
@@ -76,6 +82,14 @@ pub fn event(kind: &'static str) {
 
 pub fn hook(kind: &'static str, result: &'static str) {
     counter!(HOOKS, "event" => kind, "result" => result).increment(1);
+}
+
+pub fn notification(result: &'static str) {
+    notifications(result, 1);
+}
+
+pub fn notifications(result: &'static str, number: u64) {
+    counter!(NOTIFICATIONS, "result" => result).increment(number);
 }
 
 /// Counts a reader of events while it lives.

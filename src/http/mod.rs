@@ -156,15 +156,18 @@ impl Exchange {
 
     /// What is to be said of the request where it makes something happen.
     fn cause(&self) -> Arc<Cause> {
-        let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+        /// Characters that are told of what a client says of itself.
+        const TOLD: usize = 256;
+        let short = |text: &str| text.chars().take(TOLD).collect::<String>();
+        let text = |value: &HeaderValue| short(&String::from_utf8_lossy(value.as_bytes()));
         let header = |name| self.headers.get(name).map(text).unwrap_or_default();
         let authority = self.authority.as_ref();
         Arc::new(Cause {
-            user: self.identity.name().map(str::to_owned),
+            user: self.identity.name().map(short),
             address: Some(self.client),
             request: self.id,
             method: self.method.to_string(),
-            host: authority.map_or_else(|| header(HOST), ToString::to_string),
+            host: authority.map_or_else(|| header(HOST), |authority| short(authority.as_str())),
             user_agent: header(USER_AGENT),
         })
     }
