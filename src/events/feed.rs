@@ -139,6 +139,11 @@ impl Reader {
         );
     }
 
+    /// Whether there is something to [`Reader::read`].
+    pub fn is_behind(&self) -> bool {
+        self.end.borrow().is_none_or(|end| end > self.next)
+    }
+
     /// The next lines that are `wanted`, about `size` bytes of them at most. None
     /// where none of those that came were.
     pub fn read(

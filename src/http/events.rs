@@ -30,8 +30,8 @@ use crate::{log, metrics};
 
 /// Bytes of lines in one frame, about.
 const FRAME: usize = 16 << 10;
-/// From one look at what there is to the next, so that a burst of events costs a
-/// few writes a reader and not one each.
+/// From one look at what there is to the next where all was sent, so that a burst
+/// of events costs a few writes a reader and not one each.
 const PAUSE: Duration = Duration::from_millis(25);
 /// What one request may filter by.
 const PATTERNS_MAX: usize = 16;
@@ -46,7 +46,7 @@ pub fn stream(app: &Arc<App>, exchange: &Exchange) -> Result<Response<Body>> {
         reader: app.events.feed().subscribe(),
         activity: Arc::clone(exchange.body.activity()),
         room: Arc::new(Semaphore::new(1)),
-        looked: Instant::now() - PAUSE,
+        next_look: Instant::now(),
         _counted: metrics::Reader::new(),
     };
     let mut response = Response::new(Body::Lines(Box::new(Lines {
@@ -134,7 +134,7 @@ struct Source {
     activity: Arc<Activity>,
     /// Given back by a frame that the socket has taken.
     room: Arc<Semaphore>,
-    looked: Instant,
+    next_look: Instant,
     _counted: metrics::Reader,
 }
 
@@ -166,8 +166,7 @@ impl Source {
                 () = self.reader.ready() => {}
                 () = &mut silent => break (b"\n".to_vec(), false),
             }
-            tokio::time::sleep_until(self.looked + PAUSE).await;
-            self.looked = Instant::now();
+            tokio::time::sleep_until(self.next_look).await;
             let (filter, access, identity) = (&self.filter, &self.access, &self.identity);
             let wanted = |kind, repository: Option<&Repository>| {
                 filter.wants(kind, repository)
@@ -176,7 +175,11 @@ impl Source {
                         None => access.may_read_all(identity),
                     }
             };
-            match self.reader.read(self.events.feed(), FRAME, wanted) {
+            let read = self.reader.read(self.events.feed(), FRAME, wanted);
+            if !self.reader.is_behind() {
+                self.next_look = Instant::now() + PAUSE;
+            }
+            match read {
                 Ok(text) if text.is_empty() => {}
                 Ok(text) => break (text, false),
                 Err(ended) => break (last_line(ended), true),

@@ -1,0 +1,10 @@
+//! What the registry tells of what happens: the stream of events, hooks,
+//! webhooks, and the sample hooks.
+
+#[path = "../common/mod.rs"]
+mod common;
+mod hooks;
+mod samples;
+mod stream;
+mod support;
+mod webhooks;
