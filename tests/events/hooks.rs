@@ -236,12 +236,11 @@ fn nothing_is_inherited() {
     let _open: Vec<_> = (0..5).map(|_| registry.connect()).collect();
     push(&registry, "a", "1", "a", b"1");
     let fds = written(&out.path().join("fds"));
-    assert!(!fds.contains("socket:") && !fds.contains("db/"), "{fds}");
-    assert_eq!(
-        fds.lines().filter(|line| line.contains(" -> ")).count(),
-        3,
-        "{fds}"
-    );
+    let dir = out.path().to_str().unwrap();
+    let ours = ["socket:", "anon_inode:", dir];
+    assert!(!ours.iter().any(|ours| fds.contains(ours)), "{fds}");
+    // Who starts the server may have left it some of his own.
+    assert!(fds.matches(" -> ").count() >= 3, "{fds}");
     assert_eq!(
         fs::read_to_string(out.path().join("stdin")).unwrap(),
         "/dev/null\n"

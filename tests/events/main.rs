@@ -5,6 +5,7 @@
 mod common;
 mod hooks;
 mod samples;
+
 mod stream;
 mod support;
 mod webhooks;

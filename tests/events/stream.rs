@@ -350,7 +350,8 @@ fn over_http2() {
 fn stuck_readers() {
     const ROUNDS: usize = 250;
     let folder = fast_folder();
-    let registry = Registry::start_in(folder.path(), &METRICS);
+    let arguments = [&["--event-heartbeat", "200ms"], &METRICS[..]].concat();
+    let registry = Registry::start_in(folder.path(), &arguments);
     // Long names, so that the sockets' buffers are full soon.
     let repository = format!("{}/{}", "r".repeat(120), "s".repeat(120));
     let manifest = bare(&registry, &repository);
@@ -395,10 +396,11 @@ fn stuck_readers() {
     });
 }
 
-/// One whose client has gone is forgotten.
+/// One whose client has gone is forgotten, once that is noticed: by a heartbeat.
 #[test]
 fn readers_that_leave() {
-    let registry = Registry::start(&METRICS);
+    let arguments = [&["--event-heartbeat", "200ms"], &METRICS[..]].concat();
+    let registry = Registry::start(&arguments);
     let mut listeners: Vec<_> = (0..20).map(|_| Listener::new(&registry, "")).collect();
     assert_eq!(metric(&registry, "registry_event_readers"), 20);
     listeners.truncate(5);
