@@ -15,7 +15,6 @@ use bytes::Bytes;
 use glob::{MatchOptions, Pattern};
 use hyper::Response;
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
-use serde_json::json;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
@@ -199,11 +198,8 @@ fn last_line(ended: Ended) -> Vec<u8> {
             ("too slow: events were lost, connect again", missed)
         }
     };
-    format!(
-        "{}\n",
-        json!({"type": "end", "reason": reason, "missed": missed})
-    )
-    .into_bytes()
+    let line = format!(r#"{{"type":"end","reason":"{reason}","missed":{missed}}}"#);
+    (line + "\n").into_bytes()
 }
 
 type Making = Pin<Box<dyn Future<Output = (Bytes, Option<Source>)> + Send>>;

@@ -193,8 +193,8 @@ fn bad_hooks() {
                 push(&registry, "a", "1", "a", b"1");
                 let counted = format!("registry_hooks_total{{event=\"tag\",result=\"{result}\"}}");
                 eventually("it is counted", || metric(&registry, &counted) == 1);
-                let log = registry.log();
-                assert!(log.contains(logged), "{script}: {log}");
+                let what = format!("{script}: the log says {logged:?}");
+                eventually(&what, || registry.log().contains(logged));
                 if let Ok(pid) = fs::read_to_string(out.path().join("pid")) {
                     eventually("its processes are gone", || group(pid.trim()).is_empty());
                 }

@@ -339,7 +339,7 @@ fn over_http2() {
     );
     let text = std::fs::read_to_string(out).unwrap();
     assert!(
-        text.ends_with("\"reason\":\"the server is stopping\",\"type\":\"end\"}\n"),
+        text.ends_with("{\"type\":\"end\",\"reason\":\"the server is stopping\",\"missed\":0}\n"),
         "{text}"
     );
 }

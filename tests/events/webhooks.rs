@@ -260,7 +260,8 @@ fn the_envelope() {
             (Some(method), Some(registry.host().as_str()))
         );
         assert!(request["addr"].as_str().unwrap().starts_with("127.0.0.1:"));
-        assert!(registry.log().contains(request["id"].as_str().unwrap()));
+        let id = request["id"].as_str().unwrap();
+        eventually("the log has it", || registry.log().contains(id));
         assert!(ids.insert(event["id"].as_str().unwrap().to_owned()));
     }
     let book = endpoint.book.lock().unwrap();
@@ -324,8 +325,9 @@ fn an_endpoint_that_fails_hangs_and_comes_back() {
     assert_eq!(endpoint.tags(), tags(0..15));
     push_some(&registry, 15..16);
     eventually("and what comes then", || endpoint.tags() == tags(0..16));
-    let log = registry.log();
-    assert!(log.contains("notifications are taken again"), "{log}");
+    eventually("the log says so", || {
+        registry.log().contains("notifications are taken again")
+    });
 }
 
 /// The server is killed while the endpoint is away, and while it sends.
