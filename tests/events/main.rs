@@ -1,6 +1,7 @@
 //! What the registry tells of what happens: the stream of events, hooks,
 //! webhooks, and the sample hooks.
 
+mod access;
 #[path = "../common/mod.rs"]
 mod common;
 mod hooks;

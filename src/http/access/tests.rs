@@ -41,6 +41,7 @@ fn routes() -> Vec<Route> {
         Route::Files(files(Scope::Repository(repository(), reference()))),
         Route::Files(files(Scope::Any("team/app:1".parse().unwrap()))),
         Route::Files(files(Scope::Any(digest().hex().parse().unwrap()))),
+        Route::Events,
         Route::Healthz,
         Route::Readyz,
     ];
@@ -94,6 +95,7 @@ fn routes() -> Vec<Route> {
             | Route::Referrers(..)
             | Route::Files(_)
             | Route::V1(_)
+            | Route::Events
             | Route::Healthz
             | Route::Readyz => {}
         }
@@ -113,7 +115,7 @@ fn needs() {
             Route::Healthz | Route::Readyz => [Some(Need::Nothing), None, None],
             Route::Ping => [Some(Need::Login), None, None],
             Route::Token => [Some(Need::Anybody), None, None],
-            Route::Catalog => [Some(Need::Filtered), None, None],
+            Route::Catalog | Route::Events => [Some(Need::Filtered), None, None],
             Route::Tags(_) | Route::Referrers(..) => [Some(pull), None, None],
             Route::Blob(..) => [Some(pull), None, Some(delete)],
             Route::Manifest(..) => [Some(pull), Some(push), Some(delete)],
