@@ -3,6 +3,7 @@
 //! its request and ends the mount.
 
 use std::ffi::OsStr;
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
@@ -17,6 +18,7 @@ use fuser::{
 };
 
 use super::Event;
+use super::ahead::Ahead;
 use super::error::{Error, Result};
 use super::pool::Pool;
 use super::tree::{Attributes, Patience, Tree};
@@ -48,6 +50,7 @@ pub struct Adapter(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     tree: Tree,
+    ahead: Arc<Ahead>,
     /// Decodes.
     decode: Pool,
     /// Opens images and lists names.
@@ -94,11 +97,17 @@ impl Adapter {
     pub fn new(tree: Tree, decoders: usize, store: PathBuf, events: Sender<Event>) -> Adapter {
         Adapter(Arc::new(Shared {
             tree,
+            ahead: Arc::default(),
             decode: Pool::new("decode", decoders),
             look: Pool::new("look", WAITING),
             events,
             store,
         }))
+    }
+
+    /// To be connected with the kernel when it is mounted.
+    pub fn ahead(&self) -> Arc<Ahead> {
+        Arc::clone(&self.0.ahead)
     }
 
     /// Does the work at once, or, if it would take long, on another thread, and
@@ -248,7 +257,7 @@ fn give_sized(reply: ReplyXattr, size: u32, value: &[u8]) {
 }
 
 impl Filesystem for Adapter {
-    fn init(&mut self, _: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
+    fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
         for capability in CAPABILITIES {
             if config.capabilities().contains(capability) {
                 // It is offered.
@@ -343,6 +352,12 @@ impl Filesystem for Adapter {
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
+        if offset == 0 {
+            let shared = &self.0;
+            shared.guard("read", number, || {
+                shared.ahead.reads(&shared.tree, number.0)
+            });
+        }
         let work = move |tree: &Tree, patience, _: &mut ReplyData| {
             let mut buffer = vec![0; size as usize];
             let length = tree.read(number.0, offset, &mut buffer, patience)?;
@@ -352,6 +367,12 @@ impl Filesystem for Adapter {
         self.answer("read", number, Slow::Decode, reply, work, |reply, bytes| {
             reply.data(&bytes);
         });
+        if offset == 0 {
+            let shared = &self.0;
+            shared.guard("read", number, || {
+                shared.ahead.reads(&shared.tree, number.0)
+            });
+        }
     }
 
     fn readdir(
@@ -379,7 +400,7 @@ impl Filesystem for Adapter {
             // By this the kernel is told of names alone.
             told.into_iter().for_each(|child| tree.forget(child, 1));
             // What was listed is given; the error comes again with the rest.
-            if any { Ok(()) } else { listed }
+            if any { Ok(()) } else { listed.map(drop) }
         };
         self.answer("readdir", number, Slow::Look, reply, work, |reply, ()| {
             reply.ok();
@@ -411,11 +432,22 @@ impl Filesystem for Adapter {
                 any |= !full;
                 !full
             });
-            if any { Ok(()) } else { listed }
+            if any { Ok(0) } else { listed }
         };
-        self.answer("readdir", number, Slow::Look, reply, work, |reply, ()| {
-            reply.ok();
-        });
+        let shared = Arc::clone(&self.0);
+        self.answer(
+            "readdir",
+            number,
+            Slow::Look,
+            reply,
+            work,
+            move |reply, first| {
+                if first != 0 {
+                    shared.ahead.listed(&shared.tree, first);
+                }
+                reply.ok();
+            },
+        );
     }
 
     fn statfs(&self, _: &Request, number: INodeNo, reply: ReplyStatfs) {

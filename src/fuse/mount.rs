@@ -96,12 +96,15 @@ impl Mount {
             true => SessionACL::All,
             false => SessionACL::Owner,
         };
-        config.n_threads = Some(options.threads);
+        // One may wait for another: see `Ahead`.
+        config.n_threads = Some(options.threads.max(2));
         config.clone_fd = true;
         let (sender, events) = channel();
         let adapter = Adapter::new(tree, options.threads, options.store.clone(), sender.clone());
+        let ahead = adapter.ahead();
         let session = Session::new(adapter, &path, &config).map_err(failed)?;
         let session = ManuallyDrop::new(session.spawn().map_err(failed)?);
+        ahead.connect(session.notifier());
         let mount = Mount {
             path,
             _session: session,

@@ -13,7 +13,7 @@ use quick_cache::sync::Cache;
 
 use super::error::{Error, Result};
 use super::names::{self, NAME_MAX, Name};
-use super::numbers::{Numbers, ROOT, Thing, Unshown, View};
+use super::numbers::{Leaf, Numbers, ROOT, Thing, Unshown, View};
 use crate::image::{self, At, Image, Images, Node, Platform};
 use crate::index::records::{Kind, Time};
 use crate::oci::{Reference, Repository};
@@ -97,6 +97,17 @@ pub struct Open {
     pub node: Node,
 }
 
+/// A file that has content, in its directory's order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InOrder {
+    /// Bytes.
+    pub size: u64,
+    /// Whether it is the first.
+    pub first: bool,
+    /// The number of the next one; 0: there is none.
+    pub next: u64,
+}
+
 #[derive(Clone, Debug)]
 struct ByBytes;
 
@@ -110,11 +121,18 @@ impl Weighter<u64, Arc<Open>> for ByBytes {
     }
 }
 
+/// What a listing has of files with content so far, by numbers; 0: none.
+#[derive(Clone, Copy, Debug, Default)]
+struct Files {
+    first: u64,
+    last: u64,
+}
+
 /// Where a listing goes on.
 #[derive(Clone, Debug)]
 enum Place {
-    From(Arc<[u8]>),
-    End,
+    From(Arc<[u8]>, Files),
+    End(Files),
 }
 
 /// The names of a directory above the images, as they were at a time.
@@ -185,7 +203,7 @@ impl Tree {
         if let Some(open) = self.nodes.get(&number) {
             return Ok(Some(open));
         }
-        let (view, path) = match self.thing(number)? {
+        let (view, node) = match self.thing(number)? {
             Thing::Names(_) | Thing::Unopened(_) => return Ok(None),
             Thing::Unshown(unshown) => {
                 return Err(Error::Unshown {
@@ -193,9 +211,15 @@ impl Tree {
                     why: unshown.why.clone(),
                 });
             }
-            Thing::Directory(view, path) | Thing::File(view, path, _) => (view, path),
+            Thing::Directory(view, path) => {
+                let node = view.image.node(&path, false)?;
+                (view, node)
+            }
+            Thing::Leaf(leaf) => {
+                let node = leaf.view.image.node(&leaf.path, false)?;
+                (leaf.view, node)
+            }
         };
-        let node = view.image.node(&path, false)?;
         let open = Arc::new(Open { view, node });
         self.nodes.insert(number, Arc::clone(&open));
         Ok(Some(open))
@@ -206,8 +230,8 @@ impl Tree {
             thing @ (Thing::Names(_) | Thing::Unopened(_) | Thing::Unshown(_)) => {
                 Ok(self.outside(number, &thing))
             }
-            Thing::Directory(..) | Thing::File(..) => match self.open(number)? {
-                Some(open) => self.inside(number, &open),
+            Thing::Directory(..) | Thing::Leaf(_) => match self.open(number)? {
+                Some(open) => self.inside(number, &open.view, &open.node),
                 None => Err(Error::Stale),
             },
         }
@@ -241,8 +265,8 @@ impl Tree {
         Found { attributes, ttl }
     }
 
-    fn inside(&self, number: u64, open: &Open) -> Result<Found> {
-        let (node, entry) = (&open.node, &open.node.entry);
+    fn inside(&self, number: u64, view: &View, node: &Node) -> Result<Found> {
+        let entry = &node.entry;
         let space = |bytes: u64| bytes.div_ceil(BLOCK).saturating_mul(BLOCK / SECTOR);
         let (size, blocks) = match entry.kind {
             Kind::Regular => {
@@ -266,7 +290,7 @@ impl Tree {
             mtime: entry.mtime,
             size,
             blocks,
-            links: open.view.image.links(node)?,
+            links: view.image.links(node)?,
             device: entry.device,
         };
         let ttl = FOREVER;
@@ -361,39 +385,45 @@ impl Tree {
 
     /// Tells of a part of an image.
     fn show(&self, view: &Arc<View>, node: Node) -> Result<Found> {
-        let path: Arc<[u8]> = node.path.as_slice().into();
-        let thing = if node.is_directory() {
-            Thing::Directory(Arc::clone(view), path)
-        } else {
-            let identity = view.image.identity(&node)?;
-            Thing::File(Arc::clone(view), path, identity)
-        };
-        let open = Open {
-            view: Arc::clone(view),
-            node,
-        };
         // Before it is told of: an error tells of nothing.
-        let mut found = self.inside(0, &open)?;
-        found.attributes.number = self.tell(thing);
-        if self.nodes.peek(&found.attributes.number).is_none() {
-            self.nodes.insert(found.attributes.number, Arc::new(open));
+        let mut found = self.inside(0, view, &node)?;
+        if !node.is_directory() {
+            let leaf = Leaf {
+                identity: view.image.identity(&node)?,
+                view: Arc::clone(view),
+                content: node.content(),
+                path: node.path.into(),
+                first: false,
+                next: 0,
+            };
+            found.attributes.number = self.tell(Thing::Leaf(Box::new(leaf)));
+            return Ok(found);
+        }
+        let path = node.path.as_slice().into();
+        let number = self.tell(Thing::Directory(Arc::clone(view), path));
+        found.attributes.number = number;
+        // It will be listed, or looked up in.
+        if self.nodes.peek(&number).is_none() {
+            let view = Arc::clone(view);
+            self.nodes.insert(number, Arc::new(Open { view, node }));
         }
         Ok(found)
     }
 
     /// Lists a directory from a place on: 0, or one that it gave before. `take`
     /// says whether it took the child, which then counts as told; the first that
-    /// it does not take is the last it is asked for.
+    /// it does not take is the last it is asked for. At the end of a directory
+    /// that was listed before gives the first file with content; otherwise 0.
     pub fn list(
         &self,
         number: u64,
         place: u64,
         patience: Patience,
         take: &mut dyn FnMut(&Listed) -> bool,
-    ) -> Result<()> {
+    ) -> Result<u64> {
         match self.open(number)? {
             Some(directory) => self.list_inside(number, &directory, place, take),
-            None => self.list_names(number, place, patience, take),
+            None => self.list_names(number, place, patience, take).map(|()| 0),
         }
     }
 
@@ -423,16 +453,16 @@ impl Tree {
         directory: &Open,
         place: u64,
         take: &mut dyn FnMut(&Listed) -> bool,
-    ) -> Result<()> {
+    ) -> Result<u64> {
         if !self.list_dots(number, place, take)? {
-            return Ok(());
+            return Ok(0);
         }
         // Children are counted from 2 on.
         let mut at = place.max(2);
-        let (from, skip) = match self.places.get(&(number, at)) {
-            Some(Place::End) => return Ok(()),
-            Some(Place::From(from)) => (from, 0),
-            None => (Arc::default(), at - 2),
+        let (from, mut files, skip) = match self.places.get(&(number, at)) {
+            Some(Place::End(files)) => return Ok(files.first),
+            Some(Place::From(from, files)) => (from, files, 0),
+            None => (Arc::default(), Files::default(), at - 2),
         };
         let (view, image) = (&directory.view, &directory.view.image);
         let children = image.children(&directory.node, &from)?;
@@ -440,6 +470,7 @@ impl Tree {
         for child in &mut children {
             let child = child?;
             let name = child.name().to_vec();
+            let content = child.content().is_some_and(|content| content.size() > 0);
             let found = self.show(view, child)?;
             let child = found.attributes.number;
             let next = at + 1;
@@ -450,13 +481,21 @@ impl Tree {
             };
             if !take(&listed) {
                 self.forget(child, 1);
-                self.places.insert((number, at), Place::From(name.into()));
-                return Ok(());
+                let place = Place::From(name.into(), files);
+                self.places.insert((number, at), place);
+                return Ok(0);
+            }
+            if content {
+                self.numbers().order(files.last, child);
+                files.last = child;
+                if files.first == 0 {
+                    files.first = child;
+                }
             }
             at = next;
         }
-        self.places.insert((number, at), Place::End);
-        Ok(())
+        self.places.insert((number, at), Place::End(files));
+        Ok(0)
     }
 
     fn list_names(
@@ -582,14 +621,31 @@ impl Tree {
         buffer: &mut [u8],
         patience: Patience,
     ) -> Result<usize> {
-        let open = self.inside_image(number)?;
-        let image = &open.view.image;
-        match patience {
-            Patience::Now => image
-                .read_decoded(&open.node, offset, buffer)?
-                .ok_or(Error::Waits),
-            Patience::Waits => Ok(image.read(&open.node, offset, buffer)?),
+        let leaf = self.numbers().leaf(number).cloned();
+        if let Some(leaf) = leaf
+            && let Some(content) = &leaf.content
+        {
+            let image = &leaf.view.image;
+            if patience == Patience::Now && !image.is_decoded(content, offset, buffer.len()) {
+                return Err(Error::Waits);
+            }
+            return Ok(image.read_content(content, &leaf.path, offset, buffer)?);
         }
+        let open = self.inside_image(number)?;
+        if patience == Patience::Now && !open.node.is_directory() {
+            return Err(Error::Waits);
+        }
+        Ok(open.view.image.read(&open.node, offset, buffer)?)
+    }
+
+    pub fn in_order(&self, number: u64) -> Option<InOrder> {
+        let numbers = self.numbers();
+        let leaf = numbers.leaf(number)?;
+        Some(InOrder {
+            size: leaf.content?.size(),
+            first: leaf.first,
+            next: leaf.next,
+        })
     }
 
     fn inside_image(&self, number: u64) -> Result<Arc<Open>> {
@@ -624,7 +680,7 @@ impl Tree {
                 };
             }
             Thing::Directory(view, path) if path.is_empty() => Some(view),
-            Thing::Directory(..) | Thing::File(..) => None,
+            Thing::Directory(..) | Thing::Leaf(_) => None,
         };
         let open = self.inside_image(number)?;
         let (image, entry) = (&open.view.image, &open.node.entry);
@@ -701,9 +757,8 @@ impl Tree {
             Ok(Thing::Names(name)) if number == ROOT && name.is_empty() => "/".to_owned(),
             Ok(Thing::Names(name) | Thing::Unopened(name)) => format!("/{name}"),
             Ok(Thing::Unshown(unshown)) => format!("/{}", unshown.name),
-            Ok(Thing::Directory(view, path) | Thing::File(view, path, _)) => {
-                format!("/{}/{}", view.name, path.escape_ascii())
-            }
+            Ok(Thing::Directory(view, path)) => format!("/{}/{}", view.name, path.escape_ascii()),
+            Ok(Thing::Leaf(leaf)) => format!("/{}/{}", leaf.view.name, leaf.path.escape_ascii()),
             Err(_) => format!("number {number}"),
         }
     }

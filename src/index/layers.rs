@@ -218,14 +218,9 @@ impl Layers {
         Ok(())
     }
 
-    /// [`Layers::read`], if nothing has to be decoded for it: otherwise `false`.
-    pub fn read_decoded(
-        &self,
-        layer: &Arc<IndexedLayer>,
-        offset: u64,
-        buffer: &mut [u8],
-    ) -> Result<bool> {
-        self.spans.read_decoded(layer, offset, buffer)
+    /// Whether [`Layers::read`] would have to decode nothing.
+    pub fn is_decoded(&self, layer: &IndexedLayer, offset: u64, length: u64) -> bool {
+        self.spans.is_decoded(layer, offset, length)
     }
 
     /// Fills `buffer` with the bytes of the layer's tar stream from `offset` on.

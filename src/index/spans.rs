@@ -139,14 +139,9 @@ impl Spans {
         Ok(())
     }
 
-    /// The same, if nothing has to be decoded for it: otherwise `false`.
-    pub fn read_decoded(
-        &self,
-        layer: &Arc<IndexedLayer>,
-        offset: u64,
-        buffer: &mut [u8],
-    ) -> Result<bool> {
-        let end = offset.saturating_add(buffer.len() as u64);
+    /// Whether these bytes lie in spans that are decoded.
+    pub fn is_decoded(&self, layer: &IndexedLayer, offset: u64, length: u64) -> bool {
+        let end = offset.saturating_add(length);
         let mut at = offset;
         while at < end {
             // Past the end: an error, which costs nothing.
@@ -155,12 +150,11 @@ impl Spans {
             };
             let key = (layer.record.number, number);
             if self.shared.cache.peek(&key).is_none() {
-                return Ok(false);
+                return false;
             }
             at = start + u64::from(layer.record.spans[number]);
         }
-        self.read(layer, offset, buffer)?;
-        Ok(true)
+        true
     }
 
     /// Called when a reader enters a span.
