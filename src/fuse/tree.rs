@@ -74,6 +74,24 @@ pub struct Attributes {
     pub device: (u32, u32),
 }
 
+impl Attributes {
+    /// Of a directory that is no image's.
+    fn of_directory(number: u64) -> Attributes {
+        Attributes {
+            number,
+            kind: Kind::Directory,
+            mode: 0o555,
+            uid: 0,
+            gid: 0,
+            mtime: Time::default(),
+            size: 0,
+            blocks: 0,
+            links: 1,
+            device: (0, 0),
+        }
+    }
+}
+
 /// A child, and how long it stays so.
 #[derive(Debug)]
 pub struct Found {
@@ -184,8 +202,10 @@ impl Tree {
 
     /// The number of what the kernel is about to be told of.
     fn tell(&self, thing: Thing) -> u64 {
+        // What it says of itself is kept with the number.
+        let is_leaf = matches!(thing, Thing::Leaf(_));
         let (number, new) = self.numbers().tell(thing);
-        if new {
+        if new && !is_leaf {
             // Of what had the number before, if it was forgotten meanwhile.
             self.nodes.remove(&number);
         }
@@ -244,19 +264,13 @@ impl Tree {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let now = now.unwrap_or_default();
         let attributes = Attributes {
-            number,
-            kind: Kind::Directory,
-            mode: 0o555,
             uid: self.look.uid.unwrap_or(uid),
             gid: self.look.gid.unwrap_or(gid),
             mtime: Time {
                 seconds: i64::try_from(now.as_secs()).unwrap_or(i64::MAX),
                 nanoseconds: now.subsec_nanos(),
             },
-            size: 0,
-            blocks: 0,
-            links: 1,
-            device: (0, 0),
+            ..Attributes::of_directory(number)
         };
         let ttl = match thing {
             Thing::Unopened(_) => Duration::ZERO,
@@ -427,24 +441,16 @@ impl Tree {
         }
     }
 
-    /// `.` and `..`, of which the kernel knows what they are.
-    fn list_dots(
-        &self,
-        number: u64,
-        place: u64,
-        take: &mut dyn FnMut(&Listed) -> bool,
-    ) -> Result<bool> {
-        for (at, name) in [b".".as_slice(), b".."].into_iter().enumerate() {
-            if place > at as u64 {
-                continue;
-            }
-            let found = self.attributes(number)?;
-            let next = at as u64 + 1;
-            if !take(&Listed { name, next, found }) {
-                return Ok(false);
-            }
-        }
-        Ok(true)
+    /// `.` and `..`, of which the kernel takes the names and the kind alone
+    /// (`fuse_direntplus_link`).
+    fn list_dots(&self, number: u64, place: u64, take: &mut dyn FnMut(&Listed) -> bool) -> bool {
+        let names = [b".".as_slice(), b".."].into_iter().zip(1..);
+        names.filter(|(_, next)| place < *next).all(|(name, next)| {
+            let attributes = Attributes::of_directory(number);
+            let ttl = Duration::ZERO;
+            let found = Found { attributes, ttl };
+            take(&Listed { name, next, found })
+        })
     }
 
     fn list_inside(
@@ -454,7 +460,7 @@ impl Tree {
         place: u64,
         take: &mut dyn FnMut(&Listed) -> bool,
     ) -> Result<u64> {
-        if !self.list_dots(number, place, take)? {
+        if !self.list_dots(number, place, take) {
             return Ok(0);
         }
         // Children are counted from 2 on.
@@ -513,15 +519,16 @@ impl Tree {
             None if patience == Patience::Now => return Err(Error::Waits),
             None => self.list_anew(number)?,
         };
-        if !self.list_dots(number, at, &mut |dot| {
-            let next = id << 32 | dot.next;
-            let found = Found {
-                attributes: dot.found.attributes.clone(),
-                ttl: dot.found.ttl,
-            };
-            let name = dot.name;
-            take(&Listed { name, next, found })
-        })? {
+        let dots = self.list_dots(number, at, &mut |dot| {
+            let attributes = dot.found.attributes.clone();
+            let ttl = dot.found.ttl;
+            take(&Listed {
+                name: dot.name,
+                next: id << 32 | dot.next,
+                found: Found { attributes, ttl },
+            })
+        });
+        if !dots {
             return Ok(());
         }
         at = at.max(2);

@@ -71,6 +71,12 @@ impl IndexedLayer {
         Some((number, self.starts[number]))
     }
 
+    /// Bytes of the blob that so much of the tar stream takes, about and rather more.
+    pub(super) fn stored_length(&self, length: usize) -> u64 {
+        let ratio = self.record.compressed as f64 / self.record.uncompressed.max(1) as f64;
+        (length as f64 * ratio * 1.25) as u64
+    }
+
     pub(super) fn start_of(&self, number: usize) -> u64 {
         self.starts[number]
     }

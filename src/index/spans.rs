@@ -8,6 +8,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::{io, thread};
 
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
 use xxhash_rust::xxh3::xxh3_64;
@@ -207,6 +208,13 @@ impl Shared {
         let mut output = Vec::new();
         let length = span.length as usize;
         let (compression, file) = self.open(layer)?;
+        // All at once, not piece by piece; without it the same is read.
+        let _ = posix_fadvise(
+            &file,
+            span.checkpoint.input as i64,
+            layer.stored_length(length) as i64,
+            PosixFadviseAdvice::POSIX_FADV_WILLNEED,
+        );
         codec::decode(compression, &span.checkpoint, &file, &mut output, length)
             .map_err(|e| damaged(e.to_string()))?;
         if output.len() != length || xxh3_64(&output) != span.checksum {
