@@ -2,6 +2,7 @@
 //! fuser's types. Slow answers are given by threads of a [`Pool`]; a panic costs
 //! its request and ends the mount.
 
+use std::cell::Cell;
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -30,6 +31,12 @@ const GENERATION: Generation = Generation(0);
 const BACKGROUND: u16 = 64;
 /// Threads that wait for images to be indexed.
 const WAITING: usize = 64;
+
+thread_local! {
+    /// What a read fills. As long as the longest before.
+    static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
 /// What the kernel is asked to do, where it can.
 const CAPABILITIES: [InitFlags; 7] = [
     // A listing says all about its entries: no look-up for each.
@@ -359,14 +366,18 @@ impl Filesystem for Adapter {
             });
         }
         let work = move |tree: &Tree, patience, _: &mut ReplyData| {
-            let mut buffer = vec![0; size as usize];
-            let length = tree.read(number.0, offset, &mut buffer, patience)?;
-            buffer.truncate(length);
-            Ok(buffer)
+            let (mut buffer, size) = (BUFFER.take(), size as usize);
+            if buffer.len() < size {
+                buffer.resize(size, 0);
+            }
+            let length = tree.read(number.0, offset, &mut buffer[..size], patience)?;
+            Ok((buffer, length))
         };
-        self.answer("read", number, Slow::Decode, reply, work, |reply, bytes| {
-            reply.data(&bytes);
-        });
+        let give = |reply: ReplyData, (buffer, length): (Vec<u8>, usize)| {
+            reply.data(&buffer[..length]);
+            BUFFER.set(buffer);
+        };
+        self.answer("read", number, Slow::Decode, reply, work, give);
         if offset == 0 {
             let shared = &self.0;
             shared.guard("read", number, || {
