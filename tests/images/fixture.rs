@@ -59,7 +59,7 @@ pub const ODD: &str = "odd:1";
 pub const SPECIAL: &str = "special:1";
 
 /// What makes the files of odd sorts.
-const ODD_FILES: &str = include_str!("odd.py");
+pub const ODD_FILES: &str = include_str!("odd.py");
 
 /// Downloads a language runtime into the context of the next image.
 const RUNTIME_HOOKS: [&str; 2] = [
