@@ -7,6 +7,7 @@ mod common;
 mod damage;
 mod ends;
 mod files;
+mod grep;
 mod names;
 mod support;
 mod together;
