@@ -9,6 +9,7 @@ mod ends;
 mod files;
 mod grep;
 mod names;
+mod shared;
 mod support;
 mod together;
 mod users;
