@@ -2,7 +2,8 @@
 
 use std::fs::{self, File};
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 use tempfile::TempDir;
 
@@ -200,4 +201,37 @@ fn without_the_server() {
     // Indexed by the mount itself.
     assert_eq!(read("b:1/y"), "y");
     assert_eq!(read("a:1/x"), "x");
+}
+
+/// Nobody has to hear that it is ready.
+#[test]
+fn without_an_ear() {
+    let registry = registry();
+    let temp = TempDir::new().unwrap();
+    let path = temp.path().join("mnt");
+    fs::create_dir(&path).unwrap();
+    let mut command = Command::new(REGISTRY);
+    command
+        .arg("mount")
+        .arg("--dir")
+        .arg(&registry.dir)
+        .arg(&path);
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let mut child = command.stdout(full).stderr(Stdio::null()).spawn().unwrap();
+    eventually("it is mounted", || is_mounted(&path));
+    std::thread::sleep(Duration::from_millis(300));
+    let read = fs::read(path.join("a:1/x"));
+    run(Command::new("kill")
+        .args(["-TERM", &child.id().to_string()])
+        .stderr(Stdio::null()));
+    let status = child.wait().unwrap();
+    drop(
+        Command::new("umount")
+            .arg("-l")
+            .arg(&path)
+            .stderr(Stdio::null())
+            .status(),
+    );
+    assert_eq!(read.unwrap(), b"x");
+    assert_eq!(status.code(), Some(0));
 }
