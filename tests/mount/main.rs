@@ -4,6 +4,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod bugs;
 mod damage;
 mod ends;
 mod files;
