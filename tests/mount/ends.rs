@@ -1,6 +1,7 @@
 //! How mounts begin and end.
 
 use std::fs::{self, File};
+use std::io::Read;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
@@ -8,7 +9,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use crate::common::mount::Mount;
-use crate::common::{REGISTRY, Registry, eventually, run};
+use crate::common::{REGISTRY, Registry, eventually, need, run};
 use crate::support::{layer, list, push, set};
 
 fn registry() -> Registry {
@@ -234,4 +235,44 @@ fn without_an_ear() {
     );
     assert_eq!(read.unwrap(), b"x");
     assert_eq!(status.code(), Some(0));
+}
+
+/// A namespace that was made meanwhile has the mount too, and keeps it.
+#[test]
+fn in_another_namespace() {
+    need("nsenter", "util-linux");
+    let registry = registry();
+    let mut mount = Mount::start(&registry.dir, &[]);
+    let mut holder = Command::new("unshare")
+        .args([
+            "--mount",
+            "--propagation",
+            "private",
+            "sh",
+            "-c",
+            "echo; exec cat",
+        ])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = [0];
+    holder
+        .stdout
+        .as_mut()
+        .unwrap()
+        .read_exact(&mut line)
+        .unwrap();
+    assert!(umount(&[], &mount.path).status.success());
+    assert!(!is_mounted(&mount.path));
+    let there = run(Command::new("nsenter")
+        .arg("--target")
+        .arg(holder.id().to_string())
+        .args(["--mount", "cat"])
+        .arg(mount.path.join("a:1/x")));
+    assert_eq!(there.stdout, b"x");
+    assert!(mount.is_running(), "{}", mount.log());
+    drop(holder.stdin.take());
+    assert!(holder.wait().unwrap().success());
+    assert_eq!(mount.wait().code(), Some(0), "{}", mount.log());
 }
