@@ -56,6 +56,20 @@ impl Mount {
         fs::read_to_string(self.temp.path().join("log")).expect("the log file")
     }
 
+    /// The log is written by a thread that comes to it in time.
+    #[track_caller]
+    pub fn assert_told(&self, what: &str) {
+        let deadline = Instant::now() + SOON;
+        while !self.log().contains(what) {
+            let log = self.log();
+            assert!(
+                Instant::now() < deadline,
+                "{what:?} is not in the log:\n{log}"
+            );
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     pub fn pid(&self) -> u32 {
         self.child.id()
     }

@@ -100,7 +100,7 @@ fn what_a_killed_one_left() {
     command.arg("mount").arg("--dir").arg(&registry.dir);
     let mount = Mount::spawn(TempDir::new().unwrap(), path.clone(), command);
     assert_eq!(list(&path), set(["a:1"]));
-    assert!(mount.log().contains("replacing"), "{}", mount.log());
+    mount.assert_told("replacing");
 
     let second = run_mount(&registry, &path);
     assert_eq!(second.status.code(), Some(1));

@@ -233,7 +233,7 @@ fn killed() {
         first.wait();
     });
     let second = mount(&registry, &path);
-    assert!(second.log().contains("replacing"), "{}", second.log());
+    second.assert_told("replacing");
     assert_whole(&path.join("stays:1"));
 }
 

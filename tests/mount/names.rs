@@ -149,10 +149,10 @@ fn listings_are_only_names() {
         );
         assert_eq!(fs::metadata(&inside).unwrap().ino(), number);
     }
-    let opened = || mount.log().contains("cannot be shown");
-    assert!(!opened(), "a listing opens images");
+    let why = "cannot be shown";
+    assert!(!mount.log().contains(why), "a listing opens images");
     fs::metadata(mount.path.join("b:1")).unwrap();
-    assert!(opened(), "{}", mount.log());
+    mount.assert_told(why);
 }
 
 #[test]
@@ -173,7 +173,7 @@ fn what_cannot_be_shown() {
         assert_eq!(error.raw_os_error(), Some(libc::EIO));
         let why = xattr(&bad, "user.registry.error").unwrap();
         assert!(why.contains("not a tar"), "{why}");
-        assert!(mount.log().contains(&why), "{}", mount.log());
+        mount.assert_told(&why);
     }
     assert_eq!(
         fs::read_to_string(mount.path.join("good:1/x")).unwrap(),
