@@ -17,7 +17,7 @@ FUZZ_SECONDS ?= 60
 BUILD_PACKAGES = cmake g++ libclang-dev make
 # The clients that the tests use, and what the tests build images from.
 TEST_PACKAGES = $(BUILD_PACKAGES) busybox-static bzip2 ca-certificates curl docker.io docker-registry \
-	e2fsprogs fuse3 gpg libarchive-tools mmdebstrap mount pigz podman procps python3 skopeo tabix umoci \
+	e2fsprogs fuse3 gpg libarchive-tools libcap2-bin mmdebstrap mount pigz podman procps python3 rsync skopeo tabix umoci \
 	util-linux xz-utils zstd
 # NodeSource's nodejs, which has npm in it, and Debian's npm exclude each other.
 BENCH_PACKAGES = $(BUILD_PACKAGES) ca-certificates docker-registry mmdebstrap \

@@ -4,9 +4,13 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod bugs;
+mod damage;
 mod ends;
 mod files;
+mod grep;
 mod names;
+mod shared;
 mod support;
 mod together;
 mod users;
