@@ -20,7 +20,7 @@ TEST_PACKAGES = $(BUILD_PACKAGES) busybox-static bzip2 ca-certificates curl dock
 	e2fsprogs fuse3 gpg libarchive-tools libcap2-bin mmdebstrap mount pigz podman procps python3 rsync skopeo tabix umoci \
 	util-linux xz-utils zstd
 # NodeSource's nodejs, which has npm in it, and Debian's npm exclude each other.
-BENCH_PACKAGES = $(BUILD_PACKAGES) ca-certificates docker-registry mmdebstrap \
+BENCH_PACKAGES = $(BUILD_PACKAGES) ca-certificates docker-registry libfuse2 mmdebstrap python3-venv \
 	$(if $(shell command -v npm),,nodejs npm)
 
 ROOT := $(filter 0,$(shell id -u))
