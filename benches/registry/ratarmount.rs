@@ -25,7 +25,7 @@ impl Ratarmount {
     /// Mounts a layer. The program is in `packages`, once it was installed.
     pub fn start(packages: &Path, layer: &Path) -> Result<Ratarmount> {
         if !packages.join("installed").exists() {
-            need("python3", "python3 python3-venv libfuse2");
+            need("python3", "python3-venv libfuse2");
             run(Command::new("python3").args(["-m", "venv"]).arg(packages));
             let mut pip = Command::new(packages.join("bin/pip"));
             run(pip.args(["install", "--quiet", PACKAGE]));
