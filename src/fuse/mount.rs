@@ -72,6 +72,8 @@ pub struct Options {
 #[derive(Debug)]
 pub struct Mount {
     path: PathBuf,
+    /// `MAJOR:MINOR`, by which it is told from another at its place.
+    device: Option<String>,
     _session: ManuallyDrop<BackgroundSession>,
     sender: Sender<Event>,
     events: Receiver<Event>,
@@ -105,8 +107,10 @@ impl Mount {
         let session = Session::new(adapter, &path, &config).map_err(failed)?;
         let session = ManuallyDrop::new(session.spawn().map_err(failed)?);
         ahead.connect(session.notifier());
+        let row = table::at(&path).ok().flatten();
         let mount = Mount {
             path,
+            device: row.map(|row| row.device),
             _session: session,
             sender,
             events,
@@ -138,8 +142,9 @@ impl Mount {
     /// Takes it away, busy or not, and waits a short time for requests under way.
     /// Files that are open end with errors when the process does.
     pub fn end(&self) -> Result<(), MountError> {
-        let ours = table::at(&self.path).is_ok_and(|row| row.is_some_and(|row| row.ours));
-        if ours {
+        // What is there by now may be another one's.
+        let row = table::at(&self.path).ok().flatten();
+        if row.is_some_and(|row| Some(row.device) == self.device) {
             detach(&self.path, true)?;
         }
         let deadline = Instant::now() + DRAIN;
@@ -155,8 +160,8 @@ impl Mount {
 
     /// Only root may, and it only makes large reads faster.
     fn read_ahead(&self) {
-        if let Ok(Some(row)) = table::at(&self.path) {
-            let file = format!("/sys/class/bdi/{}/read_ahead_kb", row.device);
+        if let Some(device) = &self.device {
+            let file = format!("/sys/class/bdi/{device}/read_ahead_kb");
             if let Err(error) = fs::write(&file, READ_AHEAD) {
                 tracing::debug!(file, %error, "the kernel reads ahead what it does by default");
             }

@@ -276,3 +276,19 @@ fn in_another_namespace() {
     assert!(holder.wait().unwrap().success());
     assert_eq!(mount.wait().code(), Some(0), "{}", mount.log());
 }
+
+/// One that lives on, since it is in use, does not take away its successor.
+#[test]
+fn another_in_its_place() {
+    let registry = registry();
+    let mut first = Mount::start(&registry.dir, &[]);
+    let open = File::open(first.path.join("a:1/x")).unwrap();
+    assert!(umount(&["--lazy"], &first.path).status.success());
+    let mut command = Command::new(REGISTRY);
+    command.arg("mount").arg("--dir").arg(&registry.dir);
+    let second = Mount::spawn(TempDir::new().unwrap(), first.path.clone(), command);
+    first.signal("TERM");
+    assert_eq!(first.wait().code(), Some(0), "{}", first.log());
+    assert_eq!(list(&second.path), set(["a:1"]));
+    drop(open);
+}
