@@ -10,6 +10,7 @@ use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use fuser::{BackgroundSession, Config, MountOption, Session, SessionACL};
@@ -74,7 +75,7 @@ pub struct Mount {
     path: PathBuf,
     /// `MAJOR:MINOR`, by which it is told from another at its place.
     device: Option<String>,
-    _session: ManuallyDrop<BackgroundSession>,
+    session: ManuallyDrop<BackgroundSession>,
     sender: Sender<Event>,
     events: Receiver<Event>,
 }
@@ -111,17 +112,39 @@ impl Mount {
         let mount = Mount {
             path,
             device: row.map(|row| row.device),
-            _session: session,
+            session,
             sender,
             events,
         };
-        if let Err(cause) = fs::metadata(&mount.path) {
+        if let Err(cause) = mount.look() {
             mount.end()?;
             let path = mount.path;
             return Err(MountError::Mount { path, cause });
         }
         mount.read_ahead();
         Ok(mount)
+    }
+
+    /// Whether it answers. Where its threads could not be started, nobody does, and
+    /// fuser says nothing of it.
+    fn look(&self) -> io::Result<()> {
+        const EVERY: Duration = Duration::from_millis(100);
+        let (path, (tell, told)) = (self.path.clone(), channel());
+        thread::Builder::new()
+            .name("first-look".into())
+            .spawn(move || tell.send(fs::metadata(path).map(drop)))?;
+        loop {
+            match told.recv_timeout(EVERY) {
+                Ok(answer) => return answer,
+                Err(_) if self.session.guard.is_finished() => {
+                    return Err(io::Error::other(
+                        "the process may not have so many open files or threads: \
+                         raise its limits, or give fewer --threads",
+                    ));
+                }
+                Err(_) => {}
+            }
+        }
     }
 
     pub fn path(&self) -> &Path {

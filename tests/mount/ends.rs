@@ -292,3 +292,18 @@ fn another_in_its_place() {
     assert_eq!(list(&second.path), set(["a:1"]));
     drop(open);
 }
+
+/// Without threads that answer it does not wait for an answer.
+#[test]
+fn too_few_open_files() {
+    let registry = registry();
+    let temp = TempDir::new().unwrap();
+    let path = temp.path();
+    let script = r#"ulimit -n 60 && exec timeout 30 "$0" mount --threads 64 --dir "$1" "$2""#;
+    let mut command = Command::new("sh");
+    command.args(["-c", script, REGISTRY]);
+    let output = command.arg(&registry.dir).arg(path).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("--threads"));
+    assert!(!is_mounted(path));
+}
