@@ -359,6 +359,7 @@ impl Filesystem for Adapter {
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
+        let asked = self.0.ahead.asks(number.0);
         if offset == 0 {
             let shared = &self.0;
             shared.guard("read", number, || {
@@ -373,17 +374,12 @@ impl Filesystem for Adapter {
             let length = tree.read(number.0, offset, &mut buffer[..size], patience)?;
             Ok((buffer, length))
         };
-        let give = |reply: ReplyData, (buffer, length): (Vec<u8>, usize)| {
+        let give = move |reply: ReplyData, (buffer, length): (Vec<u8>, usize)| {
             reply.data(&buffer[..length]);
             BUFFER.set(buffer);
+            drop(asked);
         };
         self.answer("read", number, Slow::Decode, reply, work, give);
-        if offset == 0 {
-            let shared = &self.0;
-            shared.guard("read", number, || {
-                shared.ahead.reads(&shared.tree, number.0)
-            });
-        }
     }
 
     fn readdir(

@@ -9,9 +9,13 @@
 //! so it begins only after [`CONFIDENT`] files were read in order, and ends when of
 //! [`CREDIT`] directories none is read: a file that was given is not asked for, so
 //! of some none is given.
+//!
+//! The kernel locks the pages that it asks for, and giving waits for them in a way
+//! that no signal ends, not even the process's death. So what is asked for at the
+//! moment is not given, least of all by the thread that has to answer.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use fuser::{INodeNo, Notifier};
 
@@ -23,7 +27,8 @@ const CONFIDENT: u32 = 3;
 const SMALL: u64 = 128 << 10;
 /// Directories of which files are given when they are listed.
 const CREDIT: u32 = 4;
-/// Files given at a time: few at first, then twice as many each time.
+/// Files given, or passed over as too large, at a time: few at first, then twice
+/// as many each time.
 const FILES: std::ops::RangeInclusive<usize> = 16..=64;
 /// Bytes given at a time.
 const BYTES: u64 = 1 << 20;
@@ -53,10 +58,34 @@ struct Readers {
 #[derive(Debug, Default)]
 pub struct Ahead {
     readers: Mutex<Readers>,
+    /// The numbers of files that are asked for and not answered yet, each as often
+    /// as that is so.
+    asked: Mutex<Vec<u64>>,
     /// Held by the one thread that gives. Giving a file waits while the kernel
     /// asks for it, so another thread must be free to answer.
     buffer: Mutex<Vec<u8>>,
     kernel: OnceLock<Notifier>,
+}
+
+/// A file that the kernel asks for, until this is dropped.
+#[derive(Debug)]
+pub struct Asked {
+    ahead: Arc<Ahead>,
+    number: u64,
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        let mut asked = lock(&self.ahead.asked);
+        if let Some(at) = asked.iter().position(|&number| number == self.number) {
+            asked.swap_remove(at);
+        }
+    }
+}
+
+/// Nothing that these guard is broken half way.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Ahead {
@@ -65,12 +94,21 @@ impl Ahead {
         self.kernel.get_or_init(|| kernel);
     }
 
+    /// The kernel asks for a part of a file. To be dropped once it is answered.
+    pub fn asks(self: &Arc<Ahead>, number: u64) -> Asked {
+        lock(&self.asked).push(number);
+        Asked {
+            ahead: Arc::clone(self),
+            number,
+        }
+    }
+
     /// The kernel asks for the beginning of a file, which is answered after this.
     pub fn reads(&self, tree: &Tree, number: u64) {
         let Some(file) = tree.in_order(number) else {
             return;
         };
-        let files = self.lock().enter(number, file);
+        let files = lock(&self.readers).enter(number, file);
         if files > 0 {
             self.give(tree, file.next, files);
         }
@@ -78,7 +116,7 @@ impl Ahead {
 
     /// The kernel has listed a directory with this first file in it.
     pub fn listed(&self, tree: &Tree, first: u64) {
-        if self.lock().list() {
+        if lock(&self.readers).list() {
             self.give(tree, first, *FILES.start());
         }
     }
@@ -88,11 +126,14 @@ impl Ahead {
         let (Some(kernel), Ok(mut buffer)) = (self.kernel.get(), self.buffer.try_lock()) else {
             return;
         };
-        let (mut number, mut given, mut bytes) = (from, 0, 0);
-        while given < files
-            && bytes < BYTES
-            && let Some(file) = tree.in_order(number)
-        {
+        let (mut number, mut bytes) = (from, 0);
+        for _ in 0..files {
+            let Some(file) = tree.in_order(number) else {
+                break;
+            };
+            if bytes >= BYTES || lock(&self.asked).contains(&number) {
+                break;
+            }
             if file.size <= SMALL {
                 buffer.resize(file.size as usize, 0);
                 // What takes longer, or fails, is asked for.
@@ -102,17 +143,12 @@ impl Ahead {
                 if kernel.store(INodeNo(number), 0, &buffer[..length]).is_err() {
                     break;
                 }
-                (given, bytes) = (given + 1, bytes + file.size);
+                bytes += file.size;
             }
             number = file.next;
         }
         drop(buffer);
-        self.lock().gave(from, number);
-    }
-
-    // Nothing is broken half way.
-    fn lock(&self) -> MutexGuard<'_, Readers> {
-        self.readers.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.readers).gave(from, number);
     }
 }
 
@@ -199,6 +235,16 @@ mod tests {
         assert!(!readers.list());
         assert_eq!(readers.enter(99, file(false, 0)), 0, "in no order");
         assert_eq!(readers.in_order, 0);
+    }
+
+    #[test]
+    fn asked_for_until_answered() {
+        let ahead = Arc::<Ahead>::default();
+        let (first, again) = (ahead.asks(7), ahead.asks(7));
+        drop(first);
+        assert_eq!(*lock(&ahead.asked), [7]);
+        drop(again);
+        assert!(lock(&ahead.asked).is_empty());
     }
 
     #[test]

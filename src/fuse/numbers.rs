@@ -191,8 +191,13 @@ impl Numbers {
         Some(number)
     }
 
-    /// Says what was listed before and after a leaf.
+    /// Says what was listed before and after a leaf. Who follows that comes to an
+    /// end: each time it is the leaf at the end that is put behind another.
     pub fn order(&mut self, before: u64, number: u64) {
+        if before == number {
+            // Another name of it.
+            return;
+        }
         if let Some(leaf) = self.leaf_mut(number) {
             leaf.first = before == 0;
             leaf.next = 0;

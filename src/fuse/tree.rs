@@ -612,7 +612,8 @@ impl Tree {
                 .images
                 .platforms(repository, &reference)
                 .unwrap_or_default();
-            for platform in platforms.iter().filter(|&platform| *platform != wanted) {
+            let others = |platform: &&Platform| **platform != wanted && !platform.is_unknown();
+            for platform in platforms.iter().filter(others) {
                 entries.extend(names::image(base, &tag, Some(platform)).map(unopened));
             }
         }

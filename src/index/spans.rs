@@ -36,7 +36,7 @@ struct BySize;
 
 impl Weighter<Key, Bytes> for BySize {
     fn weight(&self, _: &Key, bytes: &Bytes) -> u64 {
-        bytes.len() as u64 + 128
+        bytes.capacity() as u64 + 128
     }
 }
 
@@ -57,10 +57,16 @@ impl Recycle {
 
     fn buffer(&self, length: usize) -> Vec<u8> {
         let mut spare = self.spare();
-        // The spans of a layer are of about one size, so others are of no use.
-        let large_enough = spare.pop().filter(|buffer| buffer.capacity() >= length);
+        // The spans of a layer are of about one size, so others are of no use. In a
+        // much larger one a small span would keep what it does not need.
+        let capacity = match length {
+            ..GRAIN => length,
+            _ => length.next_multiple_of(GRAIN),
+        };
+        let fitting = |buffer: &Vec<u8>| (length..=2 * capacity).contains(&buffer.capacity());
+        let fitting = spare.pop().filter(fitting);
         drop(spare);
-        large_enough.unwrap_or_else(|| Vec::with_capacity(length.next_multiple_of(GRAIN)))
+        fitting.unwrap_or_else(|| Vec::with_capacity(capacity))
     }
 }
 

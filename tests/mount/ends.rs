@@ -276,3 +276,34 @@ fn in_another_namespace() {
     assert!(holder.wait().unwrap().success());
     assert_eq!(mount.wait().code(), Some(0), "{}", mount.log());
 }
+
+/// One that lives on, since it is in use, does not take away its successor.
+#[test]
+fn another_in_its_place() {
+    let registry = registry();
+    let mut first = Mount::start(&registry.dir, &[]);
+    let open = File::open(first.path.join("a:1/x")).unwrap();
+    assert!(umount(&["--lazy"], &first.path).status.success());
+    let mut command = Command::new(REGISTRY);
+    command.arg("mount").arg("--dir").arg(&registry.dir);
+    let second = Mount::spawn(TempDir::new().unwrap(), first.path.clone(), command);
+    first.signal("TERM");
+    assert_eq!(first.wait().code(), Some(0), "{}", first.log());
+    assert_eq!(list(&second.path), set(["a:1"]));
+    drop(open);
+}
+
+/// Without threads that answer it does not wait for an answer.
+#[test]
+fn too_few_open_files() {
+    let registry = registry();
+    let temp = TempDir::new().unwrap();
+    let path = temp.path();
+    let script = r#"ulimit -n 60 && exec timeout 30 "$0" mount --threads 64 --dir "$1" "$2""#;
+    let mut command = Command::new("sh");
+    command.args(["-c", script, REGISTRY]);
+    let output = command.arg(&registry.dir).arg(path).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("--threads"));
+    assert!(!is_mounted(path));
+}

@@ -32,12 +32,14 @@ fn layout() {
         "other",
         &[layer("for", "them")],
     );
-    push_index(
-        &registry,
-        "multi",
-        "1",
-        &[(&host, ours), ("linux/s390x", other)],
-    );
+    // As buildx adds one to each image: no image, so it is not listed.
+    let attestation = push_for(&registry, "unknown/unknown", "multi", "about", &[]);
+    let children = [
+        (host.as_str(), ours),
+        ("linux/s390x", other),
+        ("unknown/unknown", attestation),
+    ];
+    push_index(&registry, "multi", "1", &children);
 
     let mount = Mount::start(&registry.dir, &[]);
     let root = &mount.path;
@@ -46,6 +48,7 @@ fn layout() {
         set([
             "multi:1",
             "multi:1@linux-s390x",
+            "multi:about",
             "multi:other",
             "multi:ours",
             "team",
