@@ -31,6 +31,8 @@ const GENERATION: Generation = Generation(0);
 const BACKGROUND: u16 = 64;
 /// Threads that wait for images to be indexed.
 const WAITING: usize = 64;
+/// Threads that list, and count the names of files.
+const LOOKING: usize = 4;
 
 thread_local! {
     /// What a read fills. As long as the longest before.
@@ -60,7 +62,9 @@ struct Shared {
     ahead: Arc<Ahead>,
     /// Decodes.
     decode: Pool,
-    /// Opens images and lists names.
+    /// Opens images, which may have to be indexed first.
+    open: Pool,
+    /// Does what else takes long.
     look: Pool,
     events: Sender<Event>,
     /// A place on the file system that the store is on.
@@ -71,6 +75,7 @@ struct Shared {
 #[derive(Clone, Copy)]
 enum Slow {
     Decode,
+    Open,
     Look,
 }
 
@@ -96,6 +101,7 @@ replies!(
     ReplyDirectoryPlus,
     ReplyEntry,
     ReplyLseek,
+    ReplyStatfs,
     ReplyXattr
 );
 
@@ -106,7 +112,8 @@ impl Adapter {
             tree,
             ahead: Arc::default(),
             decode: Pool::new("decode", decoders),
-            look: Pool::new("look", WAITING),
+            open: Pool::new("open", WAITING),
+            look: Pool::new("look", LOOKING),
             events,
             store,
         }))
@@ -136,6 +143,7 @@ impl Adapter {
             }
             let pool = match slow {
                 Slow::Decode => &shared.decode,
+                Slow::Open => &shared.open,
                 Slow::Look => &shared.look,
             };
             let later = Arc::clone(shared);
@@ -293,7 +301,7 @@ impl Filesystem for Adapter {
         self.answer(
             "lookup",
             parent,
-            Slow::Look,
+            Slow::Open,
             reply,
             work,
             |reply, answer| match answer {
@@ -312,7 +320,8 @@ impl Filesystem for Adapter {
     }
 
     fn getattr(&self, _: &Request, number: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
-        let work = move |tree: &Tree, _, _: &mut ReplyAttr| tree.attributes(number.0);
+        let work =
+            move |tree: &Tree, patience, _: &mut ReplyAttr| tree.attributes(number.0, patience);
         self.answer(
             "getattr",
             number,
@@ -458,17 +467,28 @@ impl Filesystem for Adapter {
     }
 
     fn statfs(&self, _: &Request, number: INodeNo, reply: ReplyStatfs) {
-        let shared = &self.0;
-        shared.guard("statfs", number, || {
-            // As large as what the store is on, and full, since nothing can be added.
-            match nix::sys::statvfs::statvfs(&shared.store) {
+        let store = self.0.store.clone();
+        // The store's disk may not answer.
+        let work = move |_: &Tree, patience, _: &mut ReplyStatfs| match patience {
+            Patience::Now => Err(Error::Waits),
+            Patience::Waits => Ok(nix::sys::statvfs::statvfs(&store)),
+        };
+        self.answer(
+            "statfs",
+            number,
+            Slow::Look,
+            reply,
+            work,
+            |reply, answer| match answer {
+                // As large as what the store is on, and full, since nothing can be
+                // added.
                 Ok(stat) => {
                     let unit = u32::try_from(stat.fragment_size()).unwrap_or(4096);
                     reply.statfs(stat.blocks(), 0, 0, 0, 0, unit, 255, unit);
                 }
                 Err(error) => reply.error(Errno::from_i32(error as i32)),
-            }
-        });
+            },
+        );
     }
 
     fn getxattr(&self, _: &Request, number: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {

@@ -245,13 +245,13 @@ impl Tree {
         Ok(Some(open))
     }
 
-    pub fn attributes(&self, number: u64) -> Result<Found> {
+    pub fn attributes(&self, number: u64, patience: Patience) -> Result<Found> {
         match self.thing(number)? {
             thing @ (Thing::Names(_) | Thing::Unopened(_) | Thing::Unshown(_)) => {
                 Ok(self.outside(number, &thing))
             }
             Thing::Directory(..) | Thing::Leaf(_) => match self.open(number)? {
-                Some(open) => self.inside(number, &open.view, &open.node),
+                Some(open) => self.inside(number, &open.view, &open.node, patience),
                 None => Err(Error::Stale),
             },
         }
@@ -279,7 +279,10 @@ impl Tree {
         Found { attributes, ttl }
     }
 
-    fn inside(&self, number: u64, view: &View, node: &Node) -> Result<Found> {
+    fn inside(&self, number: u64, view: &View, node: &Node, patience: Patience) -> Result<Found> {
+        if patience == Patience::Now && !view.image.knows_links(node) {
+            return Err(Error::Waits);
+        }
         let entry = &node.entry;
         let space = |bytes: u64| bytes.div_ceil(BLOCK).saturating_mul(BLOCK / SECTOR);
         let (size, blocks) = match entry.kind {
@@ -320,7 +323,7 @@ impl Tree {
         if let Some(directory) = self.open(parent)? {
             let image = &directory.view.image;
             return match image.lookup(&directory.node, name)? {
-                Some(node) => self.show(&directory.view, node).map(Some),
+                Some(node) => self.show(&directory.view, node, patience).map(Some),
                 None => Ok(None),
             };
         }
@@ -378,7 +381,7 @@ impl Tree {
             Ok(image) => {
                 let root = image.root().clone();
                 let view = Arc::new(View { name, image });
-                let mut found = self.show(&view, root)?;
+                let mut found = self.show(&view, root, patience)?;
                 found.ttl = self.look.tag_ttl;
                 return Ok(Some(found));
             }
@@ -398,9 +401,9 @@ impl Tree {
     }
 
     /// Tells of a part of an image.
-    fn show(&self, view: &Arc<View>, node: Node) -> Result<Found> {
+    fn show(&self, view: &Arc<View>, node: Node, patience: Patience) -> Result<Found> {
         // Before it is told of: an error tells of nothing.
-        let mut found = self.inside(0, view, &node)?;
+        let mut found = self.inside(0, view, &node, patience)?;
         if !node.is_directory() {
             let leaf = Leaf {
                 identity: view.image.identity(&node)?,
@@ -436,7 +439,7 @@ impl Tree {
         take: &mut dyn FnMut(&Listed) -> bool,
     ) -> Result<u64> {
         match self.open(number)? {
-            Some(directory) => self.list_inside(number, &directory, place, take),
+            Some(directory) => self.list_inside(number, &directory, place, patience, take),
             None => self.list_names(number, place, patience, take).map(|()| 0),
         }
     }
@@ -458,13 +461,15 @@ impl Tree {
         number: u64,
         directory: &Open,
         place: u64,
+        patience: Patience,
         take: &mut dyn FnMut(&Listed) -> bool,
     ) -> Result<u64> {
         if !self.list_dots(number, place, take) {
             return Ok(0);
         }
         // Children are counted from 2 on.
-        let mut at = place.max(2);
+        let first = place.max(2);
+        let mut at = first;
         let (from, mut files, skip) = match self.places.get(&(number, at)) {
             Some(Place::End(files)) => return Ok(files.first),
             Some(Place::From(from, files)) => (from, files, 0),
@@ -477,7 +482,15 @@ impl Tree {
             let child = child?;
             let name = child.name().to_vec();
             let content = child.content().is_some_and(|content| content.size() > 0);
-            let found = self.show(view, child)?;
+            let found = match self.show(view, child, patience) {
+                // What was taken is given; the rest is asked for.
+                Err(Error::Waits) if at > first || place < 2 => {
+                    let place = Place::From(name.into(), files);
+                    self.places.insert((number, at), place);
+                    return Ok(0);
+                }
+                found => found?,
+            };
             let child = found.attributes.number;
             let next = at + 1;
             let listed = Listed {
@@ -557,7 +570,7 @@ impl Tree {
         if let Thing::Unopened(name) = thing {
             let known = self.numbers().tell_again(name);
             if let Some(number) = known {
-                let mut found = self.attributes(number)?;
+                let mut found = self.attributes(number, Patience::Waits)?;
                 found.ttl = Duration::ZERO;
                 return Ok(found);
             }

@@ -95,7 +95,7 @@ fn of_a_mount() {
     push(&registry, "good", "1", &[layer("x", "x")]);
     push(&registry, "bad", "1", &[b"this is no tar".to_vec()]);
     // One on a thread that answers at once, and one where somebody waits.
-    for (thread, name) in [("fuser", ""), ("look", "bad:1")] {
+    for (thread, name) in [("fuser", ""), ("open", "bad:1")] {
         let mut command = Command::new(REGISTRY);
         command
             .args(["mount", "--tag-ttl", "1ms", "--dir"])
