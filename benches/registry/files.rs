@@ -294,7 +294,7 @@ impl Bench {
     }
 
     /// A folder for a server, and a store with images of one repository.
-    fn stored(&self, images: &[(&str, &Image)]) -> Result<(PathBuf, Store)> {
+    pub fn stored(&self, images: &[(&str, &Image)]) -> Result<(PathBuf, Store)> {
         let (dir, store) = (self.folder(), Store::new(self.folder())?);
         fs::create_dir(&dir)?;
         for (tag, image) in images {

@@ -7,7 +7,9 @@ mod common;
 mod client;
 mod files;
 mod image;
+mod mount;
 mod npm;
+mod ratarmount;
 mod report;
 mod servers;
 mod store;
@@ -100,7 +102,7 @@ const MEMORY: Goal = Goal::AtMost(1.0 / 3.0);
 type Measure = fn(&Bench, &Report) -> Result<()>;
 
 /// All there is to measure, with the targets.
-const MEASUREMENTS: [(&str, Measure); 17] = [
+const MEASUREMENTS: [(&str, Measure); 20] = [
     ("get-1", |b, r| b.get(r, 1, false, Goal::AtLeast(1.5))),
     ("get-16", |b, r| b.get(r, 16, false, Goal::AtLeast(1.25))),
     ("get-tls-1", |b, r| b.get(r, 1, true, Goal::AtLeast(1.2))),
@@ -116,6 +118,9 @@ const MEASUREMENTS: [(&str, Measure); 17] = [
     ("files-tree", Bench::tree),
     ("files-read", Bench::read),
     ("files-list", Bench::list),
+    ("mount-ready", Bench::mount_ready),
+    ("mount-walk", Bench::mount_walk),
+    ("mount-read", Bench::mount_read),
     ("v1-push", Bench::v1_push),
     ("v1-pull", Bench::v1_pull),
 ];

@@ -105,10 +105,11 @@ fn serve_mount(args: &MountArgs) -> Result<ExitCode> {
     )?;
     signals(mount.sender())?;
     let version = env!("CARGO_PKG_VERSION");
-    println!(
-        "registry {version} is mounted at {}",
-        mount.path().display()
-    );
+    let path = mount.path().display();
+    // Without anybody to hear it, it is mounted all the same.
+    if let Err(error) = writeln!(std::io::stdout(), "registry {version} is mounted at {path}") {
+        tracing::warn!(%error, "cannot write to stdout that it is mounted at {path}");
+    }
     match mount.wait() {
         Event::Ended => tracing::info!("unmounted"),
         Event::Stop => {
@@ -118,7 +119,11 @@ fn serve_mount(args: &MountArgs) -> Result<ExitCode> {
         Event::StopNow => serve::exit(1),
         Event::Panicked => {
             mount.end()?;
-            eprintln!("registry: a bug ended the mount: see the log");
+            // Nobody is left to tell when stderr is closed.
+            let _ = writeln!(
+                std::io::stderr(),
+                "registry: a bug ended the mount: see the log"
+            );
             serve::exit(1);
         }
     }

@@ -80,7 +80,16 @@ pub fn run(mut config: Serve) -> Result<ExitCode> {
         let stop = signals(server.tls_reloader())?;
         if let Some((path, allow_other)) = &config.mount {
             let begin = || mount(&config, path, *allow_other, mounting);
-            mounted = Some(tokio::task::block_in_place(begin)?);
+            let (events, thread) = tokio::task::block_in_place(begin)?;
+            // Before requests are waited for, which may take long.
+            let (mut stopping, stop) = (stop.clone(), events.clone());
+            tokio::spawn(async move {
+                if stopping.wait_for(|stop| *stop).await.is_ok() {
+                    // It may have ended before.
+                    let _ = stop.send(fuse::Event::Stop);
+                }
+            });
+            mounted = Some((events, thread));
         }
         announce(&config, &server, start);
         background(&config, storage, index)?;

@@ -2,7 +2,9 @@
 //! fuser's types. Slow answers are given by threads of a [`Pool`]; a panic costs
 //! its request and ends the mount.
 
+use std::cell::Cell;
 use std::ffi::OsStr;
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
@@ -17,6 +19,7 @@ use fuser::{
 };
 
 use super::Event;
+use super::ahead::Ahead;
 use super::error::{Error, Result};
 use super::pool::Pool;
 use super::tree::{Attributes, Patience, Tree};
@@ -28,6 +31,14 @@ const GENERATION: Generation = Generation(0);
 const BACKGROUND: u16 = 64;
 /// Threads that wait for images to be indexed.
 const WAITING: usize = 64;
+/// Threads that list, and count the names of files.
+const LOOKING: usize = 4;
+
+thread_local! {
+    /// What a read fills. As long as the longest before.
+    static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
 /// What the kernel is asked to do, where it can.
 const CAPABILITIES: [InitFlags; 7] = [
     // A listing says all about its entries: no look-up for each.
@@ -48,9 +59,12 @@ pub struct Adapter(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     tree: Tree,
+    ahead: Arc<Ahead>,
     /// Decodes.
     decode: Pool,
-    /// Opens images and lists names.
+    /// Opens images, which may have to be indexed first.
+    open: Pool,
+    /// Does what else takes long.
     look: Pool,
     events: Sender<Event>,
     /// A place on the file system that the store is on.
@@ -61,6 +75,7 @@ struct Shared {
 #[derive(Clone, Copy)]
 enum Slow {
     Decode,
+    Open,
     Look,
 }
 
@@ -86,6 +101,7 @@ replies!(
     ReplyDirectoryPlus,
     ReplyEntry,
     ReplyLseek,
+    ReplyStatfs,
     ReplyXattr
 );
 
@@ -94,11 +110,18 @@ impl Adapter {
     pub fn new(tree: Tree, decoders: usize, store: PathBuf, events: Sender<Event>) -> Adapter {
         Adapter(Arc::new(Shared {
             tree,
+            ahead: Arc::default(),
             decode: Pool::new("decode", decoders),
-            look: Pool::new("look", WAITING),
+            open: Pool::new("open", WAITING),
+            look: Pool::new("look", LOOKING),
             events,
             store,
         }))
+    }
+
+    /// To be connected with the kernel when it is mounted.
+    pub fn ahead(&self) -> Arc<Ahead> {
+        Arc::clone(&self.0.ahead)
     }
 
     /// Does the work at once, or, if it would take long, on another thread, and
@@ -120,6 +143,7 @@ impl Adapter {
             }
             let pool = match slow {
                 Slow::Decode => &shared.decode,
+                Slow::Open => &shared.open,
                 Slow::Look => &shared.look,
             };
             let later = Arc::clone(shared);
@@ -248,7 +272,7 @@ fn give_sized(reply: ReplyXattr, size: u32, value: &[u8]) {
 }
 
 impl Filesystem for Adapter {
-    fn init(&mut self, _: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
+    fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
         for capability in CAPABILITIES {
             if config.capabilities().contains(capability) {
                 // It is offered.
@@ -277,7 +301,7 @@ impl Filesystem for Adapter {
         self.answer(
             "lookup",
             parent,
-            Slow::Look,
+            Slow::Open,
             reply,
             work,
             |reply, answer| match answer {
@@ -296,7 +320,8 @@ impl Filesystem for Adapter {
     }
 
     fn getattr(&self, _: &Request, number: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
-        let work = move |tree: &Tree, _, _: &mut ReplyAttr| tree.attributes(number.0);
+        let work =
+            move |tree: &Tree, patience, _: &mut ReplyAttr| tree.attributes(number.0, patience);
         self.answer(
             "getattr",
             number,
@@ -343,15 +368,27 @@ impl Filesystem for Adapter {
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
+        let asked = self.0.ahead.asks(number.0);
+        if offset == 0 {
+            let shared = &self.0;
+            shared.guard("read", number, || {
+                shared.ahead.reads(&shared.tree, number.0)
+            });
+        }
         let work = move |tree: &Tree, patience, _: &mut ReplyData| {
-            let mut buffer = vec![0; size as usize];
-            let length = tree.read(number.0, offset, &mut buffer, patience)?;
-            buffer.truncate(length);
-            Ok(buffer)
+            let (mut buffer, size) = (BUFFER.take(), size as usize);
+            if buffer.len() < size {
+                buffer.resize(size, 0);
+            }
+            let length = tree.read(number.0, offset, &mut buffer[..size], patience)?;
+            Ok((buffer, length))
         };
-        self.answer("read", number, Slow::Decode, reply, work, |reply, bytes| {
-            reply.data(&bytes);
-        });
+        let give = move |reply: ReplyData, (buffer, length): (Vec<u8>, usize)| {
+            reply.data(&buffer[..length]);
+            BUFFER.set(buffer);
+            drop(asked);
+        };
+        self.answer("read", number, Slow::Decode, reply, work, give);
     }
 
     fn readdir(
@@ -379,7 +416,7 @@ impl Filesystem for Adapter {
             // By this the kernel is told of names alone.
             told.into_iter().for_each(|child| tree.forget(child, 1));
             // What was listed is given; the error comes again with the rest.
-            if any { Ok(()) } else { listed }
+            if any { Ok(()) } else { listed.map(drop) }
         };
         self.answer("readdir", number, Slow::Look, reply, work, |reply, ()| {
             reply.ok();
@@ -411,25 +448,47 @@ impl Filesystem for Adapter {
                 any |= !full;
                 !full
             });
-            if any { Ok(()) } else { listed }
+            if any { Ok(0) } else { listed }
         };
-        self.answer("readdir", number, Slow::Look, reply, work, |reply, ()| {
-            reply.ok();
-        });
+        let shared = Arc::clone(&self.0);
+        self.answer(
+            "readdir",
+            number,
+            Slow::Look,
+            reply,
+            work,
+            move |reply, first| {
+                if first != 0 {
+                    shared.ahead.listed(&shared.tree, first);
+                }
+                reply.ok();
+            },
+        );
     }
 
     fn statfs(&self, _: &Request, number: INodeNo, reply: ReplyStatfs) {
-        let shared = &self.0;
-        shared.guard("statfs", number, || {
-            // As large as what the store is on, and full, since nothing can be added.
-            match nix::sys::statvfs::statvfs(&shared.store) {
+        let store = self.0.store.clone();
+        // The store's disk may not answer.
+        let work = move |_: &Tree, patience, _: &mut ReplyStatfs| match patience {
+            Patience::Now => Err(Error::Waits),
+            Patience::Waits => Ok(nix::sys::statvfs::statvfs(&store)),
+        };
+        self.answer(
+            "statfs",
+            number,
+            Slow::Look,
+            reply,
+            work,
+            |reply, answer| match answer {
+                // As large as what the store is on, and full, since nothing can be
+                // added.
                 Ok(stat) => {
                     let unit = u32::try_from(stat.fragment_size()).unwrap_or(4096);
                     reply.statfs(stat.blocks(), 0, 0, 0, 0, unit, 255, unit);
                 }
                 Err(error) => reply.error(Errno::from_i32(error as i32)),
-            }
-        });
+            },
+        );
     }
 
     fn getxattr(&self, _: &Request, number: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {

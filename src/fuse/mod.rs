@@ -7,6 +7,7 @@
 //! asking. What is above is asked for anew after the tag's time to live.
 
 mod adapter;
+mod ahead;
 mod error;
 mod mount;
 mod names;

@@ -10,6 +10,7 @@ use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use fuser::{BackgroundSession, Config, MountOption, Session, SessionACL};
@@ -72,7 +73,9 @@ pub struct Options {
 #[derive(Debug)]
 pub struct Mount {
     path: PathBuf,
-    _session: ManuallyDrop<BackgroundSession>,
+    /// `MAJOR:MINOR`, by which it is told from another at its place.
+    device: Option<String>,
+    session: ManuallyDrop<BackgroundSession>,
     sender: Sender<Event>,
     events: Receiver<Event>,
 }
@@ -96,25 +99,52 @@ impl Mount {
             true => SessionACL::All,
             false => SessionACL::Owner,
         };
-        config.n_threads = Some(options.threads);
+        // One may wait for another: see `Ahead`.
+        config.n_threads = Some(options.threads.max(2));
         config.clone_fd = true;
         let (sender, events) = channel();
         let adapter = Adapter::new(tree, options.threads, options.store.clone(), sender.clone());
+        let ahead = adapter.ahead();
         let session = Session::new(adapter, &path, &config).map_err(failed)?;
         let session = ManuallyDrop::new(session.spawn().map_err(failed)?);
+        ahead.connect(session.notifier());
+        let row = table::at(&path).ok().flatten();
         let mount = Mount {
             path,
-            _session: session,
+            device: row.map(|row| row.device),
+            session,
             sender,
             events,
         };
-        if let Err(cause) = fs::metadata(&mount.path) {
+        if let Err(cause) = mount.look() {
             mount.end()?;
             let path = mount.path;
             return Err(MountError::Mount { path, cause });
         }
         mount.read_ahead();
         Ok(mount)
+    }
+
+    /// Whether it answers. Where its threads could not be started, nobody does, and
+    /// fuser says nothing of it.
+    fn look(&self) -> io::Result<()> {
+        const EVERY: Duration = Duration::from_millis(100);
+        let (path, (tell, told)) = (self.path.clone(), channel());
+        thread::Builder::new()
+            .name("first-look".into())
+            .spawn(move || tell.send(fs::metadata(path).map(drop)))?;
+        loop {
+            match told.recv_timeout(EVERY) {
+                Ok(answer) => return answer,
+                Err(_) if self.session.guard.is_finished() => {
+                    return Err(io::Error::other(
+                        "the process may not have so many open files or threads: \
+                         raise its limits, or give fewer --threads",
+                    ));
+                }
+                Err(_) => {}
+            }
+        }
     }
 
     pub fn path(&self) -> &Path {
@@ -135,8 +165,9 @@ impl Mount {
     /// Takes it away, busy or not, and waits a short time for requests under way.
     /// Files that are open end with errors when the process does.
     pub fn end(&self) -> Result<(), MountError> {
-        let ours = table::at(&self.path).is_ok_and(|row| row.is_some_and(|row| row.ours));
-        if ours {
+        // What is there by now may be another one's.
+        let row = table::at(&self.path).ok().flatten();
+        if row.is_some_and(|row| Some(row.device) == self.device) {
             detach(&self.path, true)?;
         }
         let deadline = Instant::now() + DRAIN;
@@ -152,8 +183,8 @@ impl Mount {
 
     /// Only root may, and it only makes large reads faster.
     fn read_ahead(&self) {
-        if let Ok(Some(row)) = table::at(&self.path) {
-            let file = format!("/sys/class/bdi/{}/read_ahead_kb", row.device);
+        if let Some(device) = &self.device {
+            let file = format!("/sys/class/bdi/{device}/read_ahead_kb");
             if let Err(error) = fs::write(&file, READ_AHEAD) {
                 tracing::debug!(file, %error, "the kernel reads ahead what it does by default");
             }

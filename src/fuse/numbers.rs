@@ -7,13 +7,13 @@
 //! kernel keeps its content once; a directory has one for each name of its
 //! image, since the kernel takes a directory to be in one place.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::image::{Identity, Image};
+use crate::image::{Content, Identity, Image};
 
 /// The root's number (`FUSE_ROOT_ID`).
 pub const ROOT: u64 = 1;
@@ -46,8 +46,23 @@ pub enum Thing {
     Unopened(Arc<str>),
     Unshown(Arc<Unshown>),
     Directory(Arc<View>, Arc<[u8]>),
-    /// By one of its paths; it may have others, in other images too.
-    File(Arc<View>, Arc<[u8]>, Identity),
+    // Apart: there are many directories, each image has its own.
+    Leaf(Box<Leaf>),
+}
+
+/// What is no directory.
+#[derive(Clone, Debug)]
+pub struct Leaf {
+    pub view: Arc<View>,
+    /// One of its paths; it may have others, in other images too.
+    pub path: Box<[u8]>,
+    pub identity: Identity,
+    pub content: Option<Content>,
+    /// Whether it has content and is the first that has in its directory.
+    pub first: bool,
+    /// The number of the next one that has content, where it was listed last; 0
+    /// at the end.
+    pub next: u64,
 }
 
 impl Thing {
@@ -58,13 +73,13 @@ impl Thing {
             (Thing::Directory(a, path), Thing::Directory(b, other)) => {
                 a.name == b.name && a.image.manifest == b.image.manifest && path == other
             }
-            (Thing::File(a, _, identity), Thing::File(b, _, other)) => {
-                identity == other
-                    && match identity {
+            (Thing::Leaf(a), Thing::Leaf(b)) => {
+                a.identity == b.identity
+                    && match a.identity {
                         Identity::Shared { .. } => true,
                         Identity::Own { .. } => {
-                            a.image.manifest == b.image.manifest
-                                && a.image.repository == b.image.repository
+                            a.view.image.manifest == b.view.image.manifest
+                                && a.view.image.repository == b.view.image.repository
                         }
                     }
             }
@@ -106,11 +121,11 @@ impl Thing {
                 hash.update(view.image.manifest.to_string().as_bytes());
                 hash.update(path);
             }
-            Thing::File(view, _, identity) => {
-                let (layer, inode) = match *identity {
+            Thing::Leaf(leaf) => {
+                let (layer, inode) = match leaf.identity {
                     Identity::Shared { layer, inode } => (layer, inode),
                     Identity::Own { layer, inode } => {
-                        hash.update(view.image.to_string().as_bytes());
+                        hash.update(leaf.view.image.to_string().as_bytes());
                         (layer as u64, inode)
                     }
                 };
@@ -126,13 +141,15 @@ impl Thing {
 #[derive(Debug)]
 struct Slot {
     thing: Thing,
-    /// How often the kernel was told of it.
-    told: u64,
+    /// How often the kernel was told of it; as often as can be counted is for ever.
+    told: u32,
 }
 
 #[derive(Debug)]
 pub struct Numbers {
     slots: HashMap<u64, Slot>,
+    /// Of directories. Most images have the same.
+    paths: HashSet<Arc<[u8]>>,
     /// What an image's name led to last.
     images: HashMap<String, u64>,
 }
@@ -141,10 +158,11 @@ impl Numbers {
     pub fn new(root: Thing) -> Numbers {
         let root = Slot {
             thing: root,
-            told: u64::MAX,
+            told: u32::MAX,
         };
         Numbers {
             slots: HashMap::from([(ROOT, root)]),
+            paths: HashSet::new(),
             images: HashMap::new(),
         }
     }
@@ -168,20 +186,58 @@ impl Numbers {
     /// that.
     pub fn tell_again(&mut self, name: &str) -> Option<u64> {
         let number = *self.images.get(name)?;
-        self.slots.get_mut(&number)?.told += 1;
+        let slot = self.slots.get_mut(&number)?;
+        slot.told = slot.told.saturating_add(1);
         Some(number)
     }
 
-    fn tell_thing(&mut self, thing: Thing) -> (u64, bool) {
+    /// Says what was listed before and after a leaf. Who follows that comes to an
+    /// end: each time it is the leaf at the end that is put behind another.
+    pub fn order(&mut self, before: u64, number: u64) {
+        if before == number {
+            // Another name of it.
+            return;
+        }
+        if let Some(leaf) = self.leaf_mut(number) {
+            leaf.first = before == 0;
+            leaf.next = 0;
+        }
+        if let Some(leaf) = self.leaf_mut(before) {
+            leaf.next = number;
+        }
+    }
+
+    pub fn leaf(&self, number: u64) -> Option<&Leaf> {
+        match &self.slots.get(&number)?.thing {
+            Thing::Leaf(leaf) => Some(leaf),
+            _ => None,
+        }
+    }
+
+    fn leaf_mut(&mut self, number: u64) -> Option<&mut Leaf> {
+        match &mut self.slots.get_mut(&number)?.thing {
+            Thing::Leaf(leaf) => Some(leaf),
+            _ => None,
+        }
+    }
+
+    fn tell_thing(&mut self, mut thing: Thing) -> (u64, bool) {
         let mut number = (thing.hash() & MASK).max(RESERVED);
         loop {
             match self.slots.entry(number) {
                 Entry::Vacant(free) => {
+                    if let Thing::Directory(_, path) = &mut thing {
+                        match self.paths.get(path) {
+                            Some(known) => *path = Arc::clone(known),
+                            None => drop(self.paths.insert(Arc::clone(path))),
+                        }
+                    }
                     free.insert(Slot { thing, told: 1 });
                     return (number, true);
                 }
                 Entry::Occupied(mut slot) if slot.get().thing.is(&thing) => {
-                    slot.get_mut().told += 1;
+                    let told = &mut slot.get_mut().told;
+                    *told = told.saturating_add(1);
                     return (number, false);
                 }
                 Entry::Occupied(_) => number = ((number + 1) & MASK).max(RESERVED),
@@ -194,23 +250,29 @@ impl Numbers {
         let Entry::Occupied(mut slot) = self.slots.entry(number) else {
             return false;
         };
-        if number == ROOT {
+        let told = &mut slot.get_mut().told;
+        if *told == u32::MAX {
             return false;
         }
-        let told = slot.get().told.saturating_sub(times);
-        slot.get_mut().told = told;
-        if told == 0 {
-            let slot = slot.remove();
-            if let Some(name) = slot.thing.image_name()
-                && self.images.get(name) == Some(&number)
-            {
-                self.images.remove(name);
+        *told = told.saturating_sub(u32::try_from(times).unwrap_or(u32::MAX));
+        if *told > 0 {
+            return false;
+        }
+        let thing = slot.remove().thing;
+        if let Some(name) = thing.image_name()
+            && self.images.get(name) == Some(&number)
+        {
+            self.images.remove(name);
+        }
+        if let Thing::Directory(_, path) = thing {
+            // Its own and the set's: nobody else has it.
+            if Arc::strong_count(&path) == 2 {
+                self.paths.remove(&path);
             }
         }
-        told == 0
+        true
     }
 }
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -13,7 +13,7 @@ use quick_cache::sync::Cache;
 
 use super::error::{Error, Result};
 use super::names::{self, NAME_MAX, Name};
-use super::numbers::{Numbers, ROOT, Thing, Unshown, View};
+use super::numbers::{Leaf, Numbers, ROOT, Thing, Unshown, View};
 use crate::image::{self, At, Image, Images, Node, Platform};
 use crate::index::records::{Kind, Time};
 use crate::oci::{Reference, Repository};
@@ -74,6 +74,24 @@ pub struct Attributes {
     pub device: (u32, u32),
 }
 
+impl Attributes {
+    /// Of a directory that is no image's.
+    fn of_directory(number: u64) -> Attributes {
+        Attributes {
+            number,
+            kind: Kind::Directory,
+            mode: 0o555,
+            uid: 0,
+            gid: 0,
+            mtime: Time::default(),
+            size: 0,
+            blocks: 0,
+            links: 1,
+            device: (0, 0),
+        }
+    }
+}
+
 /// A child, and how long it stays so.
 #[derive(Debug)]
 pub struct Found {
@@ -97,6 +115,17 @@ pub struct Open {
     pub node: Node,
 }
 
+/// A file that has content, in its directory's order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InOrder {
+    /// Bytes.
+    pub size: u64,
+    /// Whether it is the first.
+    pub first: bool,
+    /// The number of the next one; 0: there is none.
+    pub next: u64,
+}
+
 #[derive(Clone, Debug)]
 struct ByBytes;
 
@@ -110,11 +139,18 @@ impl Weighter<u64, Arc<Open>> for ByBytes {
     }
 }
 
+/// What a listing has of files with content so far, by numbers; 0: none.
+#[derive(Clone, Copy, Debug, Default)]
+struct Files {
+    first: u64,
+    last: u64,
+}
+
 /// Where a listing goes on.
 #[derive(Clone, Debug)]
 enum Place {
-    From(Arc<[u8]>),
-    End,
+    From(Arc<[u8]>, Files),
+    End(Files),
 }
 
 /// The names of a directory above the images, as they were at a time.
@@ -166,8 +202,10 @@ impl Tree {
 
     /// The number of what the kernel is about to be told of.
     fn tell(&self, thing: Thing) -> u64 {
+        // What it says of itself is kept with the number.
+        let is_leaf = matches!(thing, Thing::Leaf(_));
         let (number, new) = self.numbers().tell(thing);
-        if new {
+        if new && !is_leaf {
             // Of what had the number before, if it was forgotten meanwhile.
             self.nodes.remove(&number);
         }
@@ -185,7 +223,7 @@ impl Tree {
         if let Some(open) = self.nodes.get(&number) {
             return Ok(Some(open));
         }
-        let (view, path) = match self.thing(number)? {
+        let (view, node) = match self.thing(number)? {
             Thing::Names(_) | Thing::Unopened(_) => return Ok(None),
             Thing::Unshown(unshown) => {
                 return Err(Error::Unshown {
@@ -193,21 +231,27 @@ impl Tree {
                     why: unshown.why.clone(),
                 });
             }
-            Thing::Directory(view, path) | Thing::File(view, path, _) => (view, path),
+            Thing::Directory(view, path) => {
+                let node = view.image.node(&path, false)?;
+                (view, node)
+            }
+            Thing::Leaf(leaf) => {
+                let node = leaf.view.image.node(&leaf.path, false)?;
+                (leaf.view, node)
+            }
         };
-        let node = view.image.node(&path, false)?;
         let open = Arc::new(Open { view, node });
         self.nodes.insert(number, Arc::clone(&open));
         Ok(Some(open))
     }
 
-    pub fn attributes(&self, number: u64) -> Result<Found> {
+    pub fn attributes(&self, number: u64, patience: Patience) -> Result<Found> {
         match self.thing(number)? {
             thing @ (Thing::Names(_) | Thing::Unopened(_) | Thing::Unshown(_)) => {
                 Ok(self.outside(number, &thing))
             }
-            Thing::Directory(..) | Thing::File(..) => match self.open(number)? {
-                Some(open) => self.inside(number, &open),
+            Thing::Directory(..) | Thing::Leaf(_) => match self.open(number)? {
+                Some(open) => self.inside(number, &open.view, &open.node, patience),
                 None => Err(Error::Stale),
             },
         }
@@ -220,19 +264,13 @@ impl Tree {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let now = now.unwrap_or_default();
         let attributes = Attributes {
-            number,
-            kind: Kind::Directory,
-            mode: 0o555,
             uid: self.look.uid.unwrap_or(uid),
             gid: self.look.gid.unwrap_or(gid),
             mtime: Time {
                 seconds: i64::try_from(now.as_secs()).unwrap_or(i64::MAX),
                 nanoseconds: now.subsec_nanos(),
             },
-            size: 0,
-            blocks: 0,
-            links: 1,
-            device: (0, 0),
+            ..Attributes::of_directory(number)
         };
         let ttl = match thing {
             Thing::Unopened(_) => Duration::ZERO,
@@ -241,8 +279,11 @@ impl Tree {
         Found { attributes, ttl }
     }
 
-    fn inside(&self, number: u64, open: &Open) -> Result<Found> {
-        let (node, entry) = (&open.node, &open.node.entry);
+    fn inside(&self, number: u64, view: &View, node: &Node, patience: Patience) -> Result<Found> {
+        if patience == Patience::Now && !view.image.knows_links(node) {
+            return Err(Error::Waits);
+        }
+        let entry = &node.entry;
         let space = |bytes: u64| bytes.div_ceil(BLOCK).saturating_mul(BLOCK / SECTOR);
         let (size, blocks) = match entry.kind {
             Kind::Regular => {
@@ -266,7 +307,7 @@ impl Tree {
             mtime: entry.mtime,
             size,
             blocks,
-            links: open.view.image.links(node)?,
+            links: view.image.links(node)?,
             device: entry.device,
         };
         let ttl = FOREVER;
@@ -282,7 +323,7 @@ impl Tree {
         if let Some(directory) = self.open(parent)? {
             let image = &directory.view.image;
             return match image.lookup(&directory.node, name)? {
-                Some(node) => self.show(&directory.view, node).map(Some),
+                Some(node) => self.show(&directory.view, node, patience).map(Some),
                 None => Ok(None),
             };
         }
@@ -340,7 +381,7 @@ impl Tree {
             Ok(image) => {
                 let root = image.root().clone();
                 let view = Arc::new(View { name, image });
-                let mut found = self.show(&view, root)?;
+                let mut found = self.show(&view, root, patience)?;
                 found.ttl = self.look.tag_ttl;
                 return Ok(Some(found));
             }
@@ -360,61 +401,59 @@ impl Tree {
     }
 
     /// Tells of a part of an image.
-    fn show(&self, view: &Arc<View>, node: Node) -> Result<Found> {
-        let path: Arc<[u8]> = node.path.as_slice().into();
-        let thing = if node.is_directory() {
-            Thing::Directory(Arc::clone(view), path)
-        } else {
-            let identity = view.image.identity(&node)?;
-            Thing::File(Arc::clone(view), path, identity)
-        };
-        let open = Open {
-            view: Arc::clone(view),
-            node,
-        };
+    fn show(&self, view: &Arc<View>, node: Node, patience: Patience) -> Result<Found> {
         // Before it is told of: an error tells of nothing.
-        let mut found = self.inside(0, &open)?;
-        found.attributes.number = self.tell(thing);
-        if self.nodes.peek(&found.attributes.number).is_none() {
-            self.nodes.insert(found.attributes.number, Arc::new(open));
+        let mut found = self.inside(0, view, &node, patience)?;
+        if !node.is_directory() {
+            let leaf = Leaf {
+                identity: view.image.identity(&node)?,
+                view: Arc::clone(view),
+                content: node.content(),
+                path: node.path.into(),
+                first: false,
+                next: 0,
+            };
+            found.attributes.number = self.tell(Thing::Leaf(Box::new(leaf)));
+            return Ok(found);
+        }
+        let path = node.path.as_slice().into();
+        let number = self.tell(Thing::Directory(Arc::clone(view), path));
+        found.attributes.number = number;
+        // It will be listed, or looked up in.
+        if self.nodes.peek(&number).is_none() {
+            let view = Arc::clone(view);
+            self.nodes.insert(number, Arc::new(Open { view, node }));
         }
         Ok(found)
     }
 
     /// Lists a directory from a place on: 0, or one that it gave before. `take`
     /// says whether it took the child, which then counts as told; the first that
-    /// it does not take is the last it is asked for.
+    /// it does not take is the last it is asked for. At the end of a directory
+    /// that was listed before gives the first file with content; otherwise 0.
     pub fn list(
         &self,
         number: u64,
         place: u64,
         patience: Patience,
         take: &mut dyn FnMut(&Listed) -> bool,
-    ) -> Result<()> {
+    ) -> Result<u64> {
         match self.open(number)? {
-            Some(directory) => self.list_inside(number, &directory, place, take),
-            None => self.list_names(number, place, patience, take),
+            Some(directory) => self.list_inside(number, &directory, place, patience, take),
+            None => self.list_names(number, place, patience, take).map(|()| 0),
         }
     }
 
-    /// `.` and `..`, of which the kernel knows what they are.
-    fn list_dots(
-        &self,
-        number: u64,
-        place: u64,
-        take: &mut dyn FnMut(&Listed) -> bool,
-    ) -> Result<bool> {
-        for (at, name) in [b".".as_slice(), b".."].into_iter().enumerate() {
-            if place > at as u64 {
-                continue;
-            }
-            let found = self.attributes(number)?;
-            let next = at as u64 + 1;
-            if !take(&Listed { name, next, found }) {
-                return Ok(false);
-            }
-        }
-        Ok(true)
+    /// `.` and `..`, of which the kernel takes the names and the kind alone
+    /// (`fuse_direntplus_link`).
+    fn list_dots(&self, number: u64, place: u64, take: &mut dyn FnMut(&Listed) -> bool) -> bool {
+        let names = [b".".as_slice(), b".."].into_iter().zip(1..);
+        names.filter(|(_, next)| place < *next).all(|(name, next)| {
+            let attributes = Attributes::of_directory(number);
+            let ttl = Duration::ZERO;
+            let found = Found { attributes, ttl };
+            take(&Listed { name, next, found })
+        })
     }
 
     fn list_inside(
@@ -422,17 +461,19 @@ impl Tree {
         number: u64,
         directory: &Open,
         place: u64,
+        patience: Patience,
         take: &mut dyn FnMut(&Listed) -> bool,
-    ) -> Result<()> {
-        if !self.list_dots(number, place, take)? {
-            return Ok(());
+    ) -> Result<u64> {
+        if !self.list_dots(number, place, take) {
+            return Ok(0);
         }
         // Children are counted from 2 on.
-        let mut at = place.max(2);
-        let (from, skip) = match self.places.get(&(number, at)) {
-            Some(Place::End) => return Ok(()),
-            Some(Place::From(from)) => (from, 0),
-            None => (Arc::default(), at - 2),
+        let first = place.max(2);
+        let mut at = first;
+        let (from, mut files, skip) = match self.places.get(&(number, at)) {
+            Some(Place::End(files)) => return Ok(files.first),
+            Some(Place::From(from, files)) => (from, files, 0),
+            None => (Arc::default(), Files::default(), at - 2),
         };
         let (view, image) = (&directory.view, &directory.view.image);
         let children = image.children(&directory.node, &from)?;
@@ -440,7 +481,16 @@ impl Tree {
         for child in &mut children {
             let child = child?;
             let name = child.name().to_vec();
-            let found = self.show(view, child)?;
+            let content = child.content().is_some_and(|content| content.size() > 0);
+            let found = match self.show(view, child, patience) {
+                // What was taken is given; the rest is asked for.
+                Err(Error::Waits) if at > first || place < 2 => {
+                    let place = Place::From(name.into(), files);
+                    self.places.insert((number, at), place);
+                    return Ok(0);
+                }
+                found => found?,
+            };
             let child = found.attributes.number;
             let next = at + 1;
             let listed = Listed {
@@ -450,13 +500,21 @@ impl Tree {
             };
             if !take(&listed) {
                 self.forget(child, 1);
-                self.places.insert((number, at), Place::From(name.into()));
-                return Ok(());
+                let place = Place::From(name.into(), files);
+                self.places.insert((number, at), place);
+                return Ok(0);
+            }
+            if content {
+                self.numbers().order(files.last, child);
+                files.last = child;
+                if files.first == 0 {
+                    files.first = child;
+                }
             }
             at = next;
         }
-        self.places.insert((number, at), Place::End);
-        Ok(())
+        self.places.insert((number, at), Place::End(files));
+        Ok(0)
     }
 
     fn list_names(
@@ -474,15 +532,16 @@ impl Tree {
             None if patience == Patience::Now => return Err(Error::Waits),
             None => self.list_anew(number)?,
         };
-        if !self.list_dots(number, at, &mut |dot| {
-            let next = id << 32 | dot.next;
-            let found = Found {
-                attributes: dot.found.attributes.clone(),
-                ttl: dot.found.ttl,
-            };
-            let name = dot.name;
-            take(&Listed { name, next, found })
-        })? {
+        let dots = self.list_dots(number, at, &mut |dot| {
+            let attributes = dot.found.attributes.clone();
+            let ttl = dot.found.ttl;
+            take(&Listed {
+                name: dot.name,
+                next: id << 32 | dot.next,
+                found: Found { attributes, ttl },
+            })
+        });
+        if !dots {
             return Ok(());
         }
         at = at.max(2);
@@ -511,7 +570,7 @@ impl Tree {
         if let Thing::Unopened(name) = thing {
             let known = self.numbers().tell_again(name);
             if let Some(number) = known {
-                let mut found = self.attributes(number)?;
+                let mut found = self.attributes(number, Patience::Waits)?;
                 found.ttl = Duration::ZERO;
                 return Ok(found);
             }
@@ -566,7 +625,8 @@ impl Tree {
                 .images
                 .platforms(repository, &reference)
                 .unwrap_or_default();
-            for platform in platforms.iter().filter(|&platform| *platform != wanted) {
+            let others = |platform: &&Platform| **platform != wanted && !platform.is_unknown();
+            for platform in platforms.iter().filter(others) {
                 entries.extend(names::image(base, &tag, Some(platform)).map(unopened));
             }
         }
@@ -582,14 +642,31 @@ impl Tree {
         buffer: &mut [u8],
         patience: Patience,
     ) -> Result<usize> {
-        let open = self.inside_image(number)?;
-        let image = &open.view.image;
-        match patience {
-            Patience::Now => image
-                .read_decoded(&open.node, offset, buffer)?
-                .ok_or(Error::Waits),
-            Patience::Waits => Ok(image.read(&open.node, offset, buffer)?),
+        let leaf = self.numbers().leaf(number).cloned();
+        if let Some(leaf) = leaf
+            && let Some(content) = &leaf.content
+        {
+            let image = &leaf.view.image;
+            if patience == Patience::Now && !image.is_decoded(content, offset, buffer.len()) {
+                return Err(Error::Waits);
+            }
+            return Ok(image.read_content(content, &leaf.path, offset, buffer)?);
         }
+        let open = self.inside_image(number)?;
+        if patience == Patience::Now && !open.node.is_directory() {
+            return Err(Error::Waits);
+        }
+        Ok(open.view.image.read(&open.node, offset, buffer)?)
+    }
+
+    pub fn in_order(&self, number: u64) -> Option<InOrder> {
+        let numbers = self.numbers();
+        let leaf = numbers.leaf(number)?;
+        Some(InOrder {
+            size: leaf.content?.size(),
+            first: leaf.first,
+            next: leaf.next,
+        })
     }
 
     fn inside_image(&self, number: u64) -> Result<Arc<Open>> {
@@ -624,7 +701,7 @@ impl Tree {
                 };
             }
             Thing::Directory(view, path) if path.is_empty() => Some(view),
-            Thing::Directory(..) | Thing::File(..) => None,
+            Thing::Directory(..) | Thing::Leaf(_) => None,
         };
         let open = self.inside_image(number)?;
         let (image, entry) = (&open.view.image, &open.node.entry);
@@ -701,9 +778,8 @@ impl Tree {
             Ok(Thing::Names(name)) if number == ROOT && name.is_empty() => "/".to_owned(),
             Ok(Thing::Names(name) | Thing::Unopened(name)) => format!("/{name}"),
             Ok(Thing::Unshown(unshown)) => format!("/{}", unshown.name),
-            Ok(Thing::Directory(view, path) | Thing::File(view, path, _)) => {
-                format!("/{}/{}", view.name, path.escape_ascii())
-            }
+            Ok(Thing::Directory(view, path)) => format!("/{}/{}", view.name, path.escape_ascii()),
+            Ok(Thing::Leaf(leaf)) => format!("/{}/{}", leaf.view.name, leaf.path.escape_ascii()),
             Err(_) => format!("number {number}"),
         }
     }

@@ -307,6 +307,7 @@ fn index_error(error: &index::Error) -> (StatusCode, &'static str) {
         | index::Error::Damaged { .. }
         | index::Error::Panicked(_)
         | index::Error::Server(..)
+        | index::Error::Replaced(_)
         | index::Error::Format(_) => (S::INTERNAL_SERVER_ERROR, UNKNOWN),
     }
 }

@@ -77,6 +77,14 @@ impl Image {
         Ok(count)
     }
 
+    /// Whether [`Image::links`] need not count.
+    pub fn knows_links(&self, node: &Node) -> bool {
+        node.is_directory()
+            || self.has_one_name(node)
+            || self.is_topmost(node)
+            || self.links.counts.get(&key(node)).is_some()
+    }
+
     /// What stands for the node's inode, which is not a directory's.
     pub fn identity(&self, node: &Node) -> Result<Identity> {
         let layer = self.layers[node.layer].record.number;

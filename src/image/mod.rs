@@ -34,7 +34,7 @@ pub use links::Identity;
 pub use merge::Children;
 pub use resolve::Images;
 pub use v1::{Shown, V1};
-pub use view::Reader;
+pub use view::{Content, Reader};
 pub use walk::Walk;
 
 /// Most layers of an image: what overlayfs takes (`OVL_MAX_STACK`).
@@ -62,7 +62,10 @@ pub struct Image {
     /// [`Layers::renewed`] when it was made.
     renewed: u64,
     root: Arc<Node>,
-    directories: view::Directories,
+    /// Tells it apart from all others in [`Images`].
+    serial: u64,
+    /// Shared with these.
+    directories: Arc<view::Directories>,
     links: links::Links,
 }
 

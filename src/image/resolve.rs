@@ -4,6 +4,7 @@
 //! platforms is containerd's (`images.Manifest`, `platforms`).
 
 use std::collections::{BTreeSet, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use quick_cache::sync::Cache;
@@ -18,8 +19,7 @@ use crate::oci::manifest::{Child, LayerDescriptor};
 use crate::oci::{Contents, Digest, ImageConfig, Reference, Repository};
 use crate::storage::{self, StoredManifest};
 
-/// Images kept in memory. The largest part of one is what it keeps of its
-/// directories, at most 256 KiB.
+/// Images kept in memory.
 const IMAGES: usize = 64;
 /// Candidates that an ambiguous prefix is answered with.
 const CANDIDATES: usize = 10;
@@ -46,6 +46,9 @@ type Known = Cache<Asked, Arc<Image>>;
 pub struct Images {
     layers: Arc<Layers>,
     known: Known,
+    directories: Arc<view::Directories>,
+    /// Tells images apart.
+    next_serial: AtomicU64,
     /// Held while a config is parsed: what JSON becomes in memory is many times
     /// its bytes. Guards nothing else, so a panic under it does no harm.
     parsing: Mutex<()>,
@@ -74,6 +77,8 @@ impl Images {
         Images {
             layers,
             known: Cache::new(IMAGES),
+            directories: Arc::new(view::directories()),
+            next_serial: AtomicU64::new(0),
             parsing: Mutex::new(()),
         }
     }
@@ -463,7 +468,8 @@ impl Images {
             source: Arc::clone(&self.layers),
             renewed,
             root: Arc::new(Node::bare_root()),
-            directories: view::directories(),
+            serial: self.next_serial.fetch_add(1, Ordering::Relaxed),
+            directories: Arc::clone(&self.directories),
             links: links::Links::default(),
         };
         image.root = Arc::new(image.merged_root(image.layers.len())?);

@@ -4,12 +4,11 @@
 use std::io;
 use std::sync::Arc;
 
-use quick_cache::Weighter;
 use quick_cache::sync::Cache;
+use quick_cache::{Equivalent, Weighter};
 
 use super::{At, Error, Image, Node, Result};
-use crate::index::records::{Entry, Kind};
-use crate::index::{self, IndexedLayer};
+use crate::index::records::{Entry, Extent, Kind};
 
 /// Longest path in bytes, and longest name that can be missing.
 const PATH_MAX: usize = 4096;
@@ -38,18 +37,32 @@ impl Hops {
     }
 }
 
-/// The directories of an image that paths led through.
-pub(super) type Directories = Cache<Box<[u8]>, Arc<Node>, ByBytes>;
+/// The directories that paths led through, of all images.
+pub(super) type Directories = Cache<Place, Arc<Node>, ByBytes>;
 
-/// What they may take in memory, for each image.
-const DIRECTORIES: u64 = 256 << 10;
+/// What they may take in memory.
+const DIRECTORIES: u64 = 16 << 20;
+
+/// A path of an image, which its serial number tells apart.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Place(u64, Box<[u8]>);
+
+/// The same, borrowed.
+#[derive(Hash)]
+struct PlaceOf<'a>(u64, &'a [u8]);
+
+impl Equivalent<Place> for PlaceOf<'_> {
+    fn equivalent(&self, place: &Place) -> bool {
+        (self.0, self.1) == (place.0, &*place.1)
+    }
+}
 
 #[derive(Clone, Debug)]
 pub(super) struct ByBytes;
 
-impl Weighter<Box<[u8]>, Arc<Node>> for ByBytes {
-    fn weight(&self, path: &Box<[u8]>, node: &Arc<Node>) -> u64 {
-        (path.len() + 64 + node.bytes()) as u64
+impl Weighter<Place, Arc<Node>> for ByBytes {
+    fn weight(&self, place: &Place, node: &Arc<Node>) -> u64 {
+        (place.1.len() + 64 + node.bytes()) as u64
     }
 }
 
@@ -142,8 +155,8 @@ impl Image {
                     }
                     current = Arc::new(child);
                     if whole && current.is_directory() && !last {
-                        let path = current.path.as_slice().into();
-                        self.directories.insert(path, Arc::clone(&current));
+                        let place = Place(self.serial, current.path.as_slice().into());
+                        self.directories.insert(place, Arc::clone(&current));
                     }
                 }
             }
@@ -157,7 +170,8 @@ impl Image {
         let start = slashes(path);
         let end = path.len() - slashes_at_end(&path[start..]);
         let slash = path[start..end].iter().rposition(|&b| b == b'/')?;
-        let directory = self.directories.get(&path[start..start + slash])?;
+        let place = PlaceOf(self.serial, &path[start..start + slash]);
+        let directory = self.directories.get(&place)?;
         Some((directory, start + slash))
     }
 
@@ -180,58 +194,46 @@ impl Image {
     /// Content of a regular file from `offset` on, holes as zeros. Fills `buffer`
     /// unless the file ends; how many bytes that is.
     pub fn read(&self, node: &Node, offset: u64, buffer: &mut [u8]) -> Result<usize> {
-        let read = |layer: &Arc<IndexedLayer>, from: u64, to: &mut [u8]| {
-            self.source.read(layer, from, to).map(|()| true)
-        };
-        // It never says that it does not.
-        Ok(self.read_by(node, offset, buffer, read)?.unwrap_or(0))
-    }
-
-    /// The same, if it takes no decoding: otherwise `None`.
-    pub fn read_decoded(
-        &self,
-        node: &Node,
-        offset: u64,
-        buffer: &mut [u8],
-    ) -> Result<Option<usize>> {
-        let read = |layer: &Arc<IndexedLayer>, from: u64, to: &mut [u8]| {
-            self.source.read_decoded(layer, from, to)
-        };
-        self.read_by(node, offset, buffer, read)
-    }
-
-    /// `read` fills a buffer from a layer's tar stream, or says that it does not.
-    fn read_by(
-        &self,
-        node: &Node,
-        offset: u64,
-        buffer: &mut [u8],
-        read: impl Fn(&Arc<IndexedLayer>, u64, &mut [u8]) -> index::Result<bool>,
-    ) -> Result<Option<usize>> {
         self.check_file(node)?;
+        if let Some(content) = node.content() {
+            return self.read_content(&content, &node.path, offset, buffer);
+        }
         let left = node.entry.size.saturating_sub(offset);
         let length = usize::try_from(left).map_or(buffer.len(), |left| left.min(buffer.len()));
         let buffer = &mut buffer[..length];
-        if length == 0 {
-            return Ok(Some(0));
-        }
-        let read = |from, to: &mut [u8]| {
-            read(&self.layers[node.layer], from, to).map_err(|cause| Error::Read {
-                at: At::new(self, &node.path),
-                cause,
-            })
-        };
-        if node.entry.sparse.is_none() {
-            let done = read(node.entry.offset.saturating_add(offset), buffer)?;
-            return Ok(done.then_some(length));
-        }
         buffer.fill(0);
         for piece in pieces(&node.entry, offset, length) {
-            if !read(piece.from, &mut buffer[piece.to])? {
-                return Ok(None);
-            }
+            self.read_layer(node.layer, &node.path, piece.from, &mut buffer[piece.to])?;
         }
-        Ok(Some(length))
+        Ok(length)
+    }
+
+    /// [`Image::read`] by the content that the node at `path` has.
+    pub fn read_content(
+        &self,
+        content: &Content,
+        path: &[u8],
+        offset: u64,
+        buffer: &mut [u8],
+    ) -> Result<usize> {
+        let (from, length) = content.part(offset, buffer.len());
+        self.read_layer(content.layer, path, from, &mut buffer[..length])?;
+        Ok(length)
+    }
+
+    fn read_layer(&self, layer: usize, path: &[u8], from: u64, to: &mut [u8]) -> Result<()> {
+        let read = self.source.read(&self.layers[layer], from, to);
+        read.map_err(|cause| Error::Read {
+            at: At::new(self, path),
+            cause,
+        })
+    }
+
+    /// Whether so much from `offset` on can be read without decoding anything.
+    pub fn is_decoded(&self, content: &Content, offset: u64, length: usize) -> bool {
+        let (from, length) = content.part(offset, length);
+        let layer = &self.layers[content.layer];
+        self.source.is_decoded(layer, from, length as u64)
     }
 
     /// A regular file's content, from its beginning.
@@ -241,6 +243,44 @@ impl Image {
             image: Arc::clone(self),
             node: node.clone(),
             offset: 0,
+        })
+    }
+}
+
+/// Where a regular file's content lies, in one piece: all that reading it takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Content {
+    /// A place in [`Image::layers`].
+    layer: usize,
+    /// In the layer's tar stream.
+    extent: Extent,
+}
+
+impl Content {
+    /// Bytes.
+    pub fn size(&self) -> u64 {
+        self.extent.length
+    }
+
+    /// What of `length` bytes from `offset` on there is: where it lies in the tar
+    /// stream, and its length.
+    fn part(&self, offset: u64, length: usize) -> (u64, usize) {
+        let left = self.extent.length.saturating_sub(offset);
+        let length = usize::try_from(left).map_or(length, |left| left.min(length));
+        (self.extent.offset.saturating_add(offset), length)
+    }
+}
+
+impl Node {
+    /// The content of a regular file without holes.
+    pub fn content(&self) -> Option<Content> {
+        let whole = self.entry.kind == Kind::Regular && self.entry.sparse.is_none();
+        whole.then_some(Content {
+            layer: self.layer,
+            extent: Extent {
+                offset: self.entry.offset,
+                length: self.entry.size,
+            },
         })
     }
 }

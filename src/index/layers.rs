@@ -85,6 +85,12 @@ impl IndexedLayer {
         Some((number, self.starts[number]))
     }
 
+    /// Bytes of the blob that so much of the tar stream takes, about and rather more.
+    pub(super) fn stored_length(&self, length: usize) -> u64 {
+        let ratio = self.record.compressed as f64 / self.record.uncompressed.max(1) as f64;
+        (length as f64 * ratio * 1.25) as u64
+    }
+
     pub(super) fn start_of(&self, number: usize) -> u64 {
         self.starts[number]
     }
@@ -259,14 +265,9 @@ impl Layers {
         self.jobs.later(layers);
     }
 
-    /// [`Layers::read`], if nothing has to be decoded for it: otherwise `false`.
-    pub fn read_decoded(
-        &self,
-        layer: &Arc<IndexedLayer>,
-        offset: u64,
-        buffer: &mut [u8],
-    ) -> Result<bool> {
-        self.spans.read_decoded(layer, offset, buffer)
+    /// Whether [`Layers::read`] would have to decode nothing.
+    pub fn is_decoded(&self, layer: &IndexedLayer, offset: u64, length: u64) -> bool {
+        self.spans.is_decoded(layer, offset, length)
     }
 
     /// Fills `buffer` with the bytes of the layer's tar stream from `offset` on.

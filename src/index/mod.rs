@@ -14,6 +14,8 @@ mod spans;
 pub mod tar;
 mod tree;
 
+use std::fs::File;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -67,6 +69,8 @@ pub enum Error {
         "the index in {0} has another format: start the server of this version once, or remove it"
     )]
     Format(PathBuf),
+    #[error("the index in {0} was removed and made anew: this process has to be started anew too")]
+    Replaced(PathBuf),
     #[error("layer {0} is being indexed, and many wait for that: try again in a moment")]
     Indexing(Box<Digest>),
     #[error("layer {0} is not in the store: push it again, or restore it")]
@@ -88,14 +92,19 @@ pub enum Error {
 const FORMAT: &[u8] = b"2";
 const FORMAT_KEY: &[u8] = b"format";
 
+/// RocksDB's own file, made with a database and removed with it. Whoever reads
+/// what another process writes holds a shared lock on it, so that no rows are
+/// removed under its eyes.
+const IDENTITY: &str = "IDENTITY";
+
 #[derive(Debug)]
 pub struct Index {
     db: DB,
     path: PathBuf,
     catalog: catalog::Progress,
     next_layer: Mutex<u64>,
-    /// Another process writes it.
-    following: bool,
+    /// Where another process writes it: [`IDENTITY`], with a shared lock.
+    following: Option<File>,
 }
 
 impl Index {
@@ -132,7 +141,7 @@ impl Index {
             path: path.to_owned(),
             catalog: catalog::Progress::default(),
             next_layer: Mutex::default(),
-            following: false,
+            following: None,
         };
         index.read_next_layer()?;
         Ok(index)
@@ -144,6 +153,11 @@ impl Index {
             path: path.to_owned(),
             cause,
         };
+        // Before any row is read.
+        let identity = path.join(IDENTITY);
+        let following = File::open(&identity)
+            .and_then(|file| file.lock_shared().map(|()| file))
+            .map_err(|e| crate::storage::Error::io("open", &identity, e))?;
         let log = std::env::temp_dir().join(format!("registry-{}", uuid::Uuid::new_v4()));
         let (mut options, families) = families();
         options.create_if_missing(false);
@@ -158,7 +172,7 @@ impl Index {
             path: path.to_owned(),
             catalog: catalog::Progress::default(),
             next_layer: Mutex::default(),
-            following: true,
+            following: Some(following),
         };
         let found = index.db.get(FORMAT_KEY).map_err(failed)?;
         match found.as_deref() {
@@ -169,11 +183,18 @@ impl Index {
 
     /// Whether another process writes it.
     pub fn is_following(&self) -> bool {
-        self.following
+        self.following.is_some()
     }
 
     /// Sees what the writer has written until now.
     pub fn catch_up(&self) -> Result<()> {
+        // Another database in its place has other layers by the same numbers.
+        if let Some(identity) = &self.following {
+            let metadata = identity.metadata();
+            if metadata.is_ok_and(|metadata| metadata.nlink() == 0) {
+                return Err(Error::Replaced(self.path.clone()));
+            }
+        }
         self.db
             .try_catch_up_with_primary()
             .map_err(|e| self.failed(e))
@@ -240,6 +261,8 @@ fn families() -> (Options, Vec<ColumnFamilyDescriptor>) {
     // The defaults are made for machines that do nothing else.
     options.set_write_buffer_size(4 << 20);
     options.set_max_open_files(256);
+    // Directories lie in the tables in their order: the kernel's read-ahead helps.
+    options.set_advise_random_on_open(false);
     options.set_keep_log_file_num(2);
     options.set_compression_type(DBCompressionType::Zstd);
     let mut blocks = BlockBasedOptions::default();

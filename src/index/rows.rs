@@ -16,14 +16,15 @@
 //! Rows are written without the log, and flushed before the layer's state is
 //! written, which makes them visible. A number is used once: what a job leaves
 //! that did not get so far, or an index that was made anew, is removed at the
-//! next start, when nobody can be reading it.
+//! next start, unless somebody reads it by then ([`IDENTITY`]).
 
 use std::collections::BTreeSet;
+use std::fs::{File, TryLockError};
 
 use rocksdb::{ColumnFamily, DBRawIterator, FlushOptions, ReadOptions, WriteBatch, WriteOptions};
 
 use super::records::{Entry, Layer, Record, Span, State};
-use super::{Error, Index, Result};
+use super::{Error, IDENTITY, Index, Result};
 use crate::oci::Digest;
 
 pub const LAYERS: &str = "layers";
@@ -261,9 +262,17 @@ impl Index {
     }
 
     /// Removes the rows that jobs have left which came to no end, and those that
-    /// were replaced. For the start of a server: nobody reads them then, unless
-    /// from before.
+    /// were replaced. For the start of a server: it does not read them itself, and
+    /// where another process may, as a mount, they stay until a later start.
     pub fn clean_layers(&self) -> Result<()> {
+        let identity = self.path.join(IDENTITY);
+        let failed = |e| crate::storage::Error::io("lock", &identity, e);
+        let file = File::open(&identity).map_err(failed)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Ok(()),
+            Err(TryLockError::Error(e)) => return Err(failed(e).into()),
+        }
         let mut unused = BTreeSet::new();
         let mut rows = self.rows("default", UNUSED.to_vec(), b"");
         while let Some(number) = rows.next(|key, _| Ok(key.try_into().map(u64::from_be_bytes))) {

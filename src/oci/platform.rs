@@ -51,6 +51,11 @@ impl Platform {
         }
     }
 
+    /// What attestations, which are no images, say of theirs.
+    pub fn is_unknown(&self) -> bool {
+        self.os == "unknown" && self.architecture == "unknown"
+    }
+
     /// The one that this program runs on.
     pub fn host() -> Platform {
         let architecture = match std::env::consts::ARCH {

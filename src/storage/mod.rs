@@ -338,19 +338,21 @@ impl Storage {
     /// there are none. Costs a listing each.
     pub fn folders(&self, prefix: &str) -> Result<Option<Vec<Folder>>> {
         let path = self.layout.repositories().join(prefix);
-        let Some(children) = folders_in(&path)? else {
+        let Some(children) = folders_in(path.clone())? else {
             // Nothing was pushed to it ever.
             return Ok(prefix.is_empty().then(Vec::new));
         };
         let mut folders = Vec::new();
         for name in children {
+            let name = name?;
             // Names that are none were not made by a registry.
             if name.starts_with('_') || name.parse::<Repository>().is_err() {
                 continue;
             }
-            let Some(inner) = folders_in(&path.join(&name))? else {
+            let Some(inner) = folders_in(path.join(&name))? else {
                 continue;
             };
+            let inner = inner.collect::<Result<Vec<_>>>()?;
             folders.push(Folder {
                 repository: inner.iter().any(|inner| inner == "_manifests"),
                 below: inner.iter().any(|inner| !inner.starts_with('_')),
@@ -362,32 +364,31 @@ impl Storage {
 
     /// Whether names go on below `prefix`.
     pub fn has_below(&self, prefix: &Repository) -> Result<bool> {
-        let inner = folders_in(&self.layout.repository(prefix))?;
-        Ok(inner.is_some_and(|inner| inner.iter().any(|inner| !inner.starts_with('_'))))
+        let Some(mut inner) = folders_in(self.layout.repository(prefix))? else {
+            return Ok(false);
+        };
+        let below = |name: &Result<String>| !matches!(name, Ok(name) if name.starts_with('_'));
+        inner.find(below).transpose().map(|found| found.is_some())
     }
 }
 
 /// The folders in a folder; `None`: it does not exist, or may not be read.
-fn folders_in(path: &Path) -> Result<Option<Vec<String>>> {
+fn folders_in(path: PathBuf) -> Result<Option<impl Iterator<Item = Result<String>>>> {
     use io::ErrorKind::{NotADirectory, NotFound, PermissionDenied};
-    let failed = |e| Error::io("list", path, e);
-    let entries = match fs::read_dir(path) {
+    let entries = match fs::read_dir(&path) {
         Ok(entries) => entries,
         Err(e) if matches!(e.kind(), NotFound | NotADirectory | PermissionDenied) => {
             return Ok(None);
         }
-        Err(e) => return Err(failed(e)),
+        Err(e) => return Err(Error::io("list", &path, e)),
     };
-    let mut names = Vec::new();
-    for entry in entries {
-        let entry = entry.map_err(failed)?;
-        if entry.file_type().is_ok_and(|kind| kind.is_dir())
-            && let Ok(name) = entry.file_name().into_string()
-        {
-            names.push(name);
+    Ok(Some(entries.filter_map(move |entry| match entry {
+        Ok(entry) if entry.file_type().is_ok_and(|kind| kind.is_dir()) => {
+            entry.file_name().into_string().ok().map(Ok)
         }
-    }
-    Ok(Some(names))
+        Ok(_) => None,
+        Err(e) => Some(Err(Error::io("list", &path, e))),
+    })))
 }
 
 /// Locks a folder itself, so that no lock file lies in it, until the result is

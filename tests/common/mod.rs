@@ -6,6 +6,7 @@
 pub mod engine;
 pub mod home;
 pub mod mount;
+pub mod side;
 pub mod tar;
 pub mod tree;
 

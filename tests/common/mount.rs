@@ -1,5 +1,6 @@
 //! A running `registry mount`.
 
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -55,6 +56,20 @@ impl Mount {
         fs::read_to_string(self.temp.path().join("log")).expect("the log file")
     }
 
+    /// The log is written by a thread that comes to it in time.
+    #[track_caller]
+    pub fn assert_told(&self, what: &str) {
+        let deadline = Instant::now() + SOON;
+        while !self.log().contains(what) {
+            let log = self.log();
+            assert!(
+                Instant::now() < deadline,
+                "{what:?} is not in the log:\n{log}"
+            );
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
@@ -63,8 +78,13 @@ impl Mount {
         run(Command::new("kill").args([&format!("-{signal}"), &self.pid().to_string()]));
     }
 
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().expect("a status").is_none()
+    }
+
     pub fn wait(&mut self) -> ExitStatus {
         let deadline = Instant::now() + SOON;
+        let mut patience = Instant::now() + Duration::from_secs(1);
         loop {
             match self.child.try_wait().expect("a status") {
                 Some(status) => return status,
@@ -72,6 +92,10 @@ impl Mount {
                     panic!("the mount does not end; log:\n{}", self.log())
                 }
                 None => std::thread::sleep(Duration::from_millis(10)),
+            }
+            if Instant::now() > patience {
+                unmount_elsewhere(&self.path);
+                patience = Instant::now() + Duration::from_secs(1);
             }
         }
     }
@@ -85,5 +109,29 @@ impl Drop for Mount {
         let mut unmount = Command::new("umount");
         unmount.arg("-l").arg(&self.path).stderr(Stdio::null());
         drop(unmount.status());
+    }
+}
+
+/// Other tests' containers, and whatever else on the machine has made a namespace
+/// of mounts meanwhile, have the mount too and keep it alive.
+fn unmount_elsewhere(path: &Path) {
+    let ours = fs::read_link("/proc/self/ns/mnt").expect("a namespace");
+    let named = format!(" {} ", path.display());
+    let mut seen = HashSet::from([ours]);
+    for process in fs::read_dir("/proc").expect("the processes").flatten() {
+        // No process, or gone meanwhile.
+        let Ok(namespace) = fs::read_link(process.path().join("ns/mnt")) else {
+            continue;
+        };
+        let mounts = fs::read_to_string(process.path().join("mountinfo"));
+        if mounts.is_ok_and(|mounts| mounts.contains(&named)) && seen.insert(namespace) {
+            let mut unmount = Command::new("nsenter");
+            unmount
+                .arg("--target")
+                .arg(process.file_name())
+                .args(["--mount", "umount", "-l"])
+                .arg(path);
+            drop(unmount.stderr(Stdio::null()).status());
+        }
     }
 }

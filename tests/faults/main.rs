@@ -7,6 +7,7 @@ mod common;
 mod crash;
 mod disk;
 mod index;
+mod mount;
 mod net;
 mod operation;
 mod probe;

@@ -59,17 +59,18 @@ pub const ODD: &str = "odd:1";
 pub const SPECIAL: &str = "special:1";
 
 /// What makes the files of odd sorts.
-const ODD_FILES: &str = include_str!("odd.py");
+pub const ODD_FILES: &str = include_str!("odd.py");
 
 /// Downloads a language runtime into the context of the next image.
 const RUNTIME_HOOKS: [&str; 2] = [
-    r#"--customize-hook=chroot "$1" sh -c "apt-get clean && apt-get --yes --download-only install python3-minimal""#,
+    r#"--customize-hook=chroot "$1" sh -c "apt-get clean && apt-get --yes --download-only install --no-install-recommends python3""#,
     r#"--customize-hook=cp "$1"/var/cache/apt/archives/*.deb "$DEBS""#,
 ];
 
 const PYTHON: &str = "FROM debian
 COPY debs /debs
-RUN cd /debs && dpkg --install $(ls | grep -v ^python3-minimal_) && dpkg --install python3-minimal_*
+RUN cd /debs && dpkg --install $(ls | grep -v -e ^python3-minimal_ -e ^python3_) \\
+ && dpkg --install python3-minimal_* && dpkg --install python3_*
 ";
 
 /// Folders, links and files that give way to one another; with overlays, Docker

@@ -11,4 +11,5 @@ mod mount;
 mod names;
 mod tars;
 mod trees;
+mod used;
 mod view;

@@ -1,13 +1,15 @@
 //! How mounts begin and end.
 
 use std::fs::{self, File};
+use std::io::Read;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 use tempfile::TempDir;
 
 use crate::common::mount::Mount;
-use crate::common::{REGISTRY, Registry, eventually, run};
+use crate::common::{REGISTRY, Registry, eventually, need, run};
 use crate::support::{layer, list, push, set};
 
 fn registry() -> Registry {
@@ -98,7 +100,7 @@ fn what_a_killed_one_left() {
     command.arg("mount").arg("--dir").arg(&registry.dir);
     let mount = Mount::spawn(TempDir::new().unwrap(), path.clone(), command);
     assert_eq!(list(&path), set(["a:1"]));
-    assert!(mount.log().contains("replacing"), "{}", mount.log());
+    mount.assert_told("replacing");
 
     let second = run_mount(&registry, &path);
     assert_eq!(second.status.code(), Some(1));
@@ -200,4 +202,108 @@ fn without_the_server() {
     // Indexed by the mount itself.
     assert_eq!(read("b:1/y"), "y");
     assert_eq!(read("a:1/x"), "x");
+}
+
+/// Nobody has to hear that it is ready.
+#[test]
+fn without_an_ear() {
+    let registry = registry();
+    let temp = TempDir::new().unwrap();
+    let path = temp.path().join("mnt");
+    fs::create_dir(&path).unwrap();
+    let mut command = Command::new(REGISTRY);
+    command
+        .arg("mount")
+        .arg("--dir")
+        .arg(&registry.dir)
+        .arg(&path);
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let mut child = command.stdout(full).stderr(Stdio::null()).spawn().unwrap();
+    eventually("it is mounted", || is_mounted(&path));
+    std::thread::sleep(Duration::from_millis(300));
+    let read = fs::read(path.join("a:1/x"));
+    run(Command::new("kill")
+        .args(["-TERM", &child.id().to_string()])
+        .stderr(Stdio::null()));
+    let status = child.wait().unwrap();
+    drop(
+        Command::new("umount")
+            .arg("-l")
+            .arg(&path)
+            .stderr(Stdio::null())
+            .status(),
+    );
+    assert_eq!(read.unwrap(), b"x");
+    assert_eq!(status.code(), Some(0));
+}
+
+/// A namespace that was made meanwhile has the mount too, and keeps it.
+#[test]
+fn in_another_namespace() {
+    need("nsenter", "util-linux");
+    let registry = registry();
+    let mut mount = Mount::start(&registry.dir, &[]);
+    let mut holder = Command::new("unshare")
+        .args([
+            "--mount",
+            "--propagation",
+            "private",
+            "sh",
+            "-c",
+            "echo; exec cat",
+        ])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = [0];
+    holder
+        .stdout
+        .as_mut()
+        .unwrap()
+        .read_exact(&mut line)
+        .unwrap();
+    assert!(umount(&[], &mount.path).status.success());
+    assert!(!is_mounted(&mount.path));
+    let there = run(Command::new("nsenter")
+        .arg("--target")
+        .arg(holder.id().to_string())
+        .args(["--mount", "cat"])
+        .arg(mount.path.join("a:1/x")));
+    assert_eq!(there.stdout, b"x");
+    assert!(mount.is_running(), "{}", mount.log());
+    drop(holder.stdin.take());
+    assert!(holder.wait().unwrap().success());
+    assert_eq!(mount.wait().code(), Some(0), "{}", mount.log());
+}
+
+/// One that lives on, since it is in use, does not take away its successor.
+#[test]
+fn another_in_its_place() {
+    let registry = registry();
+    let mut first = Mount::start(&registry.dir, &[]);
+    let open = File::open(first.path.join("a:1/x")).unwrap();
+    assert!(umount(&["--lazy"], &first.path).status.success());
+    let mut command = Command::new(REGISTRY);
+    command.arg("mount").arg("--dir").arg(&registry.dir);
+    let second = Mount::spawn(TempDir::new().unwrap(), first.path.clone(), command);
+    first.signal("TERM");
+    assert_eq!(first.wait().code(), Some(0), "{}", first.log());
+    assert_eq!(list(&second.path), set(["a:1"]));
+    drop(open);
+}
+
+/// Without threads that answer it does not wait for an answer.
+#[test]
+fn too_few_open_files() {
+    let registry = registry();
+    let temp = TempDir::new().unwrap();
+    let path = temp.path();
+    let script = r#"ulimit -n 60 && exec timeout 30 "$0" mount --threads 64 --dir "$1" "$2""#;
+    let mut command = Command::new("sh");
+    command.args(["-c", script, REGISTRY]);
+    let output = command.arg(&registry.dir).arg(path).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("--threads"));
+    assert!(!is_mounted(path));
 }

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Read;
-use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -12,9 +11,10 @@ use std::process::Command;
 use tempfile::TempDir;
 
 use crate::common::mount::Mount;
+use crate::common::side::{holes, walk};
 use crate::common::tar::Tar;
 use crate::common::{Registry, need, noise, run, tree};
-use crate::support::{errno, layer, list, push, set, xattr};
+use crate::support::{layer, list, push, set, xattr};
 
 /// What makes the files.
 const ODD_FILES: &str = include_str!("../images/odd.py");
@@ -51,40 +51,6 @@ fn odd() -> (TempDir, Vec<u8>) {
         .arg(&root)
         .arg("."));
     (temp, tar.stdout)
-}
-
-/// All paths below a folder, itself first.
-fn walk(root: &Path) -> Vec<PathBuf> {
-    let mut paths = vec![root.to_owned()];
-    let mut at = 0;
-    while let Some(path) = paths.get(at).cloned() {
-        at += 1;
-        if fs::symlink_metadata(&path).unwrap().is_dir() {
-            paths.extend(
-                fs::read_dir(&path)
-                    .unwrap()
-                    .map(|entry| entry.unwrap().path()),
-            );
-        }
-    }
-    paths
-}
-
-/// Where data and holes begin, in turns.
-fn holes(path: &Path) -> Vec<i64> {
-    let file = File::open(path).unwrap();
-    let mut places = vec![0];
-    for whence in [libc::SEEK_DATA, libc::SEEK_HOLE].into_iter().cycle() {
-        // SAFETY: it is open.
-        #[allow(unsafe_code)]
-        let next = unsafe { libc::lseek(file.as_raw_fd(), places[places.len() - 1], whence) };
-        if next < 0 {
-            assert_eq!(errno(), libc::ENXIO);
-            return places;
-        }
-        places.push(next);
-    }
-    places
 }
 
 #[test]
@@ -273,39 +239,6 @@ fn refused_as_by_a_file_system() {
         Path::new("/dir/file")
     );
     assert_eq!(xattr(&root, "user.nothing"), Err(libc::ENODATA));
-}
-
-/// Damage is an error that names what is damaged, and stays where it is.
-#[test]
-fn damage() {
-    let content = noise(1, 6_000_000);
-    let tar = Tar::default()
-        .file("a", b"first")
-        .file("b", &content)
-        .file("c", b"last")
-        .finish();
-    let registry = Registry::start(&[]);
-    push(&registry, "a", "1", std::slice::from_ref(&tar));
-    // Indexed before it is damaged.
-    let reply = registry.get("/v2/a/_files/tree/1/");
-    assert_eq!(reply.status, 200, "{}", reply.text());
-    let digest = registry::oci::Algorithm::Sha256.digest(&tar).hex();
-    let blob = registry
-        .store()
-        .join(format!("blobs/sha256/{}/{digest}/data", &digest[..2]));
-    let file = File::options().write(true).open(blob).unwrap();
-    file.write_all_at(b"damage", 3_000_000).unwrap();
-
-    let mount = Mount::start(&registry.dir, &[]);
-    let root = mount.path.join("a:1");
-    let error = fs::read(root.join("b")).expect_err("it is damaged");
-    assert_eq!(error.raw_os_error(), Some(libc::EIO));
-    assert_eq!(fs::read(root.join("a")).unwrap(), b"first");
-    assert_eq!(fs::read(root.join("c")).unwrap(), b"last");
-    let log = mount.log();
-    for part in ["/b in a@sha256:", &digest, "damaged"] {
-        assert!(log.contains(part), "{part} is not in the log:\n{log}");
-    }
 }
 
 /// Layers over layers, and the same file in two images.

@@ -4,9 +4,14 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod ahead;
+mod bugs;
+mod damage;
 mod ends;
 mod files;
+mod grep;
 mod names;
+mod shared;
 mod support;
 mod together;
 mod users;

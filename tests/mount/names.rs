@@ -1,14 +1,20 @@
 //! Names above the images: repositories, tags, digests, platforms.
 
-use std::fs;
+use std::ffi::CString;
+use std::fs::{self, File};
+use std::io::{ErrorKind, Read};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::process::Command;
 
 use registry::oci::Platform;
+use tempfile::TempDir;
 
 use crate::common::mount::Mount;
 use crate::common::{OCI_MANIFEST, Registry, eventually, run};
-use crate::support::{layer, list, push, push_for, push_index, set, xattr};
+use crate::support::{errno, layer, list, push, push_for, push_index, set, xattr};
 
 #[test]
 fn layout() {
@@ -26,12 +32,14 @@ fn layout() {
         "other",
         &[layer("for", "them")],
     );
-    push_index(
-        &registry,
-        "multi",
-        "1",
-        &[(&host, ours), ("linux/s390x", other)],
-    );
+    // As buildx adds one to each image: no image, so it is not listed.
+    let attestation = push_for(&registry, "unknown/unknown", "multi", "about", &[]);
+    let children = [
+        (host.as_str(), ours),
+        ("linux/s390x", other),
+        ("unknown/unknown", attestation),
+    ];
+    push_index(&registry, "multi", "1", &children);
 
     let mount = Mount::start(&registry.dir, &[]);
     let root = &mount.path;
@@ -40,6 +48,7 @@ fn layout() {
         set([
             "multi:1",
             "multi:1@linux-s390x",
+            "multi:about",
             "multi:other",
             "multi:ours",
             "team",
@@ -143,10 +152,10 @@ fn listings_are_only_names() {
         );
         assert_eq!(fs::metadata(&inside).unwrap().ino(), number);
     }
-    let opened = || mount.log().contains("cannot be shown");
-    assert!(!opened(), "a listing opens images");
+    let why = "cannot be shown";
+    assert!(!mount.log().contains(why), "a listing opens images");
     fs::metadata(mount.path.join("b:1")).unwrap();
-    assert!(opened(), "{}", mount.log());
+    mount.assert_told(why);
 }
 
 #[test]
@@ -167,7 +176,7 @@ fn what_cannot_be_shown() {
         assert_eq!(error.raw_os_error(), Some(libc::EIO));
         let why = xattr(&bad, "user.registry.error").unwrap();
         assert!(why.contains("not a tar"), "{why}");
-        assert!(mount.log().contains(&why), "{}", mount.log());
+        mount.assert_told(&why);
     }
     assert_eq!(
         fs::read_to_string(mount.path.join("good:1/x")).unwrap(),
@@ -211,4 +220,74 @@ fn other_looks() {
             .header("content-type"),
         Some(OCI_MANIFEST)
     );
+}
+
+/// What was opened in some folders, or of them.
+struct Watch(OwnedFd);
+
+impl Watch {
+    fn new(folders: &[&Path]) -> Watch {
+        // SAFETY: it takes flags alone.
+        #[allow(unsafe_code)]
+        let fd = unsafe { libc::inotify_init1(libc::IN_NONBLOCK | libc::IN_CLOEXEC) };
+        assert!(fd >= 0, "{}", errno());
+        // SAFETY: it is nobody else's.
+        #[allow(unsafe_code)]
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        for folder in folders {
+            let path = CString::new(folder.as_os_str().as_bytes()).unwrap();
+            // SAFETY: the path ends in NUL.
+            #[allow(unsafe_code)]
+            let watch =
+                unsafe { libc::inotify_add_watch(fd.as_raw_fd(), path.as_ptr(), libc::IN_OPEN) };
+            assert!(watch >= 0, "{folder:?}: {}", errno());
+        }
+        Watch(fd)
+    }
+
+    fn is_open(&self) -> bool {
+        let file = File::from(self.0.try_clone().unwrap());
+        match (&file).read(&mut [0; 4096]) {
+            Ok(length) => length > 0,
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::WouldBlock);
+                false
+            }
+        }
+    }
+}
+
+/// However many tags there are, mounting looks at none of them.
+#[test]
+fn ten_thousand_tags() {
+    const TAGS: usize = 10_000;
+    // In memory: making and removing them takes a disk half a minute.
+    let folder = TempDir::new_in("/dev/shm").unwrap();
+    let mut registry = Registry::start_in(folder.path(), &[]);
+    push(&registry, "a", "0", &[layer("x", "x")]);
+    registry.stop();
+    let repository = registry.store().join("repositories/a");
+    let tags = repository.join("_manifests/tags");
+    let link = fs::read(tags.join("0/current/link")).unwrap();
+    for tag in 1..TAGS {
+        let current = tags.join(format!("{tag}/current"));
+        fs::create_dir_all(&current).unwrap();
+        fs::write(current.join("link"), &link).unwrap();
+    }
+    let [first, last] = [0, TAGS - 1].map(|tag| tags.join(format!("{tag}/current")));
+    let manifests = repository.join("_manifests/revisions/sha256");
+    let watch = Watch::new(&[&repository, &tags, &first, &last, &manifests]);
+    let mount = Mount::start(&registry.dir, &[]);
+    assert!(fs::metadata(&mount.path).unwrap().is_dir());
+    assert!(!mount.path.join("b:1").exists());
+    assert!(!watch.is_open(), "mounting looks at tags");
+    assert_eq!(
+        fs::read(mount.path.join(format!("a:{}/x", TAGS - 1))).unwrap(),
+        b"x"
+    );
+    assert!(watch.is_open(), "nothing is seen");
+    let watch = Watch::new(&[&first]);
+    assert_eq!(list(&mount.path).len(), TAGS);
+    // For its platforms.
+    assert!(watch.is_open(), "nothing is seen");
 }

@@ -21,19 +21,32 @@ pub fn push_for(
     tag: &str,
     layers: &[Vec<u8>],
 ) -> Digest {
-    let digests: Vec<Digest> = layers
+    let layers: Vec<(Digest, usize)> = layers
         .iter()
-        .map(|layer| registry.push_blob(name, layer))
+        .map(|layer| (registry.push_blob(name, layer), layer.len()))
         .collect();
-    let diff_ids: Vec<String> = digests.iter().map(ToString::to_string).collect();
+    push_of(registry, platform, name, tag, &layers)
+}
+
+/// The same of layers that are there.
+pub fn push_of(
+    registry: &Registry,
+    platform: &str,
+    name: &str,
+    tag: &str,
+    layers: &[(Digest, usize)],
+) -> Digest {
+    let diff_ids: Vec<String> = layers
+        .iter()
+        .map(|(digest, _)| digest.to_string())
+        .collect();
     let (os, architecture) = platform.split_once('/').expect("OS/ARCH");
     let config = json!({"os": os, "architecture": architecture,
         "rootfs": {"type": "layers", "diff_ids": diff_ids}})
     .to_string();
-    let descriptors: Vec<Value> = digests
+    let descriptors: Vec<Value> = layers
         .iter()
-        .zip(layers)
-        .map(|(digest, layer)| descriptor(OCI_TAR, digest, layer.len()))
+        .map(|(digest, length)| descriptor(OCI_TAR, digest, *length))
         .collect();
     let digest = registry.push_blob(name, config.as_bytes());
     let manifest = image_manifest(&descriptor(OCI_CONFIG, &digest, config.len()), &descriptors);

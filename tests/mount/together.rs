@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use crate::common::mount::Mount;
 use crate::common::tar::Tar;
-use crate::common::{Registry, SOON, eventually, noise, run};
-use crate::support::{layer, push};
+use crate::common::{REGISTRY, Registry, SOON, eventually, noise, run};
+use crate::support::{layer, list, push, set, xattr};
 
 /// Ends the readers, also when a test fails.
 struct Ends<'a>(&'a AtomicBool);
@@ -138,4 +138,54 @@ fn nobody_waits_for_another() {
             "one look took {longest:?}, the index {index:?}"
         );
     });
+}
+
+/// Pushes two images.
+fn two_images(registry: &Registry) {
+    let one = Tar::default().file("d/a", b"a").file("e/f/g", b"g");
+    push(registry, "one", "1", &[one.finish()]);
+    push(registry, "two", "1", &[layer("x", "two")]);
+}
+
+/// A layer that is indexed anew has new rows; those it had stay for who knows them.
+#[test]
+fn indexed_anew_beside_it() {
+    let mut registry = Registry::start(&[]);
+    let dir = registry.dir.clone();
+    two_images(&registry);
+    let mount = Mount::start(&dir, &[]);
+    assert_eq!(list(&mount.path.join("one:1")), set(["d", "e"]));
+    let mut index = Command::new(REGISTRY);
+    index.args(["index", "--force", "one:1", "--dir"]).arg(&dir);
+    run(&mut index);
+    registry.stop();
+    let again = Registry::start_in(&dir, &[]);
+    // Its mount hears of what the server has done meanwhile.
+    assert_eq!(fs::read(mount.path.join("two:1/x")).unwrap(), b"two");
+    let folder = mount.path.join("one:1/e");
+    assert_eq!(list(&folder), set(["f"]));
+    assert_eq!(fs::read(folder.join("f/g")).unwrap(), b"g");
+    drop(again);
+}
+
+/// What was read of an index that is gone is no more mixed with another's.
+#[test]
+fn index_removed_beside_it() {
+    let mut registry = Registry::start(&[]);
+    let dir = registry.dir.clone();
+    two_images(&registry);
+    let mount = Mount::start(&dir, &[]);
+    assert_eq!(fs::read(mount.path.join("one:1/d/a")).unwrap(), b"a");
+    registry.stop();
+    fs::remove_dir_all(dir.join("db")).unwrap();
+    let again = Registry::start_in(&dir, &[]);
+    push(&again, "three", "1", &[layer("d/a", "three")]);
+    let folder = mount.path.join("three:1");
+    assert_eq!(
+        fs::read(folder.join("d/a")).unwrap_err().raw_os_error(),
+        Some(libc::EIO)
+    );
+    let reason = xattr(&folder, "user.registry.error").unwrap();
+    assert!(reason.contains("made anew"), "{reason}");
+    assert_eq!(fs::read(mount.path.join("one:1/e/f/g")).unwrap(), b"g");
 }
