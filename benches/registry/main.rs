@@ -5,6 +5,7 @@
 mod common;
 
 mod client;
+mod events;
 mod files;
 mod image;
 mod npm;
@@ -100,7 +101,7 @@ const MEMORY: Goal = Goal::AtMost(1.0 / 3.0);
 type Measure = fn(&Bench, &Report) -> Result<()>;
 
 /// All there is to measure, with the targets.
-const MEASUREMENTS: [(&str, Measure); 17] = [
+const MEASUREMENTS: [(&str, Measure); 18] = [
     ("get-1", |b, r| b.get(r, 1, false, Goal::AtLeast(1.5))),
     ("get-16", |b, r| b.get(r, 16, false, Goal::AtLeast(1.25))),
     ("get-tls-1", |b, r| b.get(r, 1, true, Goal::AtLeast(1.2))),
@@ -116,6 +117,7 @@ const MEASUREMENTS: [(&str, Measure); 17] = [
     ("files-tree", Bench::tree),
     ("files-read", Bench::read),
     ("files-list", Bench::list),
+    ("events", Bench::events),
     ("v1-push", Bench::v1_push),
     ("v1-pull", Bench::v1_pull),
 ];
