@@ -20,7 +20,7 @@ pub struct AccessArgs {
     #[arg(long, value_name = "FILE", env = "REGISTRY_HTPASSWD")]
     pub htpasswd: Option<PathBuf>,
 
-    /// What one may do without logging in, where there are users
+    /// What one may do without logging in, where there are users; to pull is also to list and to look into images
     #[arg(
         long,
         value_name = "WHAT",
@@ -40,44 +40,24 @@ pub struct AccessArgs {
     pub secret: Option<PathBuf>,
 
     /// Take tokens of an outside service, which clients get here (the Docker token protocol)
-    #[arg(long, value_name = "URL", env = "REGISTRY_TOKEN_REALM", requires_all = ["token_service", "token_issuer"])]
+    #[arg(long, value_name = "URL", env = "REGISTRY_TOKEN_REALM")]
     pub token_realm: Option<String>,
 
     /// The name that tokens for this registry are made for (`aud`)
-    #[arg(
-        long,
-        value_name = "NAME",
-        env = "REGISTRY_TOKEN_SERVICE",
-        requires = "token_realm"
-    )]
+    #[arg(long, value_name = "NAME", env = "REGISTRY_TOKEN_SERVICE")]
     pub token_service: Option<String>,
 
     /// Who makes the tokens (`iss`)
-    #[arg(
-        long,
-        value_name = "NAME",
-        env = "REGISTRY_TOKEN_ISSUER",
-        requires = "token_realm"
-    )]
+    #[arg(long, value_name = "NAME", env = "REGISTRY_TOKEN_ISSUER")]
     pub token_issuer: Option<String>,
 
     /// Certificates and public keys (PEM) of who signs the tokens: RSA, ECDSA P-256 or Ed25519. A token may bring a chain of
     /// certificates that ends in one of these; read again when it changes
-    #[arg(
-        long,
-        value_name = "FILE",
-        env = "REGISTRY_TOKEN_CERTS",
-        requires = "token_realm"
-    )]
+    #[arg(long, value_name = "FILE", env = "REGISTRY_TOKEN_CERTS")]
     pub token_certs: Option<PathBuf>,
 
     /// The same keys as a JWK Set; read again when it changes
-    #[arg(
-        long,
-        value_name = "FILE",
-        env = "REGISTRY_TOKEN_JWKS",
-        requires = "token_realm"
-    )]
+    #[arg(long, value_name = "FILE", env = "REGISTRY_TOKEN_JWKS")]
     pub token_jwks: Option<PathBuf>,
 
     /// Without users, let everybody who reaches the server push and delete; else it then listens on loopback only
@@ -87,9 +67,7 @@ pub struct AccessArgs {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Anonymous {
-    /// Nothing
     None,
-    /// Pull, list and look into images
     Pull,
 }
 
@@ -106,9 +84,49 @@ fn user(text: &str) -> Result<User, String> {
 }
 
 impl AccessArgs {
+    /// The outside service, if there is one.
+    fn token_service(&self) -> Result<Option<auth::ServiceOptions>> {
+        let given = [
+            ("--token-realm", self.token_realm.is_some()),
+            ("--token-service", self.token_service.is_some()),
+            ("--token-issuer", self.token_issuer.is_some()),
+            (
+                "--token-certs or --token-jwks",
+                self.token_certs.is_some() || self.token_jwks.is_some(),
+            ),
+        ];
+        let (Some(realm), Some(service), Some(issuer), true) = (
+            self.token_realm.clone(),
+            self.token_service.clone(),
+            self.token_issuer.clone(),
+            given[3].1,
+        ) else {
+            let has = given.iter().find(|(_, given)| *given);
+            let lacks = given.iter().find(|(_, given)| !given);
+            if let (Some((has, _)), Some((lacks, _))) = (has, lacks) {
+                bail!("{has} needs {lacks}");
+            }
+            return Ok(None);
+        };
+        for (flag, value) in [("--token-realm", &realm), ("--token-service", &service)] {
+            let visible = |c: char| c.is_ascii_graphic() && c != '"' && c != '\\';
+            ensure!(
+                !value.is_empty() && value.chars().all(visible),
+                "{flag} is {value:?}, want visible ASCII without quotes and backslashes"
+            );
+        }
+        Ok(Some(auth::ServiceOptions {
+            realm,
+            service,
+            issuer,
+            certs: self.token_certs.clone(),
+            jwks: self.token_jwks.clone(),
+        }))
+    }
+
     /// `users`: the value of `REGISTRY_USERS`.
     pub fn check(self, users: Option<&str>, listen: &[SocketAddr]) -> Result<auth::Options> {
-        let mut given = self.user;
+        let mut given = self.user.clone();
         if let (true, Some(users)) = (given.is_empty(), users) {
             for text in users.split(',').filter(|text| !text.is_empty()) {
                 match user(text) {
@@ -117,30 +135,16 @@ impl AccessArgs {
                 }
             }
         }
-        let service = match (self.token_realm, self.token_service, self.token_issuer) {
-            (Some(realm), Some(service), Some(issuer)) => {
-                ensure!(
-                    self.token_certs.is_some() || self.token_jwks.is_some(),
-                    "--token-realm needs --token-certs or --token-jwks: by their keys tokens are verified"
-                );
-                for (flag, value) in [("--token-realm", &realm), ("--token-service", &service)] {
-                    let visible = |c: char| c.is_ascii_graphic() && c != '"' && c != '\\';
-                    ensure!(
-                        !value.is_empty() && value.chars().all(visible),
-                        "{flag} is {value:?}, want visible ASCII without quotes and backslashes"
-                    );
-                }
-                Some(auth::ServiceOptions {
-                    realm,
-                    service,
-                    issuer,
-                    certs: self.token_certs,
-                    jwks: self.token_jwks,
-                })
+        let service = self.token_service()?;
+        for (flag, file) in [
+            ("--htpasswd", &self.htpasswd),
+            ("--token-certs", &self.token_certs),
+            ("--token-jwks", &self.token_jwks),
+        ] {
+            if let Some(file) = file {
+                ensure!(file.is_file(), "{flag} {} is not a file", file.display());
             }
-            // The flags require each other.
-            _ => None,
-        };
+        }
         let users = !given.is_empty() || self.htpasswd.is_some();
         for (given, flag) in [
             (self.acl.is_some(), "--acl"),
