@@ -592,7 +592,7 @@ fn flags() -> BTreeMap<String, (Option<String>, String)> {
         }
         let (variable, text) = flags.get_mut(&current).expect("a flag comes first");
         match line.strip_prefix("[env: ") {
-            Some(env) => *variable = env.split('=').next().map(str::to_owned),
+            Some(env) => *variable = env.split(['=', ']']).next().map(str::to_owned),
             None => text.push_str(line),
         }
     }
