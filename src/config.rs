@@ -431,6 +431,13 @@ impl ServeArgs {
             (None, Some(_)) => bail!("--tls-key needs --tls-cert"),
         };
         let access = self.access.check(environment.users.as_deref(), &listen)?;
+        // One that a killed server left cannot be looked at, and is replaced.
+        if let Some(path) = &self.mount
+            && let Err(error) = path.metadata()
+            && error.kind() == std::io::ErrorKind::NotFound
+        {
+            bail!("--mount {} does not exist", path.display());
+        }
         let root = self.store.root()?;
         let hooks = self.hooks.check(&self.store)?;
         let port = listen.first().map_or(0, SocketAddr::port);

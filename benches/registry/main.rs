@@ -5,6 +5,7 @@
 mod common;
 
 mod client;
+mod events;
 mod files;
 mod image;
 mod mount;
@@ -102,7 +103,7 @@ const MEMORY: Goal = Goal::AtMost(1.0 / 3.0);
 type Measure = fn(&Bench, &Report) -> Result<()>;
 
 /// All there is to measure, with the targets.
-const MEASUREMENTS: [(&str, Measure); 20] = [
+const MEASUREMENTS: [(&str, Measure); 21] = [
     ("get-1", |b, r| b.get(r, 1, false, Goal::AtLeast(1.5))),
     ("get-16", |b, r| b.get(r, 16, false, Goal::AtLeast(1.25))),
     ("get-tls-1", |b, r| b.get(r, 1, true, Goal::AtLeast(1.2))),
@@ -118,6 +119,7 @@ const MEASUREMENTS: [(&str, Measure); 20] = [
     ("files-tree", Bench::tree),
     ("files-read", Bench::read),
     ("files-list", Bench::list),
+    ("events", Bench::events),
     ("mount-ready", Bench::mount_ready),
     ("mount-walk", Bench::mount_walk),
     ("mount-read", Bench::mount_read),

@@ -193,7 +193,11 @@ mod tests {
     use super::*;
 
     fn event(kind: Kind, id: &str) -> Event {
-        Event::new(kind, id.to_owned(), &Arc::default())
+        Event {
+            // The text of others is shorter or longer.
+            time: jiff::Timestamp::UNIX_EPOCH,
+            ..Event::new(kind, id.to_owned(), &Arc::default())
+        }
     }
 
     fn ids(text: &[u8]) -> Vec<String> {

@@ -592,7 +592,7 @@ fn flags() -> BTreeMap<String, (Option<String>, String)> {
         }
         let (variable, text) = flags.get_mut(&current).expect("a flag comes first");
         match line.strip_prefix("[env: ") {
-            Some(env) => *variable = env.split('=').next().map(str::to_owned),
+            Some(env) => *variable = env.split(['=', ']']).next().map(str::to_owned),
             None => text.push_str(line),
         }
     }
@@ -657,6 +657,10 @@ fn variables_are_checked() {
             assert!(["help", "user"].contains(&flag.as_str()), "--{flag}");
             continue;
         };
+        if flag.starts_with("on-") {
+            // Every text is a script.
+            continue;
+        }
         let value = match flag.as_str() {
             // Below a file there is no folder.
             "dir" => "/dev/null/x",
