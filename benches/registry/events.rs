@@ -84,7 +84,7 @@ impl Bench {
             Unit::RequestsPerSecond,
             rate,
             pushes,
-            Goal::AtLeast(0.95),
+            Goal::AtLeast(0.98),
         );
         row(
             "99 % of lines within",
