@@ -44,11 +44,7 @@ impl StoreArgs {
         match &self.layers {
             // A mistyped path must not become an empty registry.
             Some(layers) => {
-                ensure!(
-                    layers.is_dir(),
-                    "--layers {} is not a folder",
-                    layers.display()
-                );
+                ensure!(layers.is_dir(), "--layers {} is not a folder", layers.display());
                 Ok(layers.clone())
             }
             None => Ok(self.dir.join("layers")),
@@ -157,11 +153,7 @@ pub struct IndexCommandArgs {
 
     /// Images to index: NAME[:TAG][@DIGEST], or the digest of a manifest or config, or 12 or more of its first digits; of an
     /// index all platforms that are here
-    #[arg(
-        value_name = "REFERENCE",
-        conflicts_with = "all",
-        required_unless_present = "all"
-    )]
+    #[arg(value_name = "REFERENCE", conflicts_with = "all", required_unless_present = "all")]
     pub references: Vec<Id>,
 }
 
@@ -246,12 +238,7 @@ pub struct ServeArgs {
     pub index: IndexArgs,
 
     /// Listen here; may be repeated; port 0 takes a free one, which the ready line names [default: 127.0.0.1:8000]
-    #[arg(
-        long,
-        value_name = "ADDR:PORT",
-        env = "REGISTRY_LISTEN",
-        value_delimiter = ','
-    )]
+    #[arg(long, value_name = "ADDR:PORT", env = "REGISTRY_LISTEN", value_delimiter = ',')]
     pub listen: Vec<SocketAddr>,
 
     /// Listen on 127.0.0.1:N; may be repeated; PORT in the environment serves when neither this nor --listen is given
@@ -284,13 +271,7 @@ pub struct ServeArgs {
     pub mount_allow_other: bool,
 
     /// Form of the log on stderr, and of the ready line on stdout
-    #[arg(
-        long,
-        value_name = "FORMAT",
-        env = "REGISTRY_LOG",
-        value_enum,
-        default_value = "text"
-    )]
+    #[arg(long, value_name = "FORMAT", env = "REGISTRY_LOG", value_enum, default_value = "text")]
     pub log: log::Format,
 
     /// Least severity that is logged; requests are logged at info
@@ -351,9 +332,7 @@ fn port(text: &str) -> Result<Port, String> {
     if text.starts_with("tcp://") || text.starts_with("udp://") {
         return Ok(Port(None));
     }
-    let port = text
-        .parse()
-        .map_err(|_| "want a number from 0 to 65535".to_owned())?;
+    let port = text.parse().map_err(|_| "want a number from 0 to 65535".to_owned())?;
     Ok(Port(Some(port)))
 }
 
@@ -401,24 +380,12 @@ impl ServeArgs {
         let environment = check_environment(environment)?;
         let loopback = |port| SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port);
         let mut listen = self.listen;
-        listen.extend(
-            self.port
-                .into_iter()
-                .filter_map(|port| port.0)
-                .map(loopback),
-        );
+        listen.extend(self.port.into_iter().filter_map(|port| port.0).map(loopback));
         if listen.is_empty() {
             listen.push(environment.port.map_or(DEFAULT_LISTEN, loopback));
         }
-        for (i, address) in listen
-            .iter()
-            .enumerate()
-            .filter(|(_, address)| address.port() != 0)
-        {
-            ensure!(
-                !listen[..i].contains(address),
-                "--listen and --port name {address} twice"
-            );
+        for (i, address) in listen.iter().enumerate().filter(|(_, address)| address.port() != 0) {
+            ensure!(!listen[..i].contains(address), "--listen and --port name {address} twice");
             ensure!(
                 self.metrics_listen != Some(*address),
                 "--metrics-listen is {address}, which --listen has too"
@@ -504,9 +471,7 @@ fn check_environment(
         };
         if text == "PORT" {
             found.port = Some(
-                value
-                    .parse()
-                    .with_context(|| format!("PORT is {value:?}, want a port number"))?,
+                value.parse().with_context(|| format!("PORT is {value:?}, want a port number"))?,
             );
         } else if text == "REGISTRY_USERS" {
             found.users = Some(value.into_owned());
@@ -523,12 +488,8 @@ fn check_environment(
 /// Kubernetes and Docker tell containers about a service called `registry` in
 /// variables such as `REGISTRY_SERVICE_HOST` and `REGISTRY_PORT_5000_TCP`.
 fn is_service_link(name: &str) -> bool {
-    const PREFIXES: [&str; 4] = [
-        "REGISTRY_SERVICE_HOST",
-        "REGISTRY_SERVICE_PORT",
-        "REGISTRY_PORT_",
-        "REGISTRY_ENV_",
-    ];
+    const PREFIXES: [&str; 4] =
+        ["REGISTRY_SERVICE_HOST", "REGISTRY_SERVICE_PORT", "REGISTRY_PORT_", "REGISTRY_ENV_"];
     name == "REGISTRY_NAME" || PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
 
@@ -539,9 +500,7 @@ mod tests {
     use super::*;
 
     fn check(arguments: &str, environment: &[(&str, &str)]) -> Result<Serve> {
-        let arguments = ["registry", "serve"]
-            .into_iter()
-            .chain(arguments.split_whitespace());
+        let arguments = ["registry", "serve"].into_iter().chain(arguments.split_whitespace());
         let crate::cli::Command::Serve(args) = crate::cli::Cli::try_parse_from(arguments)?.command
         else {
             unreachable!("the arguments start with serve");
@@ -554,11 +513,7 @@ mod tests {
         for (arguments, environment, want) in [
             ("", &[][..], "127.0.0.1:8000"),
             ("", &[("PORT", "81")], "127.0.0.1:81"),
-            (
-                "-p 82 -p 0 -p 0",
-                &[("PORT", "81")],
-                "127.0.0.1:82 127.0.0.1:0 127.0.0.1:0",
-            ),
+            ("-p 82 -p 0 -p 0", &[("PORT", "81")], "127.0.0.1:82 127.0.0.1:0 127.0.0.1:0"),
             (
                 "--listen [::1]:5 --listen 0.0.0.0:6,1.2.3.4:7 --port 8 --insecure-open",
                 &[],
@@ -566,14 +521,7 @@ mod tests {
             ),
         ] {
             let listen = check(arguments, environment).unwrap().http.listen;
-            assert_eq!(
-                listen
-                    .iter()
-                    .map(ToString::to_string)
-                    .collect::<Vec<_>>()
-                    .join(" "),
-                want
-            );
+            assert_eq!(listen.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "), want);
         }
     }
 
@@ -583,11 +531,7 @@ mod tests {
             ("--tls-cert x", &[][..], "--tls-key"),
             ("--tls-key x", &[], "--tls-cert"),
             ("--listen 127.0.0.1:5 -p 5", &[], "127.0.0.1:5"),
-            (
-                "--listen 127.0.0.1:5 --metrics-listen 127.0.0.1:5",
-                &[],
-                "--metrics-listen",
-            ),
+            ("--listen 127.0.0.1:5 --metrics-listen 127.0.0.1:5", &[], "--metrics-listen"),
             ("--listen localhost", &[], "--listen"),
             ("--port 65536", &[], "--port"),
             ("--log xml", &[], "--log"),
@@ -607,11 +551,7 @@ mod tests {
             ("--user ann:", &[], "the password is empty"),
             ("", &[("REGISTRY_USERS", "ann:x,bob")], "REGISTRY_USERS"),
             ("", &[("PORT", "http")], "PORT"),
-            (
-                "",
-                &[("REGISTRY_STORAGE_DELETE_ENABLED", "true")],
-                "REGISTRY_STORAGE_DELETE_ENABLED",
-            ),
+            ("", &[("REGISTRY_STORAGE_DELETE_ENABLED", "true")], "REGISTRY_STORAGE_DELETE_ENABLED"),
         ] {
             let error = format!("{:#}", check(arguments, environment).expect_err(arguments));
             assert!(error.contains(names), "{arguments}: {error}");
@@ -619,11 +559,7 @@ mod tests {
         assert!(
             check(
                 "",
-                &[
-                    ("REGISTRY_SERVICE_HOST", "10.0.0.1"),
-                    ("REGISTRY_DIR", "x"),
-                    ("OTHER", "y")
-                ]
+                &[("REGISTRY_SERVICE_HOST", "10.0.0.1"), ("REGISTRY_DIR", "x"), ("OTHER", "y")]
             )
             .is_ok()
         );
@@ -633,26 +569,17 @@ mod tests {
     fn users() {
         let both = [("REGISTRY_USERS", "carl:c,dora:d:d")];
         for (arguments, environment, want) in [
-            (
-                "--listen 0.0.0.0:5 --user ann:a,b -u bob:b:",
-                &both[..],
-                "ann=a,b bob=b:",
-            ),
+            ("--listen 0.0.0.0:5 --user ann:a,b -u bob:b:", &both[..], "ann=a,b bob=b:"),
             ("--listen 0.0.0.0:5", &both, "carl=c dora=d:d"),
             ("--insecure-open --listen 0.0.0.0:5", &[], ""),
             ("--listen [::ffff:127.0.0.1]:5", &[], ""),
         ] {
             let users = check(arguments, environment).unwrap().access.users;
-            let users = users
-                .iter()
-                .map(|user| format!("{}={}", user.name, user.password));
+            let users = users.iter().map(|user| format!("{}={}", user.name, user.password));
             assert_eq!(users.collect::<Vec<_>>().join(" "), want);
         }
         let shown = format!("{:?}", check("--user ann:hunter2", &[]));
-        assert!(
-            shown.contains("ann") && !shown.contains("hunter2"),
-            "{shown}"
-        );
+        assert!(shown.contains("ann") && !shown.contains("hunter2"), "{shown}");
         let error = check("--user hunter2", &[]).unwrap_err().to_string();
         assert!(error.contains("NAME:PASSWORD"), "{error}");
     }

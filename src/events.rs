@@ -50,15 +50,8 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub const ALL: [Kind; 7] = [
-        Kind::Tag,
-        Kind::Untag,
-        Kind::Image,
-        Kind::Layer,
-        Kind::Verify,
-        Kind::Index,
-        Kind::Delete,
-    ];
+    pub const ALL: [Kind; 7] =
+        [Kind::Tag, Kind::Untag, Kind::Image, Kind::Layer, Kind::Verify, Kind::Index, Kind::Delete];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -279,13 +272,7 @@ impl Events {
         size: impl Fn(&Digest) -> Option<u64>,
         cause: &Arc<Cause>,
     ) {
-        let Pushed {
-            repository,
-            digest,
-            config,
-            tags,
-            ..
-        } = pushed;
+        let Pushed { repository, digest, config, tags, .. } = pushed;
         for layer in pushed.layers {
             let Some((_, from)) = self.arrived.remove(&(repository.clone(), *layer)) else {
                 continue;
@@ -312,10 +299,7 @@ impl Events {
             }
         };
         let notable = tags.is_empty();
-        self.publish(Event {
-            notable,
-            ..about(Kind::Verify)
-        });
+        self.publish(Event { notable, ..about(Kind::Verify) });
         if config.is_some() {
             self.publish(about(Kind::Image));
         }
@@ -327,9 +311,8 @@ impl Events {
     /// These layers will be indexed, for what was pushed to a repository.
     pub fn indexing(&self, layers: &[Digest], repository: &Repository, cause: &Arc<Cause>) {
         for layer in layers {
-            let waiting = self
-                .indexing
-                .get_or_insert_with(layer, || Ok::<_, Infallible>(Waiting::default()));
+            let waiting =
+                self.indexing.get_or_insert_with(layer, || Ok::<_, Infallible>(Waiting::default()));
             let Ok(waiting) = waiting;
             let mut waiting = waiting.lock().unwrap_or_else(PoisonError::into_inner);
             if waiting.len() < INDEXING_REPOSITORIES {

@@ -120,9 +120,7 @@ impl Hooks {
         });
         for number in 0..options.jobs {
             let hooks = Arc::clone(&hooks);
-            thread::Builder::new()
-                .name(format!("hook-{number}"))
-                .spawn(move || hooks.work())?;
+            thread::Builder::new().name(format!("hook-{number}")).spawn(move || hooks.work())?;
         }
         Ok(Some(hooks))
     }
@@ -315,24 +313,11 @@ fn command(script: &Script, event: &Event) -> Command {
         ("EVENT", kind.to_owned()),
         ("ID", event.id.clone()),
         ("TAG", full_tag.unwrap_or_default()),
-        (
-            "REPOSITORY",
-            repository.map(ToString::to_string).unwrap_or_default(),
-        ),
-        (
-            "DIGEST",
-            event.digest.map(|d| d.to_string()).unwrap_or_default(),
-        ),
+        ("REPOSITORY", repository.map(ToString::to_string).unwrap_or_default()),
+        ("DIGEST", event.digest.map(|d| d.to_string()).unwrap_or_default()),
         // The system's strings end at a NUL.
         ("USER", user.replace('\0', "\u{fffd}")),
-        (
-            "ADDRESS",
-            event
-                .cause
-                .address
-                .map(|a| a.ip().to_string())
-                .unwrap_or_default(),
-        ),
+        ("ADDRESS", event.cause.address.map(|a| a.ip().to_string()).unwrap_or_default()),
     ] {
         command.env(format!("REGISTRY_{name}"), value);
     }

@@ -62,9 +62,7 @@ pub fn start(format: Format, level: Level) -> io::Result<()> {
     if LOG.set(log).is_err() {
         return Err(io::Error::other("logging was started twice"));
     }
-    std::thread::Builder::new()
-        .name("log".into())
-        .spawn(write_lines)?;
+    std::thread::Builder::new().name("log".into()).spawn(write_lines)?;
     let filter = match level {
         Level::Error => LevelFilter::ERROR,
         Level::Warn => LevelFilter::WARN,
@@ -94,10 +92,8 @@ pub fn flush() {
             if left.is_zero() {
                 return;
             }
-            (pending, _) = log
-                .changed
-                .wait_timeout(pending, left)
-                .unwrap_or_else(PoisonError::into_inner);
+            (pending, _) =
+                log.changed.wait_timeout(pending, left).unwrap_or_else(PoisonError::into_inner);
         }
     }
 }
@@ -128,10 +124,7 @@ fn write_lines() {
         pending.busy = false;
         log.changed.notify_all();
         while pending.lines.is_empty() {
-            pending = log
-                .changed
-                .wait(pending)
-                .unwrap_or_else(PoisonError::into_inner);
+            pending = log.changed.wait(pending).unwrap_or_else(PoisonError::into_inner);
         }
         pending.busy = true;
         std::mem::swap(&mut lines, &mut pending.lines);
@@ -143,10 +136,7 @@ fn write_lines() {
         lines.clear();
         drop(stderr);
         if dropped > 0 {
-            tracing::warn!(
-                lines = dropped,
-                "log lines were dropped: stderr is read too slowly"
-            );
+            tracing::warn!(lines = dropped, "log lines were dropped: stderr is read too slowly");
         }
     }
 }
@@ -205,18 +195,8 @@ impl Drop for Request {
         let now = jiff::Timestamp::now();
         let ms = self.start.elapsed().as_secs_f64() * 1e3;
         let path = self.uri.path_and_query().map_or("*", |p| p.as_str());
-        let agent = self
-            .user_agent
-            .as_ref()
-            .map_or(&b""[..], |value| value.as_bytes());
-        let Request {
-            id,
-            client,
-            method,
-            status,
-            bytes,
-            ..
-        } = self;
+        let agent = self.user_agent.as_ref().map_or(&b""[..], |value| value.as_bytes());
+        let Request { id, client, method, status, bytes, .. } = self;
         let mut line = String::with_capacity(256);
         let (open, close) = match log.format {
             Format::Text => ("  INFO request ", "\n"),

@@ -19,16 +19,8 @@ const READERS_DROPPED: &str = "registry_event_readers_dropped_total";
 
 /// Says what the metrics mean. Called once, when a recorder is there.
 pub fn describe() {
-    describe_counter!(
-        REQUESTS,
-        Unit::Count,
-        "Requests answered, by route, method and status"
-    );
-    describe_histogram!(
-        SECONDS,
-        Unit::Seconds,
-        "Time until the answer's head was ready, by route"
-    );
+    describe_counter!(REQUESTS, Unit::Count, "Requests answered, by route, method and status");
+    describe_histogram!(SECONDS, Unit::Seconds, "Time until the answer's head was ready, by route");
     describe_gauge!(CONNECTIONS, Unit::Count, "Open connections");
     describe_counter!(UPLOADED, Unit::Bytes, "Bytes of blobs received");
     describe_counter!(SENT, Unit::Bytes, "Bytes of blobs sent");
@@ -40,11 +32,7 @@ pub fn describe() {
         "Notifications sent, tries that failed, and notifications lost, by result"
     );
     describe_gauge!(READERS, Unit::Count, "Readers of /v1/events");
-    describe_counter!(
-        READERS_DROPPED,
-        Unit::Count,
-        "Readers of /v1/events that were too slow"
-    );
+    describe_counter!(READERS_DROPPED, Unit::Count, "Readers of /v1/events that were too slow");
     gauge!(CONNECTIONS).set(0);
     gauge!(READERS).set(0);
     counter!(READERS_DROPPED).absolute(0);

@@ -174,22 +174,14 @@ fn name(url: &str) -> String {
 /// What the log calls it, for the same reason.
 fn host(url: &str) -> String {
     let authority = url.split("://").nth(1).unwrap_or_default();
-    authority
-        .split(['/', '?', '#'])
-        .next()
-        .unwrap_or_default()
-        .to_owned()
+    authority.split(['/', '?', '#']).next().unwrap_or_default().to_owned()
 }
 
 fn agent(options: &Options) -> Result<ureq::Agent> {
     let mut tls = TlsConfig::builder().unversioned_rustls_crypto_provider(Arc::new(
         rustls::crypto::aws_lc_rs::default_provider(),
     ));
-    if options
-        .endpoints
-        .iter()
-        .any(|url| url.starts_with("https:"))
-    {
+    if options.endpoints.iter().any(|url| url.starts_with("https:")) {
         tls = tls.root_certs(RootCerts::from(roots(options)?));
     }
     let config = ureq::Agent::config_builder()
@@ -206,24 +198,16 @@ fn agent(options: &Options) -> Result<ureq::Agent> {
 fn roots(options: &Options) -> Result<Vec<Certificate<'static>>> {
     let path = match &options.roots {
         Some(path) => path.clone(),
-        None => ROOTS
-            .into_iter()
-            .map(PathBuf::from)
-            .find(|path| path.is_file())
-            .context(
-                "--notify needs the certificates of authorities for https: install ca-certificates",
-            )?,
+        None => ROOTS.into_iter().map(PathBuf::from).find(|path| path.is_file()).context(
+            "--notify needs the certificates of authorities for https: install ca-certificates",
+        )?,
     };
     let read = |path: &PathBuf| {
         let certificates = CertificateDer::pem_file_iter(path)?;
         certificates.collect::<Result<Vec<_>, _>>()
     };
     let certificates = read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    ensure!(
-        !certificates.is_empty(),
-        "{} holds no certificate",
-        path.display()
-    );
+    ensure!(!certificates.is_empty(), "{} holds no certificate", path.display());
     let own = |certificate: &CertificateDer| Certificate::from_der(certificate).to_owned();
     Ok(certificates.iter().map(own).collect())
 }
@@ -244,8 +228,7 @@ impl Sender {
         while !self.shared.closed() {
             let journal = &self.shared.journal;
             if !journal.has_more(&self.cursor) {
-                self.shared
-                    .wait(BACKOFF_MAX, || journal.has_more(&self.cursor));
+                self.shared.wait(BACKOFF_MAX, || journal.has_more(&self.cursor));
                 continue;
             }
             let (sent, count) = match journal.read(&mut self.cursor) {
@@ -261,10 +244,7 @@ impl Sender {
                     if batch.notifications.is_empty() {
                         continue;
                     }
-                    (
-                        self.send(&batch.notifications),
-                        batch.notifications.len() as u64,
-                    )
+                    (self.send(&batch.notifications), batch.notifications.len() as u64)
                 }
                 Err(error) => (Err(format!("cannot read the queue: {error}")), 0),
             };
@@ -303,18 +283,10 @@ impl Sender {
         for (name, value) in &self.headers {
             request = request.header(name, value);
         }
-        let mut response = request
-            .send(body.as_bytes())
-            .map_err(|error| error.to_string())?;
+        let mut response = request.send(body.as_bytes()).map_err(|error| error.to_string())?;
         let status = response.status();
         // Read, so that the connection can be used again; it says nothing to us.
-        drop(
-            response
-                .body_mut()
-                .with_config()
-                .limit(64 << 10)
-                .read_to_vec(),
-        );
+        drop(response.body_mut().with_config().limit(64 << 10).read_to_vec());
         match status.is_success() {
             true => Ok(()),
             false => Err(format!("the answer is {status}")),
@@ -324,9 +296,7 @@ impl Sender {
 
 /// Half of it for sure, the rest by chance.
 fn backoff(failures: u32) -> Duration {
-    let whole = BACKOFF_MIN
-        .saturating_mul(1 << failures.min(16))
-        .min(BACKOFF_MAX);
+    let whole = BACKOFF_MIN.saturating_mul(1 << failures.min(16)).min(BACKOFF_MAX);
     let chance = (uuid::Uuid::new_v4().as_u128() & 0xffff) as u32;
     whole / 2 + whole / 2 * chance / 0xffff
 }
@@ -337,28 +307,16 @@ mod tests {
 
     #[test]
     fn pauses_grow() {
-        for (failures, whole) in [
-            (0, 500),
-            (1, 1000),
-            (2, 2000),
-            (7, 60_000),
-            (u32::MAX, 60_000),
-        ] {
+        for (failures, whole) in [(0, 500), (1, 1000), (2, 2000), (7, 60_000), (u32::MAX, 60_000)] {
             let pause = backoff(failures);
             let whole = Duration::from_millis(whole);
-            assert!(
-                pause >= whole / 2 && pause <= whole,
-                "{failures}: {pause:?}"
-            );
+            assert!(pause >= whole / 2 && pause <= whole, "{failures}: {pause:?}");
         }
     }
 
     #[test]
     fn endpoints_are_named_without_their_secrets() {
-        assert_eq!(
-            host("https://hooks.example.org/T0/secret?x"),
-            "hooks.example.org"
-        );
+        assert_eq!(host("https://hooks.example.org/T0/secret?x"), "hooks.example.org");
         assert_eq!(host("http://a:81"), "a:81");
         assert_eq!(name("http://a").len(), 16);
         assert_ne!(name("http://a"), name("http://b"));

@@ -164,12 +164,7 @@ pub fn latency(target: &Target, path: &str, number: usize) -> Result<[f64; 2]> {
 
 /// Pushes a blob: POST, one PATCH, PUT. Gives the seconds that took.
 pub fn push(target: &Target, repository: &str, content: Content) -> Result<f64> {
-    push_blob(
-        target,
-        repository,
-        &content.digest(),
-        Body::Content(content),
-    )
+    push_blob(target, repository, &content.digest(), Body::Content(content))
 }
 
 /// The same for a blob whose digest is known.
@@ -194,9 +189,8 @@ pub fn push_blob(target: &Target, repository: &str, digest: &Digest, body: Body)
 /// has a request of every other connection before it. A request costs less than
 /// one of wrk's, which waits for the body that an answer to HEAD does not have.
 pub fn requests(target: &Target, request: &str, clients: usize, time: Duration) -> Result<f64> {
-    let mut connections = (0..clients)
-        .map(|_| Repeated::open(target, request))
-        .collect::<Result<Vec<_>>>()?;
+    let mut connections =
+        (0..clients).map(|_| Repeated::open(target, request)).collect::<Result<Vec<_>>>()?;
     let begin = Instant::now();
     for connection in &mut connections {
         connection.send()?;
@@ -230,11 +224,7 @@ impl<'a> Repeated<'a> {
         connection.send(request.as_bytes())?;
         let answer = connection.answer(!request.starts_with("HEAD "), |_| ())?;
         ensure!(answer.status == 200, "{request}: {}", answer.head);
-        let body = if request.starts_with("HEAD ") {
-            0
-        } else {
-            answer.length
-        };
+        let body = if request.starts_with("HEAD ") { 0 } else { answer.length };
         let length = answer.head.len() + body as usize;
         Ok(Repeated {
             stream: connection.stream,
@@ -261,10 +251,7 @@ impl<'a> Repeated<'a> {
                 }
             }
         }
-        ensure!(
-            self.buffer.starts_with(b"HTTP/1.1 200 "),
-            "another answer than the first"
-        );
+        ensure!(self.buffer.starts_with(b"HTTP/1.1 200 "), "another answer than the first");
         Ok(())
     }
 }
@@ -298,9 +285,7 @@ impl Answer {
 
     /// Path and query of where to go on.
     fn location(&self) -> Result<String> {
-        let location = self
-            .header("location")
-            .context("an answer without Location")?;
+        let location = self.header("location").context("an answer without Location")?;
         let path = match location.split_once("://") {
             Some((_, rest)) => &rest[rest.find('/').unwrap_or(rest.len())..],
             None => location,
@@ -320,11 +305,7 @@ impl Connection {
             None => None,
         };
         let buffer = vec![0; BUFFER];
-        Ok(Connection {
-            stream,
-            tls,
-            buffer,
-        })
+        Ok(Connection { stream, tls, buffer })
     }
 
     fn send(&mut self, bytes: &[u8]) -> Result<()> {
@@ -425,10 +406,7 @@ impl Connection {
                     body(piece);
                 })?;
             }
-            ensure!(
-                received == answer.length,
-                "more bytes than Content-Length says"
-            );
+            ensure!(received == answer.length, "more bytes than Content-Length says");
         }
         Ok(answer)
     }

@@ -54,9 +54,7 @@ impl Bench {
             let pushers =
                 (0..PUSHERS).map(|pusher| scope.spawn(move || push(target, pusher, begin)));
             let pushers: Vec<_> = pushers.collect();
-            let mut ends = pushers
-                .into_iter()
-                .map(|pusher| pusher.join().expect("no panic"));
+            let mut ends = pushers.into_iter().map(|pusher| pusher.join().expect("no panic"));
             ends.try_for_each(|end| end)
         })?;
         let rate = EVENTS as f64 / begin.elapsed().as_secs_f64();
@@ -79,27 +77,9 @@ impl Bench {
             });
         };
         let pushes = f64::from(RATE);
-        row(
-            "tags pushed",
-            Unit::RequestsPerSecond,
-            rate,
-            pushes,
-            Goal::AtLeast(0.98),
-        );
-        row(
-            "99 % of lines within",
-            Unit::Seconds,
-            p99,
-            0.1,
-            Goal::AtMost(1.0),
-        );
-        row(
-            "peak memory on top",
-            Unit::Bytes,
-            memory,
-            64.0 * MB as f64,
-            Goal::AtMost(1.0),
-        );
+        row("tags pushed", Unit::RequestsPerSecond, rate, pushes, Goal::AtLeast(0.98));
+        row("99 % of lines within", Unit::Seconds, p99, 0.1, Goal::AtMost(1.0));
+        row("peak memory on top", Unit::Bytes, memory, 64.0 * MB as f64, Goal::AtMost(1.0));
         Ok(())
     }
 }
@@ -154,10 +134,7 @@ fn read(mut lines: BufReader<TcpStream>) -> Result<Vec<f64>> {
         let tag = event["tag"].as_str().context("no tag")?;
         let of = (0..PUSHERS).find(|&pusher| tag.starts_with(&(repository(pusher) + ":")));
         let next = &mut next[of.context("a tag of nobody's")? as usize];
-        ensure!(
-            tag.ends_with(&format!(":t{next}")),
-            "want t{next}, got {tag}"
-        );
+        ensure!(tag.ends_with(&format!(":t{next}")), "want t{next}, got {tag}");
         *next += 1;
         let time: Timestamp = event["time"].as_str().context("no time")?.parse()?;
         delays.push(now.duration_since(time).as_secs_f64());

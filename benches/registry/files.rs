@@ -309,10 +309,7 @@ fn start(dir: &Path, store: &Store) -> Registry {
 }
 
 fn target(registry: &Registry) -> Target {
-    Target {
-        address: registry.address,
-        tls: None,
-    }
+    Target { address: registry.address, tls: None }
 }
 
 fn tree_of(tag: &str) -> String {
@@ -353,10 +350,7 @@ fn first_tree(registry: &Registry) -> Result<f64> {
 /// Pushes an image of which only `layers` are new.
 fn push(registry: &Registry, image: &Image, layers: &[image::Layer]) -> Result<()> {
     for layer in layers {
-        let body = Body::File {
-            path: &layer.path,
-            size: layer.size,
-        };
+        let body = Body::File { path: &layer.path, size: layer.size };
         client::push_blob(&target(registry), REPOSITORY, &layer.digest, body)?;
     }
     registry.push_blob(REPOSITORY, image.config().as_bytes());

@@ -72,10 +72,7 @@ pub struct DataFile {
 }
 
 const fn data(name: &'static str, seed: u64, size: u64) -> DataFile {
-    DataFile {
-        name,
-        content: Text { seed, size },
-    }
+    DataFile { name, content: Text { seed, size } }
 }
 
 pub const EVENTS: DataFile = data("data/events", 1, 680 * MB);
@@ -129,10 +126,7 @@ impl Cache {
         self.layer(&format!("settings-{version}"), |out| {
             tar::directory(out, "etc")?;
             for name in ["a", "b", "c", "d"] {
-                let content = Text {
-                    seed: version,
-                    size: 2000,
-                };
+                let content = Text { seed: version, size: 2000 };
                 tar::file(out, &format!("etc/app-{name}.conf"), 0o644, content)?;
             }
             Ok(tar::end(out)?)
@@ -166,17 +160,14 @@ impl Cache {
             }
             Ok(tar::end(out)?)
         })?;
-        Ok(Image {
-            layers: vec![layer],
-        })
+        Ok(Image { layers: vec![layer] })
     }
 
     /// A file of the data layer alone, as gzip makes it.
     pub fn alone(&self, file: DataFile) -> Result<PathBuf> {
         let name = file.name.replace('/', "-");
-        let layer = self.layer(&name, |out| {
-            Ok(file.content.pieces(|piece| out.write_all(piece))?)
-        })?;
+        let layer =
+            self.layer(&name, |out| Ok(file.content.pieces(|piece| out.write_all(piece))?))?;
         Ok(layer.path)
     }
 
@@ -224,18 +215,12 @@ fn compress(path: &Path, make: impl FnOnce(&mut dyn Write) -> Result<()>) -> Res
             self.out.flush()
         }
     }
-    let mut gzip = Command::new("gzip")
-        .arg("-n")
-        .stdin(Stdio::piped())
-        .stdout(File::create(path)?)
-        .spawn()?;
+    let mut gzip =
+        Command::new("gzip").arg("-n").stdin(Stdio::piped()).stdout(File::create(path)?).spawn()?;
     let stdin = gzip.stdin.take().context("piped above")?;
     let mut out = io::BufWriter::with_capacity(
         1 << 16,
-        Hashed {
-            out: stdin,
-            hasher: Algorithm::Sha256.hasher(),
-        },
+        Hashed { out: stdin, hasher: Algorithm::Sha256.hasher() },
     );
     make(&mut out)?;
     let hashed = out.into_inner().map_err(|e| e.into_error())?;
@@ -276,12 +261,7 @@ fn debian(out: &mut dyn Write, dir: &Path, arguments: &[&str]) -> Result<()> {
     mmdebstrap.arg("--quiet").args(arguments).arg(DEBIAN);
     run(mmdebstrap.arg(&packed));
     let mut unpack = Command::new("tar");
-    unpack.args([
-        "--extract",
-        "--numeric-owner",
-        "--exclude=./dev/*",
-        "--file",
-    ]);
+    unpack.args(["--extract", "--numeric-owner", "--exclude=./dev/*", "--file"]);
     run(unpack.arg(&packed).arg("--directory").arg(&root));
     let names = fs::read_dir(&root)?.map(|entry| Ok(entry?.file_name()));
     let mut names = names.collect::<io::Result<Vec<_>>>()?;
@@ -310,19 +290,13 @@ fn data_layer(out: &mut dyn Write) -> Result<()> {
 fn app_layer(out: &mut dyn Write) -> Result<()> {
     tar::directory(out, "app")?;
     for number in 0..300 {
-        let content = Text {
-            seed: number,
-            size: 8000,
-        };
+        let content = Text { seed: number, size: 8000 };
         tar::file(out, &format!("app/module-{number}.js"), 0o644, content)?;
     }
     tar::directory(out, "usr")?;
     tar::directory(out, "usr/bin")?;
     for number in 0..5 {
-        let content = Text {
-            seed: number,
-            size: 1000,
-        };
+        let content = Text { seed: number, size: 1000 };
         tar::file(out, &format!("usr/bin/app-{number}"), 0o755, content)?;
     }
     Ok(tar::end(out)?)

@@ -129,16 +129,8 @@ const MEASUREMENTS: [(&str, Measure); 21] = [
 
 fn main() -> ExitCode {
     let options = Options::parse();
-    let wanted = |name: &str| {
-        options
-            .filter
-            .as_ref()
-            .is_none_or(|filter| name.contains(filter))
-    };
-    let chosen: Vec<_> = MEASUREMENTS
-        .into_iter()
-        .filter(|(name, _)| wanted(name))
-        .collect();
+    let wanted = |name: &str| options.filter.as_ref().is_none_or(|filter| name.contains(filter));
+    let chosen: Vec<_> = MEASUREMENTS.into_iter().filter(|(name, _)| wanted(name)).collect();
     if chosen.is_empty() {
         let names = MEASUREMENTS.map(|(name, _)| name).join(", ");
         eprintln!("no measurement has that in its name; there are {names}");
@@ -235,13 +227,7 @@ impl Bench {
         }
         let [ours, other] = &values;
         let memory = format!("peak memory: {what}");
-        report.row(&Row {
-            what,
-            unit,
-            ours,
-            other,
-            goal,
-        });
+        report.row(&Row { what, unit, ours, other, goal });
         report.row(&Row {
             what: memory,
             unit: Unit::Bytes,
@@ -322,10 +308,7 @@ impl Bench {
         let mut values = [const { Vec::new() }; 2];
         for round in 0..=self.options.rounds {
             for (i, request) in [&with_password, &open].into_iter().enumerate() {
-                let target = Target {
-                    address: servers[i].address,
-                    tls: None,
-                };
+                let target = Target { address: servers[i].address, tls: None };
                 let value = client::requests(&target, request, CLIENTS, time)?;
                 if round > 0 {
                     values[i].push(value);
@@ -364,10 +347,7 @@ impl Bench {
         let peak = |size| {
             let (dir, store) = (self.folder(), Store::new(self.folder())?);
             let server = Server::start(&program, &dir, &store.root, None)?;
-            let content = Content {
-                seed: 0,
-                size: size * MB,
-            };
+            let content = Content { seed: 0, size: size * MB };
             client::push(&server.target, REPOSITORY, content)?;
             let peak = server.peak_memory()?;
             drop(server);
@@ -375,10 +355,7 @@ impl Bench {
             Ok::<_, anyhow::Error>(peak)
         };
         report.row(&Row {
-            what: format!(
-                "peak memory, push of {} MB beside {SMALL} MB",
-                self.options.large
-            ),
+            what: format!("peak memory, push of {} MB beside {SMALL} MB", self.options.large),
             unit: Unit::Bytes,
             ours: &[peak(self.options.large)?],
             other: &[peak(SMALL)?],

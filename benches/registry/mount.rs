@@ -63,9 +63,7 @@ impl Bench {
     /// becomes of it in the image of five: all but the data layer has files there.
     pub fn mount_walk(&self, report: &Report) -> Result<()> {
         let five = self.cache()?.image()?;
-        let alone = Image {
-            layers: vec![five.layers[1].clone()],
-        };
+        let alone = Image { layers: vec![five.layers[1].clone()] };
         self.walk(report, "1 layer", &alone, &alone, true)?;
         let mut most = five.clone();
         most.layers.remove(DATA_LAYER);
@@ -127,9 +125,8 @@ impl Bench {
             ours.entries,
             ext4.entries
         );
-        let today: Vec<f64> = (unpacking.iter().zip(&ext4.grep_cold))
-            .map(|(tar, grep)| tar + grep)
-            .collect();
+        let today: Vec<f64> =
+            (unpacking.iter().zip(&ext4.grep_cold)).map(|(tar, grep)| tar + grep).collect();
         let row = |name: &str, ours: &[f64], other: &[f64], goal| {
             report.row(&Row {
                 what: format!("{name}, {what}"),
@@ -141,27 +138,12 @@ impl Bench {
         };
         row("find, cold", &ours.find_cold, &ext4.find_cold, 1.0);
         row("find, warm", &ours.find_warm, &ext4.find_warm, 1.1);
-        row(
-            "grep -r, cold, beside tar xzf + grep",
-            &ours.grep_cold,
-            &today,
-            0.35,
-        );
+        row("grep -r, cold, beside tar xzf + grep", &ours.grep_cold, &today, 0.35);
         row("grep -r, warm", &ours.grep_warm, &ext4.grep_warm, 1.2);
         row("grep -r of a second image", &second, &ext4.grep_warm, 1.3);
         if archive {
-            row(
-                "find, cold, beside ratarmount",
-                &ours.find_cold,
-                &rat_find,
-                1.0,
-            );
-            row(
-                "grep -r, cold, beside ratarmount",
-                &ours.grep_cold,
-                &rat_grep,
-                1.0,
-            );
+            row("find, cold, beside ratarmount", &ours.find_cold, &rat_find, 1.0);
+            row("grep -r, cold, beside ratarmount", &ours.grep_cold, &rat_grep, 1.0);
         }
         report.row(&Row {
             what: format!("peak memory less the cache, {what}, limit"),
@@ -186,9 +168,7 @@ impl Bench {
         let (mut warm, mut ext4, mut memory) = (vec![], vec![], vec![]);
         for round in 0..=self.options.rounds {
             let mounted = mount(&dir, &store);
-            let file = mounted
-                .path
-                .join(format!("{REPOSITORY}:one/{}", EVENTS.name));
+            let file = mounted.path.join(format!("{REPOSITORY}:one/{}", EVENTS.name));
             cold()?;
             let at_places = read_places(&file, EVENTS.content.size)?;
             drop(mounted);
@@ -218,23 +198,11 @@ impl Bench {
         }
         let row = |what: &str, unit, ours: &[f64], other: &[f64], goal| {
             let what = what.to_owned();
-            report.row(&Row {
-                what,
-                unit,
-                ours,
-                other,
-                goal,
-            });
+            report.row(&Row { what, unit, ours, other, goal });
         };
         let speed = Unit::BytesPerSecond;
         let faster = Goal::AtLeast(1.5);
-        row(
-            "680 MB file, cold, beside gzip -dc",
-            speed,
-            &front,
-            &gzip,
-            faster,
-        );
+        row("680 MB file, cold, beside gzip -dc", speed, &front, &gzip, faster);
         let same = Goal::AtLeast(0.9);
         row("680 MB file, warm, beside ext4", speed, &warm, &ext4, same);
         let most = Goal::AtMost(1.0);
@@ -316,12 +284,7 @@ fn unpack(image: &Image, to: &Path) -> Result<f64> {
     for layer in &image.layers {
         let mut tar = Command::new("tar");
         tar.arg("--extract").arg("--gzip").arg("--numeric-owner");
-        common::run(
-            tar.arg("--file")
-                .arg(&layer.path)
-                .arg("--directory")
-                .arg(to),
-        );
+        common::run(tar.arg("--file").arg(&layer.path).arg("--directory").arg(to));
     }
     Ok(begin.elapsed().as_secs_f64())
 }
@@ -349,10 +312,7 @@ fn gunzip(path: &Path) -> Result<f64> {
 
 fn timed(command: &mut Command, code: i32) -> Result<f64> {
     let begin = Instant::now();
-    let status = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .status()?;
+    let status = command.stdin(Stdio::null()).stdout(Stdio::null()).status()?;
     let seconds = begin.elapsed().as_secs_f64();
     ensure!(status.code() == Some(code), "{command:?}: {status}");
     Ok(seconds)

@@ -77,10 +77,7 @@ impl Npm {
             }
             .to_string();
             self.put(&format!("/v1/images/{id}/json"), &[], config.as_bytes())?;
-            let body = Body::File {
-                path: &layer.path,
-                size: layer.size,
-            };
+            let body = Body::File { path: &layer.path, size: layer.size };
             let path = format!("/v1/images/{id}/layer");
             Connection::open(&self.target)?.send_body("PUT", &path, "", Some(body), 200)?;
             let mut hasher = Algorithm::Sha256.hasher();

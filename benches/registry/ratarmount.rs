@@ -41,10 +41,7 @@ impl Ratarmount {
         command.args(["--index-file", ":memory:"]).arg(&link);
         run(command.arg(mount.path()));
         fs::read_dir(mount.path())?;
-        Ok(Ratarmount {
-            mount,
-            seconds: begin.elapsed().as_secs_f64(),
-        })
+        Ok(Ratarmount { mount, seconds: begin.elapsed().as_secs_f64() })
     }
 }
 

@@ -91,10 +91,8 @@ impl Report {
     pub fn start(json: bool) -> Report {
         let facts = facts();
         if json {
-            let facts: serde_json::Map<_, _> = facts
-                .into_iter()
-                .map(|(key, value)| (key.to_owned(), value.into()))
-                .collect();
+            let facts: serde_json::Map<_, _> =
+                facts.into_iter().map(|(key, value)| (key.to_owned(), value.into())).collect();
             println!("{}", json!({ "facts": facts }));
         } else {
             for (key, value) in facts {
@@ -162,32 +160,14 @@ fn facts() -> Vec<(&'static str, String)> {
     let cores = std::thread::available_parallelism().map_or_else(|_| unknown(), |n| n.to_string());
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease");
     vec![
-        (
-            "date",
-            jiff::Timestamp::now().strftime("%F %H:%M UTC").to_string(),
-        ),
-        (
-            "commit",
-            output("git", &["describe", "--always", "--dirty"]).unwrap_or_else(unknown),
-        ),
-        (
-            "ours",
-            output(REGISTRY, &["--version"]).unwrap_or_else(unknown),
-        ),
+        ("date", jiff::Timestamp::now().strftime("%F %H:%M UTC").to_string()),
+        ("commit", output("git", &["describe", "--always", "--dirty"]).unwrap_or_else(unknown)),
+        ("ours", output(REGISTRY, &["--version"]).unwrap_or_else(unknown)),
         ("peer", output(PEER, &["--version"]).unwrap_or_else(unknown)),
-        (
-            "cpu",
-            field("/proc/cpuinfo", "model name").unwrap_or_else(unknown),
-        ),
+        ("cpu", field("/proc/cpuinfo", "model name").unwrap_or_else(unknown)),
         ("cores", cores),
-        (
-            "memory",
-            field("/proc/meminfo", "MemTotal").unwrap_or_else(unknown),
-        ),
-        (
-            "kernel",
-            kernel.map_or_else(|_| unknown(), |text| text.trim().to_owned()),
-        ),
+        ("memory", field("/proc/meminfo", "MemTotal").unwrap_or_else(unknown)),
+        ("kernel", kernel.map_or_else(|_| unknown(), |text| text.trim().to_owned())),
     ]
 }
 

@@ -77,10 +77,7 @@ impl Store {
             }
             blobs.push(layer.digest);
         }
-        Ok(Image {
-            manifest: self.small_blob(image.manifest().as_bytes())?,
-            blobs,
-        })
+        Ok(Image { manifest: self.small_blob(image.manifest().as_bytes())?, blobs })
     }
 
     /// Gives an image to a repository under every one of `tags`.

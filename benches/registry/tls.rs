@@ -116,9 +116,8 @@ impl Tls {
         let mut encoded = 0;
         loop {
             let received = &mut self.buffer[self.start..self.end];
-            let UnbufferedStatus {
-                mut discard, state, ..
-            } = self.connection.process_tls_records(received);
+            let UnbufferedStatus { mut discard, state, .. } =
+                self.connection.process_tls_records(received);
             let mut reached = None;
             match state? {
                 ConnectionState::ReadTraffic(mut traffic) => {

@@ -68,10 +68,8 @@ impl Bench {
         let program = Program::Registry(common::REGISTRY.into());
         let server = Server::start(&program, &self.folder(), &self.roots[0], None)?;
         let (id, _) = push(&server.target, Content { seed: 1, size })?;
-        let paths = [
-            format!("/v1/images/{id}/layer"),
-            format!("/v2/{REPOSITORY}/blobs/{}", self.blob),
-        ];
+        let paths =
+            [format!("/v1/images/{id}/layer"), format!("/v2/{REPOSITORY}/blobs/{}", self.blob)];
         let mut values = [const { Vec::new() }; 2];
         for round in 0..=self.options.rounds {
             for (path, values) in paths.iter().zip(&mut values) {

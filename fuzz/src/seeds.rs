@@ -14,19 +14,14 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
         "gzip" => gzip(),
         "manifests" => manifests(),
         "records" => records(),
-        "tar" => tars()
-            .iter()
-            .map(|tar| [b"\0", &tar[..]].concat())
-            .collect(),
+        "tar" => tars().iter().map(|tar| [b"\0", &tar[..]].concat()).collect(),
         "zstd" => zstd(),
         _ => panic!("no target {target}"),
     }
 }
 
 fn text() -> Vec<u8> {
-    (0..300)
-        .flat_map(|n| format!("etc/{} {}\n", n * n, n % 7).into_bytes())
-        .collect()
+    (0..300).flat_map(|n| format!("etc/{} {}\n", n * n, n % 7).into_bytes()).collect()
 }
 
 fn gzip() -> Vec<Vec<u8>> {
@@ -73,12 +68,7 @@ fn zstd() -> Vec<Vec<u8>> {
         frame(&text, 1),
         frame(&text, 19),
         frame(&vec![0; 3 << 20], 1),
-        [
-            &frame(&text, 1)[..],
-            b"\x50\x2a\x4d\x18\x02\0\0\0xx",
-            &frame(b"a", 1),
-        ]
-        .concat(),
+        [&frame(&text, 1)[..], b"\x50\x2a\x4d\x18\x02\0\0\0xx", &frame(b"a", 1)].concat(),
         frame(b"", 1),
         bzip2.finish().expect("memory"),
         xz.finish().expect("memory"),
@@ -89,18 +79,10 @@ fn records() -> Vec<Vec<u8>> {
     let mut entry = Entry::implicit(Kind::Regular);
     entry.link = b"target".to_vec();
     entry.xattrs = vec![(b"user.x".to_vec(), b"value".to_vec())];
-    entry.sparse = Some(vec![Extent {
-        offset: 4096,
-        length: 512,
-    }]);
+    entry.sparse = Some(vec![Extent { offset: 4096, length: 512 }]);
     entry.sha256 = Some([7; 32]);
     let span = Span {
-        checkpoint: Checkpoint {
-            input: 1 << 40,
-            bits: 3,
-            raw: true,
-            window: text(),
-        },
+        checkpoint: Checkpoint { input: 1 << 40, bits: 3, raw: true, window: text() },
         length: 2 << 20,
         checksum: u64::MAX,
     };
@@ -179,9 +161,7 @@ fn pax(records: &[(&str, &str)]) -> Vec<u8> {
     for (key, value) in records {
         let rest = key.len() + value.len() + 3;
         // The length counts its own digits.
-        let length = (1..)
-            .map(|digits| rest + digits)
-            .find(|n| n.to_string().len() == n - rest);
+        let length = (1..).map(|digits| rest + digits).find(|n| n.to_string().len() == n - rest);
         content += &format!("{} {key}={value}\n", length.expect("one of the first few"));
     }
     member("pax", b'x', content.as_bytes(), |_| {})
@@ -189,9 +169,7 @@ fn pax(records: &[(&str, &str)]) -> Vec<u8> {
 
 fn tars() -> Vec<Vec<u8>> {
     let link = |name, flag, target: &[u8]| {
-        member(name, flag, b"", |header| {
-            header[157..157 + target.len()].copy_from_slice(target)
-        })
+        member(name, flag, b"", |header| header[157..157 + target.len()].copy_from_slice(target))
     };
     let gnu = |header: &mut [u8]| header[257..265].copy_from_slice(b"ustar  \0");
     let long = "d/".repeat(60) + "name";
@@ -232,12 +210,7 @@ fn tars() -> Vec<Vec<u8>> {
             end.clone(),
         ]
         .concat(),
-        [
-            pax(&[("size", "600")]),
-            member("f", b'0', &[b'x'; 600], |_| {}),
-            end.clone(),
-        ]
-        .concat(),
+        [pax(&[("size", "600")]), member("f", b'0', &[b'x'; 600], |_| {}), end.clone()].concat(),
         // GNU's old sparse file: a hole, 512 bytes, a hole.
         [
             member("s", b'S', &[b'x'; 512], |header| {

@@ -108,23 +108,11 @@ mod tests {
         for n in 0..info.len() {
             assert_eq!(public_key(&info[..n]), None, "cut at {n}");
         }
-        for (at, byte) in [
-            (0, 0x31),
-            (1, 9),
-            (2, 3),
-            (6, 4),
-            (8, 1),
-            (1, 0x80),
-            (1, 0x84),
-        ] {
+        for (at, byte) in [(0, 0x31), (1, 9), (2, 3), (6, 4), (8, 1), (1, 0x80), (1, 0x84)] {
             let mut broken = info;
             broken[at] = byte;
             assert_eq!(public_key(&broken), None, "{at}");
         }
-        assert_eq!(
-            public_key(&[&info[..], &[0]].concat()),
-            None,
-            "something follows"
-        );
+        assert_eq!(public_key(&[&info[..], &[0]].concat()), None, "something follows");
     }
 }

@@ -50,11 +50,7 @@ pub enum Error {
     #[error("cannot read {}: {cause}", path.display())]
     Read { path: PathBuf, cause: io::Error },
     #[error("{}, line {line}: {why}", path.display())]
-    Line {
-        path: PathBuf,
-        line: usize,
-        why: String,
-    },
+    Line { path: PathBuf, line: usize, why: String },
     #[error("the user {0:?} is there twice")]
     UserTwice(String),
     #[error("{} has {bytes} bytes, a secret has at least {SECRET_MIN}: for instance `openssl rand -hex 32`", path.display())]
@@ -69,18 +65,11 @@ pub enum Error {
 
 impl Error {
     fn read(path: &Path, cause: io::Error) -> Error {
-        Error::Read {
-            path: path.to_owned(),
-            cause,
-        }
+        Error::Read { path: path.to_owned(), cause }
     }
 
     fn line(path: &Path, line: usize, why: impl Into<String>) -> Error {
-        Error::Line {
-            path: path.to_owned(),
-            line,
-            why: why.into(),
-        }
+        Error::Line { path: path.to_owned(), line, why: why.into() }
     }
 }
 
@@ -205,19 +194,14 @@ impl Access {
             Some(Users::new(&options.users, options.htpasswd.as_deref())?)
         };
         let rules = options.acl.as_deref();
-        let rules = rules
-            .map(|path| Watched::open(path, Rules::parse))
-            .transpose()?;
+        let rules = rules.map(|path| Watched::open(path, Rules::parse)).transpose()?;
         let secret = match &options.secret {
             None => Key::random()?,
             Some(path) => {
                 let secret = watched::read(path)?;
                 let secret = secret.trim();
                 if secret.len() < SECRET_MIN {
-                    return Err(Error::Secret {
-                        path: path.clone(),
-                        bytes: secret.len(),
-                    });
+                    return Err(Error::Secret { path: path.clone(), bytes: secret.len() });
                 }
                 Key::from_bytes(secret.as_bytes())
             }
@@ -376,11 +360,7 @@ impl Access {
         if name.is_empty() && password.is_empty() {
             return Ok(Recognised::Identity(Identity::Anonymous));
         }
-        Ok(Recognised::Login(Login {
-            name: name.to_owned(),
-            password: password.to_owned(),
-            code,
-        }))
+        Ok(Recognised::Login(Login { name: name.to_owned(), password: password.to_owned(), code }))
     }
 
     fn bearer(&self, service: &Service, token: &str) -> Result<Identity, Refusal> {
@@ -405,11 +385,7 @@ impl Access {
     }
 
     fn remember(&self, code: Code, identity: Identity, generation: u64, until: u64) {
-        let known = Known {
-            identity,
-            generation,
-            until,
-        };
+        let known = Known { identity, generation, until };
         self.known.insert(code, known);
     }
 
@@ -447,19 +423,11 @@ impl Access {
             // Whom the outside service calls so need not be our user.
             Identity::Anonymous | Identity::Scoped(_) => None,
         };
-        let signed = Signed {
-            user,
-            repository: repository.clone(),
-            write,
-        };
+        let signed = Signed { user, repository: repository.clone(), write };
         // A name that is no user's here gives a token that holds for nobody.
         let stamp = |name: &str| {
             let users = self.users.as_ref();
-            Some(
-                users
-                    .and_then(|users| users.stamp(name))
-                    .unwrap_or_default(),
-            )
+            Some(users.and_then(|users| users.stamp(name)).unwrap_or_default())
         };
         self.signer.v1(now(), &signed, &stamp).unwrap_or_default()
     }

@@ -59,10 +59,7 @@ impl Rules {
         for (name, members) in &document.groups {
             let (span, name) = (name.span(), name.get_ref());
             if [ANONYMOUS, USERS].contains(&name.as_str()) {
-                return Err(failed(
-                    span,
-                    format!("the group {name:?} is there by itself"),
-                ));
+                return Err(failed(span, format!("the group {name:?} is there by itself")));
             }
             for member in members {
                 check_name(member.get_ref())
@@ -139,11 +136,7 @@ impl Rules {
     /// Whether a rule grants it. `user`: `None` for who did not log in.
     pub fn allow(&self, user: Option<&str>, repository: &Repository, right: Right) -> bool {
         // Who may read a repository finds it in lists.
-        let right = if right == Right::Catalog {
-            Right::Pull
-        } else {
-            right
-        };
+        let right = if right == Right::Catalog { Right::Pull } else { right };
         self.0.iter().any(|rule| {
             rule.rights.contains(&right)
                 && (rule.anonymous
@@ -264,11 +257,7 @@ rights = ["pull", "push", "delete"]
             let repository: Repository = repository.parse().unwrap();
             for right in [Pull, Push, Delete, Catalog] {
                 let allowed = rules.allow(user, &repository, right);
-                assert_eq!(
-                    allowed,
-                    want.contains(&right),
-                    "{user:?} {right:?} {repository}"
-                );
+                assert_eq!(allowed, want.contains(&right), "{user:?} {right:?} {repository}");
             }
         }
         let empty = Rules::parse(Path::new("x"), "").unwrap();
@@ -281,26 +270,14 @@ rights = ["pull", "push", "delete"]
             ("[[rules]\n", 1, ""),
             ("\n[group]\n", 2, "unknown field `group`"),
             ("[[rules]]\nuser = ['a']\n", 2, "unknown field `user`"),
-            (
-                "[[rules]]\nusers = ['a']\nrights = ['pull']\n",
-                1,
-                "missing field `repositories`",
-            ),
+            ("[[rules]]\nusers = ['a']\nrights = ['pull']\n", 1, "missing field `repositories`"),
             (
                 "[[rules]]\nusers=['a']\nrepositories=['x']\nrights=['read']",
                 4,
                 "unknown variant `read`",
             ),
-            (
-                "[[rules]]\nusers=['a']\nrepositories=['x']\nrights=[]",
-                1,
-                "grants nothing",
-            ),
-            (
-                "[[rules]]\nrepositories=['x']\nrights=['pull']",
-                1,
-                "for nobody",
-            ),
+            ("[[rules]]\nusers=['a']\nrepositories=['x']\nrights=[]", 1, "grants nothing"),
+            ("[[rules]]\nrepositories=['x']\nrights=['pull']", 1, "for nobody"),
             (
                 "[[rules]]\n\ngroups=['devs']\nrepositories=['x']\nrights=['pull']",
                 3,
@@ -320,13 +297,8 @@ rights = ["pull", "push", "delete"]
             ("[groups]\na=['x:y']", 2, "colons"),
             ("[groups]\na='x'", 2, "expected a sequence"),
         ] {
-            let error = Rules::parse(Path::new("acl"), text)
-                .unwrap_err()
-                .to_string();
-            assert!(
-                error.starts_with(&format!("acl, line {line}: ")),
-                "{text}: {error}"
-            );
+            let error = Rules::parse(Path::new("acl"), text).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("acl, line {line}: ")), "{text}: {error}");
             assert!(error.contains(why), "{text}: {error}");
         }
     }

@@ -115,18 +115,9 @@ struct Algorithm {
 }
 
 static ALGORITHMS: [Algorithm; 3] = [
-    Algorithm {
-        name: "RS256",
-        scheme: SignatureScheme::RSA_PKCS1_SHA256,
-    },
-    Algorithm {
-        name: "ES256",
-        scheme: SignatureScheme::ECDSA_NISTP256_SHA256,
-    },
-    Algorithm {
-        name: "EdDSA",
-        scheme: SignatureScheme::ED25519,
-    },
+    Algorithm { name: "RS256", scheme: SignatureScheme::RSA_PKCS1_SHA256 },
+    Algorithm { name: "ES256", scheme: SignatureScheme::ECDSA_NISTP256_SHA256 },
+    Algorithm { name: "EdDSA", scheme: SignatureScheme::ED25519 },
 ];
 
 impl Algorithm {
@@ -162,11 +153,7 @@ impl Key {
             let verifier = algorithm.verifier();
             verifier.is_some_and(|verifier| verifier.public_key_alg_id().as_ref() == id)
         })?;
-        Some(Key {
-            algorithm,
-            bytes: bytes.to_vec(),
-            ids: vec![libtrust_id(info)],
-        })
+        Some(Key { algorithm, bytes: bytes.to_vec(), ids: vec![libtrust_id(info)] })
     }
 
     fn from_jwk(jwk: &Jwk) -> Option<Key> {
@@ -199,9 +186,7 @@ fn libtrust_id(info: &[u8]) -> String {
     let hash: [u8; 32] = Sha256::digest(info).into();
     let mut id = String::new();
     for (group, five) in hash[..30].chunks(5).enumerate() {
-        let bits = five
-            .iter()
-            .fold(0_u64, |bits, byte| bits << 8 | u64::from(*byte));
+        let bits = five.iter().fold(0_u64, |bits, byte| bits << 8 | u64::from(*byte));
         for n in 0..8 {
             if n % 4 == 0 && group + n > 0 {
                 id.push(':');
@@ -230,16 +215,9 @@ struct Jwk {
 impl Keys {
     /// Certificates and public keys in PEM.
     fn from_pem(path: &Path, text: &str) -> Result<Keys, Error> {
-        let failed = |why: &str| Error::Keys {
-            path: path.to_owned(),
-            why: why.to_owned(),
-        };
+        let failed = |why: &str| Error::Keys { path: path.to_owned(), why: why.to_owned() };
         let unreadable = |error: rustls::pki_types::pem::Error| failed(&error.to_string());
-        let mut keys = Keys {
-            keys: Vec::new(),
-            certs: Vec::new(),
-            roots: RootCertStore::empty(),
-        };
+        let mut keys = Keys { keys: Vec::new(), certs: Vec::new(), roots: RootCertStore::empty() };
         const KINDS: &str = "want RSA (2048 bits or more), ECDSA P-256 or Ed25519";
         for cert in CertificateDer::pem_slice_iter(text.as_bytes()) {
             let cert = cert.map_err(unreadable)?;
@@ -257,9 +235,7 @@ impl Keys {
                 .push(key.ok_or_else(|| failed(&format!("a key is of another kind: {KINDS}")))?);
         }
         if keys.keys.is_empty() && keys.certs.is_empty() {
-            return Err(failed(
-                "there is neither a certificate nor a public key in PEM form",
-            ));
+            return Err(failed("there is neither a certificate nor a public key in PEM form"));
         }
         if keys.keys.len() > KEYS_MAX || keys.certs.len() > KEYS_MAX {
             return Err(failed("there are more than 100 keys"));
@@ -273,10 +249,7 @@ impl Keys {
         struct Set {
             keys: Vec<serde_json::Value>,
         }
-        let failed = |why: String| Error::Keys {
-            path: path.to_owned(),
-            why,
-        };
+        let failed = |why: String| Error::Keys { path: path.to_owned(), why };
         let set: Set = serde_json::from_str(text).map_err(|error| failed(error.to_string()))?;
         // Keys of other kinds, and for other uses, are to be passed over.
         let keys: Vec<Key> = set
@@ -285,14 +258,8 @@ impl Keys {
             .filter_map(|key| Key::from_jwk(&serde_json::from_value(key).ok()?))
             .collect();
         match keys.len() {
-            0 => Err(failed(
-                "there is no key for RS256, ES256 or EdDSA".to_owned(),
-            )),
-            1..=KEYS_MAX => Ok(Keys {
-                keys,
-                certs: Vec::new(),
-                roots: RootCertStore::empty(),
-            }),
+            0 => Err(failed("there is no key for RS256, ES256 or EdDSA".to_owned())),
+            1..=KEYS_MAX => Ok(Keys { keys, certs: Vec::new(), roots: RootCertStore::empty() }),
             _ => Err(failed("there are more than 100 keys".to_owned())),
         }
     }
@@ -397,10 +364,7 @@ impl Service {
         }
         let algorithm = Algorithm::by_name(&header.alg).ok_or(Refusal::Algorithm)?;
         let keys = self.keys(&header, now)?;
-        let mut fitting = keys
-            .iter()
-            .filter(|key| key.algorithm == algorithm)
-            .peekable();
+        let mut fitting = keys.iter().filter(|key| key.algorithm == algorithm).peekable();
         if fitting.peek().is_none() {
             return Err(Refusal::Algorithm);
         }

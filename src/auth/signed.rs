@@ -69,15 +69,9 @@ impl Signer {
         let (user, code) = rest.split_once('.')?;
         let [user, code] = [user, code].map(|text| BASE64.decode(text));
         let (user, code) = (String::from_utf8(user.ok()?).ok()?, code.ok()?);
-        let known = if user.is_empty() {
-            Some([0; 32])
-        } else {
-            stamp(&user)
-        };
+        let known = if user.is_empty() { Some([0; 32]) } else { stamp(&user) };
         let stamp = known.unwrap_or([0; 32]);
-        let genuine = self
-            .key
-            .verifies(&parts(expiry, &user, &stamp, purpose), &code);
+        let genuine = self.key.verifies(&parts(expiry, &user, &stamp, purpose), &code);
         let holds = expiry.parse::<u64>().is_ok_and(|expiry| now < expiry);
         (genuine && holds && known.is_some()).then(|| (!user.is_empty()).then(|| user.into()))
     }
@@ -85,15 +79,9 @@ impl Signer {
     pub fn v1(&self, now: u64, signed: &Signed, stamp: Stamp<'_>) -> Option<String> {
         let (repository, access) = (signed.repository.as_str(), access(signed.write));
         let expiry = now + V1_SECONDS;
-        let sealed = self.seal(
-            expiry,
-            signed.user.as_deref(),
-            &["v1", repository, access],
-            stamp,
-        )?;
-        Some(format!(
-            r#"signature={sealed},repository="{repository}",access={access}"#
-        ))
+        let sealed =
+            self.seal(expiry, signed.user.as_deref(), &["v1", repository, access], stamp)?;
+        Some(format!(r#"signature={sealed},repository="{repository}",access={access}"#))
     }
 
     pub fn open_v1(&self, now: u64, token: &str, stamp: Stamp<'_>) -> Option<Signed> {
@@ -106,12 +94,7 @@ impl Signer {
         };
         let repository = field("repository")?.strip_prefix('"')?.strip_suffix('"')?;
         let access_field = field("access")?;
-        let user = self.open(
-            field("signature")?,
-            now,
-            &["v1", repository, access_field],
-            stamp,
-        )?;
+        let user = self.open(field("signature")?, now, &["v1", repository, access_field], stamp)?;
         Some(Signed {
             user,
             repository: repository.parse::<Repository>().ok()?,
@@ -167,16 +150,9 @@ mod tests {
             assert_eq!(open(1000, &token), Some(signed.clone()), "{token}");
             assert_eq!(open(1000 + V1_SECONDS - 1, &token), Some(signed.clone()));
             let swapped: Vec<&str> = token.split(',').rev().collect();
-            assert_eq!(
-                open(1000, &swapped.join(", ")),
-                Some(signed),
-                "another order"
-            );
+            assert_eq!(open(1000, &swapped.join(", ")), Some(signed), "another order");
             for (broken, why) in [
-                (
-                    token.replace("team/app", "team/other"),
-                    "another repository",
-                ),
+                (token.replace("team/app", "team/other"), "another repository"),
                 (
                     token
                         .replace("access=read", "access=write")
@@ -200,23 +176,12 @@ mod tests {
             assert_eq!(other.open_v1(1000, &token, &stamp), None);
             if user.is_some() {
                 let changed = |_: &str| Some([2; 32]);
-                assert_eq!(
-                    signer.open_v1(1000, &token, &changed),
-                    None,
-                    "another password"
-                );
-                assert_eq!(
-                    signer.open_v1(1000, &token, &|_| None),
-                    None,
-                    "the user is gone"
-                );
+                assert_eq!(signer.open_v1(1000, &token, &changed), None, "another password");
+                assert_eq!(signer.open_v1(1000, &token, &|_| None), None, "the user is gone");
             }
         }
-        let unknown = Signed {
-            user: Some("bob".into()),
-            repository: "a".parse().unwrap(),
-            write: true,
-        };
+        let unknown =
+            Signed { user: Some("bob".into()), repository: "a".parse().unwrap(), write: true };
         assert_eq!(signer.v1(0, &unknown, &stamp), None);
     }
 
@@ -229,15 +194,8 @@ mod tests {
             assert_eq!(signer.open_login(7, &token, &stamp), want);
             assert_eq!(signer.open_login(7 + LOGIN_SECONDS, &token, &stamp), None);
             assert_eq!(signer.open_login(7, &token[1..], &stamp), None);
-            let v1 = format!(
-                r#"signature={},repository="a",access=read"#,
-                &token[LOGIN.len()..]
-            );
-            assert_eq!(
-                signer.open_v1(7, &v1, &stamp),
-                None,
-                "made for something else"
-            );
+            let v1 = format!(r#"signature={},repository="a",access=read"#, &token[LOGIN.len()..]);
+            assert_eq!(signer.open_v1(7, &v1, &stamp), None, "made for something else");
         }
     }
 }

@@ -58,10 +58,7 @@ impl Throttle {
     pub async fn turn(self: &Arc<Self>, address: IpAddr) -> Option<Turn> {
         let source = source(address);
         let turn = {
-            let mut addresses = self
-                .addresses
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
+            let mut addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
             make_room(&mut addresses, &source);
             let entry = addresses.entry(source).or_insert_with(|| Address {
                 failures: 0,
@@ -79,10 +76,7 @@ impl Throttle {
     }
 
     fn wait(&self, source: &IpAddr) -> Option<Instant> {
-        let addresses = self
-            .addresses
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
         let address = addresses.get(source)?;
         let doublings = address.failures.checked_sub(1)?;
         let delay = DELAY.saturating_mul(1 << doublings.min(16)).min(DELAY_MAX);
@@ -103,11 +97,7 @@ impl Turn {
 
     /// Remembers that it was a wrong password.
     pub fn failed(self) {
-        let mut addresses = self
-            .throttle
-            .addresses
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut addresses = self.throttle.addresses.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(address) = addresses.get_mut(&self.source) {
             address.failures = address.failures.saturating_add(1);
             address.last = Instant::now();
@@ -153,11 +143,7 @@ mod tests {
     use super::*;
 
     fn run(test: impl Future<Output = ()>) {
-        tokio::runtime::Builder::new_current_thread()
-            .enable_time()
-            .build()
-            .unwrap()
-            .block_on(test);
+        tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(test);
     }
 
     #[test]
@@ -177,11 +163,7 @@ mod tests {
                 turn.failed();
             }
             assert_eq!(waits, [0, 100, 200, 400, 800, 1600, 3200, 5000, 5000]);
-            assert_eq!(
-                throttle.wait(&"192.0.2.2".parse().unwrap()),
-                None,
-                "another address"
-            );
+            assert_eq!(throttle.wait(&"192.0.2.2".parse().unwrap()), None, "another address");
             let begun = Instant::now();
             let other = throttle.turn("::1".parse().unwrap()).await.unwrap();
             drop(other.thread().await);
@@ -212,10 +194,7 @@ mod tests {
                 turn.failed();
             }
             assert_eq!(throttle.addresses.lock().unwrap().len(), ADDRESSES);
-            assert!(
-                throttle.wait(&IpAddr::V4(0.into())).is_none(),
-                "the oldest went"
-            );
+            assert!(throttle.wait(&IpAddr::V4(0.into())).is_none(), "the oldest went");
         });
     }
 }

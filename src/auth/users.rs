@@ -76,19 +76,14 @@ impl Users {
         let key = Key::random()?;
         let mut codes = HashMap::new();
         for User { name, password } in fixed {
-            let fixed = Fixed {
-                code: key.code(&[password.as_bytes()]),
-                stamp: stamp(password),
-            };
+            let fixed = Fixed { code: key.code(&[password.as_bytes()]), stamp: stamp(password) };
             if codes.insert(Arc::from(name.as_str()), fixed).is_some() {
                 return Err(Error::UserTwice(name.clone()));
             }
         }
         let file = file.map(|path| Watched::open(path, parse)).transpose()?;
         if let Some(file) = &file
-            && let Some(name) = codes
-                .keys()
-                .find(|name| file.get().hashes.contains_key(*name))
+            && let Some(name) = codes.keys().find(|name| file.get().hashes.contains_key(*name))
         {
             return Err(Error::UserTwice(name.to_string()));
         }
@@ -97,12 +92,7 @@ impl Users {
         random(&mut password)?;
         let dummy = bcrypt::hash_with_salt(password, COST_MIN, salt);
         let dummy = dummy.map_err(|cause| Error::Password(cause.to_string()))?;
-        Ok(Users {
-            key,
-            fixed: codes,
-            file,
-            dummy: dummy.to_string(),
-        })
+        Ok(Users { key, fixed: codes, file, dummy: dummy.to_string() })
     }
 
     pub fn reload(&self) {
@@ -162,19 +152,15 @@ fn stamp(text: &str) -> Code {
 }
 
 fn parse(path: &Path, text: &str) -> Result<File, Error> {
-    let mut file = File {
-        hashes: HashMap::new(),
-        cost: COST_MIN,
-    };
+    let mut file = File { hashes: HashMap::new(), cost: COST_MIN };
     for (line, text) in text.lines().enumerate() {
         let text = text.trim();
         if text.is_empty() || text.starts_with('#') {
             continue;
         }
         let failed = |why: String| Error::line(path, line + 1, why);
-        let (name, hash) = text
-            .split_once(':')
-            .ok_or_else(|| failed("want NAME:HASH".to_owned()))?;
+        let (name, hash) =
+            text.split_once(':').ok_or_else(|| failed("want NAME:HASH".to_owned()))?;
         check_name(name).map_err(|why| failed(why.to_owned()))?;
         let parts: HashParts = hash.parse().map_err(|_| {
             failed(format!(
@@ -188,10 +174,7 @@ fn parse(path: &Path, text: &str) -> Result<File, Error> {
             return Err(failed(why));
         }
         file.cost = file.cost.max(cost);
-        let hash = Hash {
-            text: hash.to_owned(),
-            cost,
-        };
+        let hash = Hash { text: hash.to_owned(), cost };
         if file.hashes.insert(name.into(), hash).is_some() {
             return Err(failed(format!("{name:?} is there twice")));
         }
@@ -273,14 +256,8 @@ mod tests {
     #[test]
     fn known_hashes() {
         for (password, hash) in [
-            (
-                "U*U",
-                "$2a$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW",
-            ),
-            (
-                "U*U*U",
-                "$2a$05$XXXXXXXXXXXXXXXXXXXXXOAcXxm9kjPGEMsLznoKqmqw7tc8WCx4a",
-            ),
+            ("U*U", "$2a$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW"),
+            ("U*U*U", "$2a$05$XXXXXXXXXXXXXXXXXXXXXOAcXxm9kjPGEMsLznoKqmqw7tc8WCx4a"),
         ] {
             let file = parse(Path::new("x"), &format!("u:{hash}")).unwrap();
             assert!(verify(password, &file.hashes["u"].text));
@@ -294,14 +271,8 @@ mod tests {
             ("ann".to_owned(), "NAME:HASH"),
             ("ann:".to_owned(), "not bcrypt"),
             ("ann:secret".to_owned(), "not bcrypt"),
-            (
-                "ann:{SHA}W6ph5Mm5Pz8GgiULbPgzG37mj9g=".to_owned(),
-                "not bcrypt",
-            ),
-            (
-                "ann:$apr1$x$abcdefghijklmnopqrstuv".to_owned(),
-                "not bcrypt",
-            ),
+            ("ann:{SHA}W6ph5Mm5Pz8GgiULbPgzG37mj9g=".to_owned(), "not bcrypt"),
+            ("ann:$apr1$x$abcdefghijklmnopqrstuv".to_owned(), "not bcrypt"),
             (good.replace("$04$", "$17$"), "cost 17"),
             (good.replace("$04$", "$03$"), "cost 3"),
             (format!("{good}\n{good}"), "line 2: \"ann\" is there twice"),
@@ -311,13 +282,9 @@ mod tests {
             let error = parse(Path::new("x"), &text).unwrap_err().to_string();
             assert!(error.contains(why), "{text}: {error}");
         }
-        for (name, password) in [
-            ("", "x"),
-            ("a:b", "x"),
-            ("a", ""),
-            ("a", "\0"),
-            ("a", &"x".repeat(73)),
-        ] {
+        for (name, password) in
+            [("", "x"), ("a:b", "x"), ("a", ""), ("a", "\0"), ("a", &"x".repeat(73))]
+        {
             assert!(line(name, password, 4).is_err(), "{name:?} {password:?}");
         }
     }

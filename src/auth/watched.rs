@@ -115,9 +115,7 @@ mod tests {
     use super::*;
 
     fn number(path: &Path, text: &str) -> Result<u32, Error> {
-        text.trim()
-            .parse()
-            .map_err(|_| Error::line(path, 1, "not a number"))
+        text.trim().parse().map_err(|_| Error::line(path, 1, "not a number"))
     }
 
     #[test]

@@ -81,14 +81,8 @@ pub fn run(args: &IndexCommandArgs) -> Result<ExitCode> {
         serde_json::to_writer_pretty(&mut stdout, &done)?;
         writeln!(stdout)?;
     }
-    let failed = done
-        .iter()
-        .any(|line| line.error.is_some() || line.refused.is_some());
-    Ok(if failed {
-        ExitCode::FAILURE
-    } else {
-        ExitCode::SUCCESS
-    })
+    let failed = done.iter().any(|line| line.error.is_some() || line.refused.is_some());
+    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 /// Drawn on stderr when that is a terminal.
@@ -184,10 +178,7 @@ impl Wanted {
                 Err(storage::Error::ManifestUnknown { .. }) if next != *reference => continue,
                 Err(error) => return Err(error.into()),
             };
-            if !self
-                .seen_manifests
-                .insert((repository.clone(), stored.digest))
-            {
+            if !self.seen_manifests.insert((repository.clone(), stored.digest)) {
                 continue;
             }
             let contents = Contents::parse(&stored.bytes)
@@ -203,8 +194,7 @@ impl Wanted {
                             blob => blob,
                         };
                         if self.seen_layers.insert(layer.digest) {
-                            self.layers
-                                .push((layer.digest, blob.map_or(0, |blob| blob.size)));
+                            self.layers.push((layer.digest, blob.map_or(0, |blob| blob.size)));
                         }
                     }
                 }

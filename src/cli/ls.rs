@@ -47,11 +47,8 @@ pub fn run(args: &LsArgs) -> Result<ExitCode> {
     let image = args.image.open()?;
     let listing = Listing::new(image, args.path.as_bytes(), args.recursive)?;
     let mut stdout = Stdout::new();
-    let result = if args.json {
-        json(listing, &mut stdout)
-    } else {
-        text(listing, args, &mut stdout)
-    };
+    let result =
+        if args.json { json(listing, &mut stdout) } else { text(listing, args, &mut stdout) };
     stdout.end(result.map(|()| ExitCode::SUCCESS))
 }
 
@@ -123,13 +120,7 @@ impl Row {
         };
         Row {
             columns: long.then(|| {
-                [
-                    mode(entry),
-                    entry.uid.to_string(),
-                    entry.gid.to_string(),
-                    size,
-                    time(entry.mtime),
-                ]
+                [mode(entry), entry.uid.to_string(), entry.gid.to_string(), size, time(entry.mtime)]
             }),
             name,
             target: (long && entry.kind == Kind::Symlink).then(|| entry.link.clone()),
@@ -225,13 +216,7 @@ mod tests {
             (i64::MAX, "@9223372036854775807"),
         ] {
             let nanoseconds = 0;
-            assert_eq!(
-                time(Time {
-                    seconds,
-                    nanoseconds
-                }),
-                want
-            );
+            assert_eq!(time(Time { seconds, nanoseconds }), want);
         }
     }
 }

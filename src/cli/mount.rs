@@ -42,8 +42,7 @@ fn start_background(args: &MountArgs) -> Result<ExitCode> {
     let log = match &args.log_file {
         Some(path) => {
             let file = File::options().create(true).append(true).open(path);
-            file.with_context(|| format!("cannot write to {}", path.display()))?
-                .into()
+            file.with_context(|| format!("cannot write to {}", path.display()))?.into()
         }
         None => Stdio::null(),
     };
@@ -94,15 +93,8 @@ fn serve_mount(args: &MountArgs) -> Result<ExitCode> {
         ..look()
     };
     let root = args.store.root()?;
-    let mount = begin(
-        &args.mountpoint,
-        images,
-        look,
-        image,
-        args.allow_other,
-        args.threads,
-        &root,
-    )?;
+    let mount =
+        begin(&args.mountpoint, images, look, image, args.allow_other, args.threads, &root)?;
     signals(mount.sender())?;
     let version = env!("CARGO_PKG_VERSION");
     let path = mount.path().display();
@@ -120,10 +112,7 @@ fn serve_mount(args: &MountArgs) -> Result<ExitCode> {
         Event::Panicked => {
             mount.end()?;
             // Nobody is left to tell when stderr is closed.
-            let _ = writeln!(
-                std::io::stderr(),
-                "registry: a bug ended the mount: see the log"
-            );
+            let _ = writeln!(std::io::stderr(), "registry: a bug ended the mount: see the log");
             serve::exit(1);
         }
     }

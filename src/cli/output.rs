@@ -30,13 +30,7 @@ impl Stdout {
         let stdout = io::stdout().lock();
         Stdout {
             terminal: stdout.is_terminal(),
-            inner: BufWriter::with_capacity(
-                BUFFER,
-                Pipe {
-                    stdout,
-                    closed: false,
-                },
-            ),
+            inner: BufWriter::with_capacity(BUFFER, Pipe { stdout, closed: false }),
         }
     }
 
@@ -46,11 +40,7 @@ impl Stdout {
 
     /// A name as it may be shown here.
     pub fn name<'a>(&self, name: &'a [u8]) -> Cow<'a, [u8]> {
-        if self.terminal {
-            printable(name)
-        } else {
-            Cow::Borrowed(name)
-        }
+        if self.terminal { printable(name) } else { Cow::Borrowed(name) }
     }
 
     /// Whether its reader went away (`registry ls … | head`), which is no failure.

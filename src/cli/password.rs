@@ -41,9 +41,7 @@ pub fn run(args: &PasswordArgs) -> Result<ExitCode> {
 
 fn ask(prompt: &str) -> Result<String> {
     let mut stderr = io::stderr();
-    write!(stderr, "{prompt}")
-        .and_then(|()| stderr.flush())
-        .context("cannot ask")?;
+    write!(stderr, "{prompt}").and_then(|()| stderr.flush()).context("cannot ask")?;
     let line = first_line();
     writeln!(stderr).context("cannot ask")?;
     line
@@ -54,9 +52,7 @@ fn first_line() -> Result<String> {
     const MAX: u64 = 4096;
     let mut line = String::new();
     let mut stdin = io::stdin().lock().take(MAX);
-    stdin
-        .read_line(&mut line)
-        .context("cannot read the password from stdin")?;
+    stdin.read_line(&mut line).context("cannot read the password from stdin")?;
     let line = line.strip_suffix('\n').unwrap_or(&line);
     Ok(line.strip_suffix('\r').unwrap_or(line).to_owned())
 }
@@ -88,9 +84,7 @@ impl Hidden {
 impl Drop for Hidden {
     fn drop(&mut self) {
         if let Err(error) = set(self.terminal, &self.before) {
-            complain(format_args!(
-                "what is typed stays hidden (`stty echo` shows it): {error}"
-            ));
+            complain(format_args!("what is typed stays hidden (`stty echo` shows it): {error}"));
         }
     }
 }

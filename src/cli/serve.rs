@@ -214,10 +214,7 @@ fn signals(reload: impl Fn() + Send + 'static) -> Result<watch::Receiver<bool>> 
 /// The ready line, on stdout.
 fn announce(config: &Serve, server: &Server, start: Instant) {
     let absolute = |path: &Path| {
-        fs::canonicalize(path)
-            .unwrap_or_else(|_| path.to_owned())
-            .display()
-            .to_string()
+        fs::canonicalize(path).unwrap_or_else(|_| path.to_owned()).display().to_string()
     };
     let layers = absolute(&config.storage.root);
     let db = absolute(&config.dir.join("db"));
@@ -225,15 +222,9 @@ fn announce(config: &Serve, server: &Server, start: Instant) {
     let version = env!("CARGO_PKG_VERSION");
     let line = match config.log {
         log::Format::Text => {
-            let metrics = server
-                .metrics_url()
-                .map(|url| format!(", metrics on {url}"))
-                .unwrap_or_default();
-            let mode = if config.storage.read_only {
-                " (read-only)"
-            } else {
-                ""
-            };
+            let metrics =
+                server.metrics_url().map(|url| format!(", metrics on {url}")).unwrap_or_default();
+            let mode = if config.storage.read_only { " (read-only)" } else { "" };
             format!(
                 "registry {version} is ready in {ms:.0} ms: listening on {}{metrics}, blobs in {layers}{mode}, index in {db}",
                 server.urls().join(" and "),
@@ -282,10 +273,7 @@ fn background(config: &Serve, storage: Arc<Storage>, index: Arc<Index>) -> Resul
                 tracing::error!(%error, "cannot bring the catalog up to date: it may lack repositories until the next start");
             }
         };
-        thread::Builder::new()
-            .name("scan".into())
-            .spawn(scan)
-            .context("cannot start a thread")?;
+        thread::Builder::new().name("scan".into()).spawn(scan).context("cannot start a thread")?;
     }
     if !read_only {
         let ttl = config.upload_ttl;

@@ -77,10 +77,7 @@ fn user(text: &str) -> Result<User, String> {
     if password.is_empty() {
         return Err("the password is empty".to_owned());
     }
-    Ok(User {
-        name: name.to_owned(),
-        password: password.to_owned(),
-    })
+    Ok(User { name: name.to_owned(), password: password.to_owned() })
 }
 
 impl AccessArgs {
@@ -146,14 +143,8 @@ impl AccessArgs {
             }
         }
         let users = !given.is_empty() || self.htpasswd.is_some();
-        for (given, flag) in [
-            (self.acl.is_some(), "--acl"),
-            (self.secret.is_some(), "--secret"),
-        ] {
-            ensure!(
-                !given || users,
-                "{flag} needs users: give --user or --htpasswd"
-            );
+        for (given, flag) in [(self.acl.is_some(), "--acl"), (self.secret.is_some(), "--secret")] {
+            ensure!(!given || users, "{flag} needs users: give --user or --htpasswd");
         }
         let open = !users && service.is_none();
         if open {

@@ -71,11 +71,7 @@ impl HookArgs {
         ];
         let folder = match self.hooks {
             Some(folder) => {
-                ensure!(
-                    folder.is_dir(),
-                    "--hooks {} is not a folder",
-                    folder.display()
-                );
+                ensure!(folder.is_dir(), "--hooks {} is not a folder", folder.display());
                 Some(folder)
             }
             None => Some(PathBuf::from("hooks")).filter(|folder| folder.is_dir()),
@@ -88,9 +84,7 @@ impl HookArgs {
             environment.push(("REGISTRY_LAYERS", absolute(layers)?));
         }
         Ok(hooks::Options {
-            scripts: scripts
-                .filter_map(|(kind, script)| Some((kind, script?)))
-                .collect(),
+            scripts: scripts.filter_map(|(kind, script)| Some((kind, script?))).collect(),
             folder,
             jobs: usize::from(self.hook_jobs),
             timeout: self.hook_timeout,
@@ -148,10 +142,7 @@ impl NotifyArgs {
                 !authority.as_str().contains('@'),
                 "--notify takes no password in a URL: use --notify-header 'Authorization: …'"
             );
-            ensure!(
-                !endpoints.contains(&url),
-                "--notify names an URL on {authority} twice"
-            );
+            ensure!(!endpoints.contains(&url), "--notify names an URL on {authority} twice");
             endpoints.push(url);
         }
         let mut headers = Vec::new();
@@ -166,10 +157,7 @@ impl NotifyArgs {
                 headers.push(notify_header(line)?);
             }
         }
-        ensure!(
-            headers.is_empty() || !endpoints.is_empty(),
-            "--notify-header needs --notify"
-        );
+        ensure!(headers.is_empty() || !endpoints.is_empty(), "--notify-header needs --notify");
         Ok(notifications::Options {
             endpoints,
             headers,

@@ -107,10 +107,7 @@ impl Feed {
     /// Reads what comes from now on.
     pub fn subscribe(&self) -> Reader {
         let end = self.end.subscribe();
-        Reader {
-            next: self.lines().end(),
-            end,
-        }
+        Reader { next: self.lines().end(), end }
     }
 
     /// Ends all readers, once they have what there is.
@@ -132,11 +129,7 @@ impl Reader {
     pub async fn ready(&mut self) {
         let next = self.next;
         // The sender outlives every request.
-        drop(
-            self.end
-                .wait_for(|end| end.is_none_or(|end| end > next))
-                .await,
-        );
+        drop(self.end.wait_for(|end| end.is_none_or(|end| end > next)).await);
     }
 
     /// Whether there is something to [`Reader::read`].
@@ -159,11 +152,7 @@ impl Reader {
                 let closed = feed.end.borrow().is_none();
                 if self.next < lines.first {
                     let missed = lines.first - self.next;
-                    return if text.is_empty() {
-                        Err(Ended::Behind { missed })
-                    } else {
-                        Ok(text)
-                    };
+                    return if text.is_empty() { Err(Ended::Behind { missed }) } else { Ok(text) };
                 }
                 let skip = (self.next - lines.first) as usize;
                 let some = lines.lines.iter().skip(skip).take(LOOKED_AT);
@@ -256,10 +245,7 @@ mod tests {
     #[test]
     fn who_is_too_slow_hears_how_much_is_lost() {
         let line = event(Kind::Tag, "0").line().len();
-        let feed = Feed {
-            bytes_max: 10 * line,
-            ..feed()
-        };
+        let feed = Feed { bytes_max: 10 * line, ..feed() };
         let mut slow = feed.subscribe();
         for id in 0..10 {
             feed.add(&event(Kind::Tag, &id.to_string()));

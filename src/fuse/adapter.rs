@@ -200,9 +200,7 @@ fn time(time: Time) -> SystemTime {
         0.. => SystemTime::UNIX_EPOCH.checked_add(seconds),
         _ => SystemTime::UNIX_EPOCH.checked_sub(seconds),
     };
-    whole
-        .and_then(|whole| whole.checked_add(nanoseconds))
-        .unwrap_or(SystemTime::UNIX_EPOCH)
+    whole.and_then(|whole| whole.checked_add(nanoseconds)).unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
 fn kind(kind: Kind) -> FileType {
@@ -298,20 +296,13 @@ impl Filesystem for Adapter {
             };
             Ok((found, absent))
         };
-        self.answer(
-            "lookup",
-            parent,
-            Slow::Open,
-            reply,
-            work,
-            |reply, answer| match answer {
-                (Some(found), _) => {
-                    reply.entry(&found.ttl, &attributes(&found.attributes), GENERATION);
-                }
-                (None, Some(ttl)) => reply.entry(&ttl, &nothing(), GENERATION),
-                (None, None) => reply.error(Errno::ENOENT),
-            },
-        );
+        self.answer("lookup", parent, Slow::Open, reply, work, |reply, answer| match answer {
+            (Some(found), _) => {
+                reply.entry(&found.ttl, &attributes(&found.attributes), GENERATION);
+            }
+            (None, Some(ttl)) => reply.entry(&ttl, &nothing(), GENERATION),
+            (None, None) => reply.error(Errno::ENOENT),
+        });
     }
 
     fn forget(&self, _: &Request, number: INodeNo, times: u64) {
@@ -322,30 +313,16 @@ impl Filesystem for Adapter {
     fn getattr(&self, _: &Request, number: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
         let work =
             move |tree: &Tree, patience, _: &mut ReplyAttr| tree.attributes(number.0, patience);
-        self.answer(
-            "getattr",
-            number,
-            Slow::Look,
-            reply,
-            work,
-            |reply, found| {
-                reply.attr(&found.ttl, &attributes(&found.attributes));
-            },
-        );
+        self.answer("getattr", number, Slow::Look, reply, work, |reply, found| {
+            reply.attr(&found.ttl, &attributes(&found.attributes));
+        });
     }
 
     fn readlink(&self, _: &Request, number: INodeNo, reply: ReplyData) {
         let work = move |tree: &Tree, _, _: &mut ReplyData| tree.link(number.0);
-        self.answer(
-            "readlink",
-            number,
-            Slow::Look,
-            reply,
-            work,
-            |reply, link| {
-                reply.data(&link);
-            },
-        );
+        self.answer("readlink", number, Slow::Look, reply, work, |reply, link| {
+            reply.data(&link);
+        });
     }
 
     fn open(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
@@ -371,9 +348,7 @@ impl Filesystem for Adapter {
         let asked = self.0.ahead.asks(number.0);
         if offset == 0 {
             let shared = &self.0;
-            shared.guard("read", number, || {
-                shared.ahead.reads(&shared.tree, number.0)
-            });
+            shared.guard("read", number, || shared.ahead.reads(&shared.tree, number.0));
         }
         let work = move |tree: &Tree, patience, _: &mut ReplyData| {
             let (mut buffer, size) = (BUFFER.take(), size as usize);
@@ -437,33 +412,20 @@ impl Filesystem for Adapter {
                 let attributes = attributes(&child.found.attributes);
                 let name = OsStr::from_bytes(child.name);
                 let ttl = &child.found.ttl;
-                let full = reply.add(
-                    attributes.ino,
-                    child.next,
-                    name,
-                    ttl,
-                    &attributes,
-                    GENERATION,
-                );
+                let full =
+                    reply.add(attributes.ino, child.next, name, ttl, &attributes, GENERATION);
                 any |= !full;
                 !full
             });
             if any { Ok(0) } else { listed }
         };
         let shared = Arc::clone(&self.0);
-        self.answer(
-            "readdir",
-            number,
-            Slow::Look,
-            reply,
-            work,
-            move |reply, first| {
-                if first != 0 {
-                    shared.ahead.listed(&shared.tree, first);
-                }
-                reply.ok();
-            },
-        );
+        self.answer("readdir", number, Slow::Look, reply, work, move |reply, first| {
+            if first != 0 {
+                shared.ahead.listed(&shared.tree, first);
+            }
+            reply.ok();
+        });
     }
 
     fn statfs(&self, _: &Request, number: INodeNo, reply: ReplyStatfs) {
@@ -473,51 +435,30 @@ impl Filesystem for Adapter {
             Patience::Now => Err(Error::Waits),
             Patience::Waits => Ok(nix::sys::statvfs::statvfs(&store)),
         };
-        self.answer(
-            "statfs",
-            number,
-            Slow::Look,
-            reply,
-            work,
-            |reply, answer| match answer {
-                // As large as what the store is on, and full, since nothing can be
-                // added.
-                Ok(stat) => {
-                    let unit = u32::try_from(stat.fragment_size()).unwrap_or(4096);
-                    reply.statfs(stat.blocks(), 0, 0, 0, 0, unit, 255, unit);
-                }
-                Err(error) => reply.error(Errno::from_i32(error as i32)),
-            },
-        );
+        self.answer("statfs", number, Slow::Look, reply, work, |reply, answer| match answer {
+            // As large as what the store is on, and full, since nothing can be
+            // added.
+            Ok(stat) => {
+                let unit = u32::try_from(stat.fragment_size()).unwrap_or(4096);
+                reply.statfs(stat.blocks(), 0, 0, 0, 0, unit, 255, unit);
+            }
+            Err(error) => reply.error(Errno::from_i32(error as i32)),
+        });
     }
 
     fn getxattr(&self, _: &Request, number: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         let name = name.as_bytes().to_vec();
         let work = move |tree: &Tree, _, _: &mut ReplyXattr| tree.xattr(number.0, &name);
-        self.answer(
-            "getxattr",
-            number,
-            Slow::Look,
-            reply,
-            work,
-            move |reply, value| {
-                give_sized(reply, size, &value);
-            },
-        );
+        self.answer("getxattr", number, Slow::Look, reply, work, move |reply, value| {
+            give_sized(reply, size, &value);
+        });
     }
 
     fn listxattr(&self, _: &Request, number: INodeNo, size: u32, reply: ReplyXattr) {
         let work = move |tree: &Tree, _, _: &mut ReplyXattr| tree.xattrs(number.0);
-        self.answer(
-            "listxattr",
-            number,
-            Slow::Look,
-            reply,
-            work,
-            move |reply, names| {
-                give_sized(reply, size, &names);
-            },
-        );
+        self.answer("listxattr", number, Slow::Look, reply, work, move |reply, names| {
+            give_sized(reply, size, &names);
+        });
     }
 
     fn access(&self, _: &Request, _: INodeNo, _: fuser::AccessFlags, reply: ReplyEmpty) {
@@ -559,12 +500,7 @@ mod tests {
 
     #[test]
     fn times() {
-        let at = |seconds, nanoseconds| {
-            time(Time {
-                seconds,
-                nanoseconds,
-            })
-        };
+        let at = |seconds, nanoseconds| time(Time { seconds, nanoseconds });
         let epoch = SystemTime::UNIX_EPOCH;
         assert_eq!(at(1, 5), epoch + Duration::new(1, 5));
         assert_eq!(at(-1, 250_000_000), epoch - Duration::from_millis(750));
@@ -573,11 +509,9 @@ mod tests {
 
     #[test]
     fn devices() {
-        for (numbers, want) in [
-            ((1, 3), 0x103),
-            ((8, 0x123), 0x10_0823),
-            ((0xfff, 0xf_ffff), 0xffff_ffff),
-        ] {
+        for (numbers, want) in
+            [((1, 3), 0x103), ((8, 0x123), 0x10_0823), ((0xfff, 0xf_ffff), 0xffff_ffff)]
+        {
             assert_eq!(device(numbers), want);
         }
     }

@@ -97,10 +97,7 @@ impl Ahead {
     /// The kernel asks for a part of a file. To be dropped once it is answered.
     pub fn asks(self: &Arc<Ahead>, number: u64) -> Asked {
         lock(&self.asked).push(number);
-        Asked {
-            ahead: Arc::clone(self),
-            number,
-        }
+        Asked { ahead: Arc::clone(self), number }
     }
 
     /// The kernel asks for the beginning of a file, which is answered after this.
@@ -170,10 +167,7 @@ impl Readers {
         } else {
             self.in_order = 0;
         }
-        self.add(Stream {
-            next: file.next,
-            files: (2 * files).min(*FILES.end()),
-        });
+        self.add(Stream { next: file.next, files: (2 * files).min(*FILES.end()) });
         if self.in_order < CONFIDENT {
             return 0;
         }
@@ -194,10 +188,7 @@ impl Readers {
     fn gave(&mut self, from: u64, next: u64) {
         match self.streams.iter_mut().find(|s| s.next == from) {
             Some(stream) => stream.next = next,
-            None => self.add(Stream {
-                next,
-                files: *FILES.start(),
-            }),
+            None => self.add(Stream { next, files: *FILES.start() }),
         }
     }
 }
@@ -207,11 +198,7 @@ mod tests {
     use super::*;
 
     fn file(first: bool, next: u64) -> InOrder {
-        InOrder {
-            size: 1,
-            first,
-            next,
-        }
+        InOrder { size: 1, first, next }
     }
 
     #[test]

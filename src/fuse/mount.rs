@@ -84,10 +84,7 @@ impl Mount {
     /// Mounts a tree. When this returns it answers.
     pub fn begin(path: &Path, tree: Tree, options: &Options) -> Result<Mount, MountError> {
         let path = prepare(path)?;
-        let failed = |cause| MountError::Mount {
-            path: path.clone(),
-            cause,
-        };
+        let failed = |cause| MountError::Mount { path: path.clone(), cause };
         let mut config = Config::default();
         config.mount_options = vec![
             MountOption::RO,
@@ -109,13 +106,7 @@ impl Mount {
         let session = ManuallyDrop::new(session.spawn().map_err(failed)?);
         ahead.connect(session.notifier());
         let row = table::at(&path).ok().flatten();
-        let mount = Mount {
-            path,
-            device: row.map(|row| row.device),
-            session,
-            sender,
-            events,
-        };
+        let mount = Mount { path, device: row.map(|row| row.device), session, sender, events };
         if let Err(cause) = mount.look() {
             mount.end()?;
             let path = mount.path;
@@ -195,10 +186,7 @@ impl Mount {
 /// Makes sure that a place is free. What a process left there that died is taken
 /// away.
 fn prepare(path: &Path) -> Result<PathBuf, MountError> {
-    let failed = |cause| MountError::Mountpoint {
-        path: path.to_owned(),
-        cause,
-    };
+    let failed = |cause| MountError::Mountpoint { path: path.to_owned(), cause };
     let absolute = table::absolute(path).map_err(failed)?;
     // Several may lie over each other.
     loop {
@@ -219,25 +207,17 @@ fn prepare(path: &Path) -> Result<PathBuf, MountError> {
 
 /// Unmounts a registry. `lazily`: also while it is in use.
 pub fn unmount(path: &Path, lazily: bool) -> Result<(), MountError> {
-    let absolute = table::absolute(path).map_err(|cause| MountError::Unmount {
-        path: path.to_owned(),
-        cause,
-    })?;
+    let absolute = table::absolute(path)
+        .map_err(|cause| MountError::Unmount { path: path.to_owned(), cause })?;
     match table::at(&absolute) {
         Ok(Some(row)) if row.ours => detach(&absolute, lazily),
         Ok(_) => Err(MountError::NotMounted(absolute)),
-        Err(cause) => Err(MountError::Unmount {
-            path: absolute,
-            cause,
-        }),
+        Err(cause) => Err(MountError::Unmount { path: absolute, cause }),
     }
 }
 
 fn detach(path: &Path, lazily: bool) -> Result<(), MountError> {
-    let failed = |cause| MountError::Unmount {
-        path: path.to_owned(),
-        cause,
-    };
+    let failed = |cause| MountError::Unmount { path: path.to_owned(), cause };
     let flags = match lazily {
         true => MntFlags::MNT_DETACH,
         false => MntFlags::empty(),

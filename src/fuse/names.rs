@@ -51,11 +51,7 @@ pub fn parse(prefix: &str, name: &[u8]) -> Option<Name> {
     } else {
         (Reference::Tag(rest.parse().ok()?), None)
     };
-    Some(Name::Image {
-        repository,
-        reference,
-        platform,
-    })
+    Some(Name::Image { repository, reference, platform })
 }
 
 fn dashed(platform: &Platform) -> String {
@@ -90,22 +86,10 @@ mod tests {
         };
         for (prefix, name, want) in [
             ("", "debian:12", Some(image("debian", "12", None))),
-            (
-                "library",
-                "debian:12",
-                Some(image("library/debian", "12", None)),
-            ),
+            ("library", "debian:12", Some(image("library/debian", "12", None))),
             ("", &format!("a@{digest}"), Some(image("a", &digest, None))),
-            (
-                "",
-                "a:1@linux-arm64",
-                Some(image("a", "1", Some("linux/arm64"))),
-            ),
-            (
-                "",
-                "a:1@linux-arm-v6",
-                Some(image("a", "1", Some("linux/arm/v6"))),
-            ),
+            ("", "a:1@linux-arm64", Some(image("a", "1", Some("linux/arm64")))),
+            ("", "a:1@linux-arm-v6", Some(image("a", "1", Some("linux/arm/v6")))),
             ("", "a:1@linux-x86_64", None),
             ("", "a:1@linux", None),
             ("", "a:1@", None),
@@ -127,10 +111,7 @@ mod tests {
         let tag: Tag = "1".parse().unwrap();
         let platform = |p: &str| p.parse::<Platform>().unwrap();
         assert_eq!(image("a", &tag, None).as_deref(), Some("a:1"));
-        for (text, want) in [
-            ("linux/arm/v6", Some("a:1@linux-arm-v6")),
-            ("linux/a-b", None),
-        ] {
+        for (text, want) in [("linux/arm/v6", Some("a:1@linux-arm-v6")), ("linux/a-b", None)] {
             assert_eq!(image("a", &tag, Some(&platform(text))).as_deref(), want);
         }
         let long = "a".repeat(NAME_MAX - 1);

@@ -156,10 +156,7 @@ pub struct Numbers {
 
 impl Numbers {
     pub fn new(root: Thing) -> Numbers {
-        let root = Slot {
-            thing: root,
-            told: u32::MAX,
-        };
+        let root = Slot { thing: root, told: u32::MAX };
         Numbers {
             slots: HashMap::from([(ROOT, root)]),
             paths: HashSet::new(),

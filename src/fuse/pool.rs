@@ -41,11 +41,7 @@ impl std::fmt::Debug for State {
 
 impl Pool {
     pub fn new(name: &'static str, max: usize) -> Pool {
-        Pool {
-            shared: Arc::default(),
-            name,
-            max: max.max(1),
-        }
+        Pool { shared: Arc::default(), name, max: max.max(1) }
     }
 
     /// Has a job done, which must not panic. An error: there is no thread for it,
@@ -54,9 +50,8 @@ impl Pool {
         let mut state = self.shared.lock();
         if state.jobs.len() >= state.idle && state.threads < self.max {
             let shared = Arc::clone(&self.shared);
-            let spawned = thread::Builder::new()
-                .name(self.name.into())
-                .spawn(move || shared.work());
+            let spawned =
+                thread::Builder::new().name(self.name.into()).spawn(move || shared.work());
             match spawned {
                 Ok(_) => state.threads += 1,
                 // Others will come to it.

@@ -75,10 +75,7 @@ pub fn absolute(path: &Path) -> io::Result<PathBuf> {
 
 /// Whether that is the answer of a mount whose process is gone.
 pub fn is_dead(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(libc::ENOTCONN | libc::ECONNABORTED)
-    )
+    matches!(error.raw_os_error(), Some(libc::ENOTCONN | libc::ECONNABORTED))
 }
 
 #[cfg(test)]
@@ -88,11 +85,7 @@ mod tests {
     #[test]
     fn rows() {
         let row = |path: &str, device: &str, ours| {
-            Some(Row {
-                path: path.into(),
-                device: device.into(),
-                ours,
-            })
+            Some(Row { path: path.into(), device: device.into(), ours })
         };
         for (line, want) in [
             (
@@ -103,14 +96,8 @@ mod tests {
                 r"40 35 0:52 / /mnt/a\040b\134 ro - fuse registry ro,user_id=0",
                 row(r"/mnt/a b\", "0:52", true),
             ),
-            (
-                "40 35 0:52 / /mnt ro - fuse.registry registry ro",
-                row("/mnt", "0:52", true),
-            ),
-            (
-                "40 35 0:52 / /mnt ro - fuse sshfs ro",
-                row("/mnt", "0:52", false),
-            ),
+            ("40 35 0:52 / /mnt ro - fuse.registry registry ro", row("/mnt", "0:52", true)),
+            ("40 35 0:52 / /mnt ro - fuse sshfs ro", row("/mnt", "0:52", false)),
             ("40 35 0:52 / /mnt ro", None),
             ("", None),
         ] {

@@ -339,11 +339,7 @@ impl Tree {
                 let thing = Thing::Names(below.as_str().into());
                 Ok(Some(self.outside(self.tell(thing.clone()), &thing)))
             }
-            Some(Name::Image {
-                repository,
-                reference,
-                platform,
-            }) => {
+            Some(Name::Image { repository, reference, platform }) => {
                 let name = names::join(&prefix, &String::from_utf8_lossy(name));
                 self.look_up_image(name, &repository, &reference, platform, patience)
             }
@@ -392,10 +388,7 @@ impl Tree {
             return Ok(None);
         }
         tracing::warn!(image = name, %error, "an image cannot be shown");
-        let unshown = Unshown {
-            name,
-            why: error.to_string(),
-        };
+        let unshown = Unshown { name, why: error.to_string() };
         let thing = Thing::Unshown(Arc::new(unshown));
         Ok(Some(self.outside(self.tell(thing.clone()), &thing)))
     }
@@ -493,11 +486,7 @@ impl Tree {
             };
             let child = found.attributes.number;
             let next = at + 1;
-            let listed = Listed {
-                name: &name,
-                next,
-                found,
-            };
+            let listed = Listed { name: &name, next, found };
             if !take(&listed) {
                 self.forget(child, 1);
                 let place = Place::From(name.into(), files);
@@ -550,11 +539,7 @@ impl Tree {
             at += 1;
             let found = self.list_name(thing)?;
             let child = found.attributes.number;
-            let listed = Listed {
-                name: name.as_bytes(),
-                next: id << 32 | at,
-                found,
-            };
+            let listed = Listed { name: name.as_bytes(), next: id << 32 | at, found };
             if !take(&listed) {
                 self.forget(child, 1);
                 break;
@@ -621,10 +606,8 @@ impl Tree {
             entries.extend(names::image(base, &tag, None).map(unopened));
             let reference = Reference::Tag(tag.clone());
             // One that is gone or cannot be read is listed by its tag alone.
-            let platforms: BTreeSet<Platform> = self
-                .images
-                .platforms(repository, &reference)
-                .unwrap_or_default();
+            let platforms: BTreeSet<Platform> =
+                self.images.platforms(repository, &reference).unwrap_or_default();
             let others = |platform: &&Platform| **platform != wanted && !platform.is_unknown();
             for platform in platforms.iter().filter(others) {
                 entries.extend(names::image(base, &tag, Some(platform)).map(unopened));
@@ -662,11 +645,7 @@ impl Tree {
     pub fn in_order(&self, number: u64) -> Option<InOrder> {
         let numbers = self.numbers();
         let leaf = numbers.leaf(number)?;
-        Some(InOrder {
-            size: leaf.content?.size(),
-            first: leaf.first,
-            next: leaf.next,
-        })
+        Some(InOrder { size: leaf.content?.size(), first: leaf.first, next: leaf.next })
     }
 
     fn inside_image(&self, number: u64) -> Result<Arc<Open>> {

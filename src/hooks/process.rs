@@ -39,11 +39,7 @@ pub fn run(
 ) -> io::Result<Outcome> {
     let (output, input) = io::pipe()?;
     fcntl(&output, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-    command
-        .stdin(Stdio::null())
-        .stdout(input.try_clone()?)
-        .stderr(input)
-        .process_group(0);
+    command.stdin(Stdio::null()).stdout(input.try_clone()?).stderr(input).process_group(0);
     let mut child = command.spawn()?;
     // It holds the pipe's other end, which would never close.
     drop(command);
@@ -80,11 +76,7 @@ fn watch(
             None if over || stop.load(Ordering::Acquire) => {
                 signal(child, libc::SIGTERM);
                 deadline = Some(Instant::now() + GRACE);
-                ending = Some(if over {
-                    Outcome::TimedOut
-                } else {
-                    Outcome::Stopped
-                });
+                ending = Some(if over { Outcome::TimedOut } else { Outcome::Stopped });
                 continue;
             }
             None => {}
@@ -114,11 +106,7 @@ fn pidfd(child: &Child) -> io::Result<OwnedFd> {
 /// Waits until the child has ended (`true`), or has said something, or for a
 /// while.
 fn poll(end: &OwnedFd, output: Option<&File>, time: Duration) -> io::Result<bool> {
-    let wait = |fd| libc::pollfd {
-        fd,
-        events: libc::POLLIN,
-        revents: 0,
-    };
+    let wait = |fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
     // A negative one is passed over.
     let output = output.map_or(-1, AsRawFd::as_raw_fd);
     let mut fds = [wait(end.as_raw_fd()), wait(output)];
@@ -158,11 +146,7 @@ struct Lines<F> {
 
 impl<F: FnMut(&[u8])> Lines<F> {
     fn new(output: File, tell: F) -> Lines<F> {
-        Lines {
-            output: Some(output),
-            part: Vec::with_capacity(LINE_MAX),
-            tell,
-        }
+        Lines { output: Some(output), part: Vec::with_capacity(LINE_MAX), tell }
     }
 
     /// Takes what is there, a piece of it at least; gives its length.
@@ -265,10 +249,8 @@ mod tests {
     #[test]
     fn the_whole_group_is_ended() {
         let start = Instant::now();
-        let (outcome, lines) = shell(
-            "trap '' TERM; sleep 50 & echo $!; wait",
-            Duration::from_millis(300),
-        );
+        let (outcome, lines) =
+            shell("trap '' TERM; sleep 50 & echo $!; wait", Duration::from_millis(300));
         assert!(matches!(outcome, Outcome::TimedOut));
         assert!(start.elapsed() < Duration::from_secs(40));
         let child = std::path::PathBuf::from(format!("/proc/{}", lines[0]));

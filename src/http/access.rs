@@ -170,10 +170,7 @@ fn decide(app: &App, route: &Route, exchange: &Exchange) -> Result<()> {
         Need::Pusher => Err(Error::DeniedImages),
         Need::Login | Need::Filtered => Err(ask()),
         Need::One(repository, right) if access.may(identity, repository, Right::Pull) => {
-            Err(Error::Denied {
-                repository: repository.clone(),
-                right,
-            })
+            Err(Error::Denied { repository: repository.clone(), right })
         }
         Need::One(repository, _) => match route {
             // A repository that is not there has none.
@@ -259,10 +256,7 @@ enum Problem {
 
 /// Whether credentials of that scheme were sent.
 fn sent_by(exchange: &Exchange, scheme: &[u8]) -> bool {
-    let sent = exchange
-        .headers
-        .get(AUTHORIZATION)
-        .map(|sent| sent.as_bytes());
+    let sent = exchange.headers.get(AUTHORIZATION).map(|sent| sent.as_bytes());
     sent.and_then(|sent| sent.get(..scheme.len()))
         .is_some_and(|sent| sent.eq_ignore_ascii_case(scheme))
 }
@@ -310,9 +304,7 @@ pub fn token(app: &App, exchange: &Exchange) -> Result<Response<Body>> {
         token.ok_or_else(|| unauthorized(app, exchange, &Route::Token, Some(Problem::Token)))?;
     let document = json!({"token": token, "access_token": token, "expires_in": LOGIN_SECONDS});
     let mut response = json(document.to_string());
-    response
-        .headers_mut()
-        .insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     Ok(response)
 }
 

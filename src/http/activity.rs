@@ -31,8 +31,7 @@ impl Activity {
     }
 
     fn touch(&self) {
-        self.last
-            .store(self.start.elapsed().as_millis() as u64, Ordering::Relaxed);
+        self.last.store(self.start.elapsed().as_millis() as u64, Ordering::Relaxed);
     }
 
     /// How long the client has kept the server waiting.
@@ -157,15 +156,9 @@ mod tests {
         std::thread::sleep(Duration::from_millis(20));
         assert_eq!(activity.idle(), Duration::ZERO, "the server is at work");
         let waiting = activity.waiting();
-        assert!(
-            activity.idle() >= Duration::from_millis(20),
-            "the client is not sending"
-        );
+        assert!(activity.idle() >= Duration::from_millis(20), "the client is not sending");
         drop(waiting);
         drop(working);
-        assert!(
-            activity.idle() < Duration::from_millis(20),
-            "its time starts with the answer"
-        );
+        assert!(activity.idle() < Duration::from_millis(20), "its time starts with the answer");
     }
 }

@@ -156,9 +156,7 @@ impl BlobBody {
         // Slices end where a page does, so no page is mapped twice.
         let length = share.clamp(SLICE_MIN, SLICE_MAX) / SLICE_MIN * SLICE_MIN;
         let start = self.left.start;
-        let end = (start - start % SLICE_MIN)
-            .saturating_add(length)
-            .min(self.left.end);
+        let end = (start - start % SLICE_MIN).saturating_add(length).min(self.left.end);
         self.left.start = end;
         let blob = Arc::clone(&self.blob);
         self.next = Some(tokio::task::spawn_blocking(move || blob.slice(start..end)));
@@ -222,10 +220,7 @@ async fn make(
     });
     match made.await {
         Ok((produce, Ok(Some(bytes)))) => {
-            let piece = Bytes::from_owner(Piece {
-                bytes,
-                _room: permit,
-            });
+            let piece = Bytes::from_owner(Piece { bytes, _room: permit });
             (Some(produce), Ok(Some(piece)))
         }
         Ok((_, piece)) => (None, piece.map(|_| None)),
@@ -235,9 +230,7 @@ async fn make(
 
 impl fmt::Debug for Stream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Stream")
-            .field("left", &self.left)
-            .finish_non_exhaustive()
+        f.debug_struct("Stream").field("left", &self.left).finish_non_exhaustive()
     }
 }
 
@@ -285,9 +278,7 @@ impl hyper::body::Body for Body {
                 let frame = |piece: Result<Bytes>| piece.map(Frame::data).map_err(io::Error::other);
                 Poll::Ready(piece.map(frame))
             }
-            Body::Lines(lines) => lines
-                .poll(cx)
-                .map(|text| text.map(|text| Ok(Frame::data(text)))),
+            Body::Lines(lines) => lines.poll(cx).map(|text| text.map(|text| Ok(Frame::data(text)))),
         }
     }
 
@@ -309,9 +300,9 @@ impl hyper::body::Body for Body {
             Body::Blob(blob) if blob.next.is_none() => {
                 SizeHint::with_exact(blob.left.end - blob.left.start)
             }
-            Body::Stream(stream) => stream
-                .left
-                .map_or_else(SizeHint::default, SizeHint::with_exact),
+            Body::Stream(stream) => {
+                stream.left.map_or_else(SizeHint::default, SizeHint::with_exact)
+            }
             Body::Blob(_) | Body::Lines(_) => SizeHint::default(),
         }
     }
@@ -335,11 +326,7 @@ pub struct RequestBody {
 
 impl RequestBody {
     pub fn new(incoming: Incoming, activity: Arc<Activity>) -> RequestBody {
-        RequestBody {
-            incoming,
-            started: false,
-            activity,
-        }
+        RequestBody { incoming, started: false, activity }
     }
 
     pub fn activity(&self) -> &Arc<Activity> {
@@ -377,9 +364,7 @@ impl RequestBody {
         let reserve = |size: usize| {
             let size = u32::try_from(size).expect("hyper's frames are no larger than its buffer");
             // Not waited for: slow clients would keep the others waiting.
-            Arc::clone(memory)
-                .try_acquire_many_owned(size)
-                .map_err(|_| Error::Busy)
+            Arc::clone(memory).try_acquire_many_owned(size).map_err(|_| Error::Busy)
         };
         if self.incoming.size_hint().lower() > limit as u64 {
             return Ok(None);

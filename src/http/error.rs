@@ -56,10 +56,7 @@ pub enum Error {
     #[error("too many try to log in from this address: try again")]
     Logins,
     #[error("this login may not {} repository {repository}", verb(*right))]
-    Denied {
-        repository: Repository,
-        right: Right,
-    },
+    Denied { repository: Repository, right: Right },
     #[error("this resource takes {0} only")]
     MethodNotAllowed(&'static str),
     #[error("this registry is read-only")]
@@ -71,11 +68,7 @@ pub enum Error {
     #[error("n is {0:?}, want a number from 0 on")]
     PageSize(String),
     #[error("{name} is {value:?}, want {want}")]
-    Parameter {
-        name: &'static str,
-        value: String,
-        want: &'static str,
-    },
+    Parameter { name: &'static str, value: String, want: &'static str },
     /// A page of a listing goes on after something outside of it.
     #[error("after is /{after}, which is not below /{directory}")]
     After { after: String, directory: String },
@@ -95,11 +88,7 @@ pub enum Error {
     ContentRange(String),
     /// The client goes on from `offset`, not from where it said.
     #[error("the chunk does not start at byte {offset}, where the upload stands")]
-    OutOfOrder {
-        repository: Repository,
-        id: Uuid,
-        offset: u64,
-    },
+    OutOfOrder { repository: Repository, id: Uuid, offset: u64 },
     #[error("the range lies outside the blob's {size} bytes")]
     Range { size: u64 },
     #[error("the request's body broke off: {0}")]
@@ -211,10 +200,7 @@ impl Error {
             }
             (
                 Form::Oci,
-                Error::Storage(storage::Error::ManifestBlobUnknown {
-                    repository,
-                    missing,
-                }),
+                Error::Storage(storage::Error::ManifestBlobUnknown { repository, missing }),
             ) => json!({"errors": missing_blobs(code, repository, missing)}),
             (Form::Oci, _) => {
                 let mut error = json!({"code": code, "message": self.message(id)});
@@ -245,11 +231,7 @@ impl Error {
             Error::Unauthorized(challenge) => {
                 headers.insert(WWW_AUTHENTICATE, challenge.clone());
             }
-            Error::OutOfOrder {
-                repository,
-                id,
-                offset,
-            } => {
+            Error::OutOfOrder { repository, id, offset } => {
                 headers.insert(LOCATION, super::v2::upload_location(repository, *id));
                 headers.insert(RANGE, super::v2::upload_range(*offset));
             }
@@ -354,11 +336,7 @@ pub enum Form {
 
 impl Form {
     pub fn of(path: &str) -> Form {
-        if path == "/" || path == "/v1" || path.starts_with("/v1/") {
-            Form::V1
-        } else {
-            Form::Oci
-        }
+        if path == "/" || path == "/v1" || path.starts_with("/v1/") { Form::V1 } else { Form::Oci }
     }
 }
 

@@ -53,16 +53,10 @@ pub fn stream(app: &Arc<App>, exchange: &Exchange) -> Result<Response<Body>> {
         request: None,
     })));
     let headers = response.headers_mut();
-    headers.insert(
-        CONTENT_TYPE,
-        HeaderValue::from_static("application/x-ndjson"),
-    );
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     // nginx would hold lines back until it has a buffer full of them.
-    headers.insert(
-        HeaderName::from_static("x-accel-buffering"),
-        HeaderValue::from_static("no"),
-    );
+    headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
     Ok(response)
 }
 
@@ -98,9 +92,7 @@ impl Filter {
                         }
                         let pattern = Pattern::new(value).ok().filter(|_| value.len() <= 255);
                         let want = "a name or a pattern such as team/* or **";
-                        filter
-                            .repositories
-                            .push(pattern.ok_or_else(|| refused(want))?);
+                        filter.repositories.push(pattern.ok_or_else(|| refused(want))?);
                     }
                     _ => {}
                 }
@@ -262,10 +254,7 @@ mod tests {
         ] {
             let repository: Option<Repository> = repository.map(|name| name.parse().unwrap());
             let wants = filter(kinds, patterns).wants(kind, repository.as_ref());
-            assert_eq!(
-                wants, want,
-                "{kinds:?} {patterns:?} {kind:?} {repository:?}"
-            );
+            assert_eq!(wants, want, "{kinds:?} {patterns:?} {kind:?} {repository:?}");
         }
     }
 }

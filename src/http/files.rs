@@ -118,11 +118,7 @@ fn flag(exchange: &Exchange, name: &'static str) -> Result<bool> {
 }
 
 fn parameter(name: &'static str, value: &str, want: &'static str) -> Error {
-    Error::Parameter {
-        name,
-        value: value.chars().take(32).collect(),
-        want,
-    }
+    Error::Parameter { name, value: value.chars().take(32).collect(), want }
 }
 
 /// The most entries on a page: where it ends may have to be looked for first.
@@ -234,11 +230,7 @@ async fn tree(app: &Arc<App>, exchange: &mut Exchange, place: Place) -> Result<R
         Begun::Head => Body::Empty,
         Begun::Whole(json) => json.into(),
         Begun::Part(part) => {
-            let Part {
-                first,
-                rest,
-                listing,
-            } = *part;
+            let Part { first, rest, listing } = *part;
             let again = || (Vec::new(), JsonListing::new(listing));
             stream(&app.streams, (first, rest), again, lines, None).await
         }
@@ -272,10 +264,9 @@ fn begin(place: &Place, asked: Asked, known: &Listings) -> Result<(Begun, Option
     }
     if let Some(after) = &key.after {
         let text = |path: &[u8]| String::from_utf8_lossy(path).chars().take(256).collect();
-        listing = listing.after(after).ok_or_else(|| Error::After {
-            after: text(after),
-            directory: text(&directory),
-        })?;
+        listing = listing
+            .after(after)
+            .ok_or_else(|| Error::After { after: text(after), directory: text(&directory) })?;
     }
     // Where a page ends that is not made here, since the head goes out first.
     let look_ahead = |listing: &Listing| match key.limit {
@@ -292,11 +283,7 @@ fn begin(place: &Place, asked: Asked, known: &Listings) -> Result<(Begun, Option
         Some(Stop::Pause) => {
             let last = look_ahead(json.listing())?;
             let next = last.map(|last| next(&directory, &last));
-            let part = Part {
-                first,
-                rest: json,
-                listing,
-            };
+            let part = Part { first, rest: json, listing };
             return Ok((Begun::Part(Box::new(part)), next));
         }
         Some(Stop::Limit) => json.listing().position().map(<[u8]>::to_vec),
@@ -306,11 +293,7 @@ fn begin(place: &Place, asked: Asked, known: &Listings) -> Result<(Begun, Option
     // Without the room it grew into.
     first.shrink_to_fit();
     let first = Bytes::from(first);
-    let listed = Listed {
-        json: first.clone(),
-        directory,
-        last,
-    };
+    let listed = Listed { json: first.clone(), directory, last };
     known.insert(key, Arc::new(listed));
     Ok((Begun::Whole(first), next))
 }
@@ -425,14 +408,7 @@ async fn file(app: &Arc<App>, exchange: &mut Exchange, place: Place) -> Result<R
             let length = again.end - again.offset;
             let begun = (first, reading);
             let make = Reading::piece;
-            stream(
-                &app.streams,
-                begun,
-                || (Vec::new(), again),
-                make,
-                Some(length),
-            )
-            .await
+            stream(&app.streams, begun, || (Vec::new(), again), make, Some(length)).await
         }
     };
     Ok(response)
@@ -450,10 +426,7 @@ fn offer(
     let mut status = StatusCode::OK;
     let headers = response.headers_mut();
     headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
-    let etag = node
-        .entry
-        .sha256
-        .map(|hash| format!("\"{}\"", Digest::Sha256(hash)));
+    let etag = node.entry.sha256.map(|hash| format!("\"{}\"", Digest::Sha256(hash)));
     if let Some(etag) = &etag {
         headers.insert(ETAG, header(etag.clone()));
     }
@@ -478,10 +451,7 @@ fn offer(
         }
         Wanted::Unsatisfiable => return Err(Error::Range { size }),
     };
-    headers.insert(
-        CONTENT_TYPE,
-        HeaderValue::from_static("application/octet-stream"),
-    );
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
     headers.insert(CONTENT_LENGTH, (range.end - range.start).into());
     *response.status_mut() = status;
     if head {
@@ -513,11 +483,7 @@ async fn tar(app: &Arc<App>, exchange: &mut Exchange, place: Place) -> Result<Re
     let mut response = Response::new(Body::Empty);
     let headers = response.headers_mut();
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    let media_type = if gzip {
-        "application/gzip"
-    } else {
-        "application/x-tar"
-    };
+    let media_type = if gzip { "application/gzip" } else { "application/x-tar" };
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
     if exchange.method == Method::HEAD {
         return Ok(response);

@@ -148,10 +148,7 @@ struct Exchange {
 impl Exchange {
     /// The first parameter of that name.
     fn parameter(&self, name: &str) -> Option<&str> {
-        self.query
-            .iter()
-            .find(|(key, _)| key == name)
-            .map(|(_, value)| value.as_str())
+        self.query.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
     /// What is to be said of the request where it makes something happen.
@@ -253,10 +250,7 @@ async fn answer(
         HeaderName::from_static("x-content-type-options"),
         HeaderValue::from_static("nosniff"),
     );
-    headers.insert(
-        HeaderName::from_static("x-request-id"),
-        v2::header(format!("{id:016x}")),
-    );
+    headers.insert(HeaderName::from_static("x-request-id"), v2::header(format!("{id:016x}")));
     if let Body::Full(bytes) = response.body()
         && !response.headers().contains_key(CONTENT_LENGTH)
     {
@@ -329,9 +323,7 @@ fn ready(app: &App) -> Response<Body> {
 
 fn json(text: String) -> Response<Body> {
     let mut response = Response::new(Body::from(text));
-    response
-        .headers_mut()
-        .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
 
@@ -340,8 +332,5 @@ fn json(text: String) -> Response<Body> {
 async fn blocking<T: Send + 'static, E: Into<Error> + Send + 'static>(
     work: impl FnOnce() -> Result<T, E> + Send + 'static,
 ) -> Result<T> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(Error::Panicked)?
-        .map_err(Into::into)
+    tokio::task::spawn_blocking(work).await.map_err(Error::Panicked)?.map_err(Into::into)
 }

@@ -23,13 +23,9 @@ pub fn wanted(headers: &HeaderMap, etag: &str, size: u64) -> Wanted {
         return Wanted::NotModified;
     }
     // A date cannot match: content has no time here.
-    let if_range = headers
-        .get(IF_RANGE)
-        .is_none_or(|tag| tag.as_bytes() == etag.as_bytes());
+    let if_range = headers.get(IF_RANGE).is_none_or(|tag| tag.as_bytes() == etag.as_bytes());
     match headers.get(RANGE).filter(|_| if_range) {
-        Some(value) => value
-            .to_str()
-            .map_or(Wanted::All, |value| parse(value, size)),
+        Some(value) => value.to_str().map_or(Wanted::All, |value| parse(value, size)),
         None => Wanted::All,
     }
 }
@@ -79,11 +75,7 @@ fn parse(value: &str, size: u64) -> Wanted {
             _ => return Wanted::All,
         },
     };
-    if range.is_empty() {
-        Wanted::Unsatisfiable
-    } else {
-        Wanted::Part(range)
-    }
+    if range.is_empty() { Wanted::Unsatisfiable } else { Wanted::Part(range) }
 }
 
 #[cfg(test)]

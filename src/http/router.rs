@@ -105,9 +105,8 @@ impl Route {
             return if last.is_empty() {
                 Ok(Route::Uploads(name))
             } else {
-                let id = last
-                    .parse()
-                    .map_err(|_| Error::UploadId(last.chars().take(64).collect()))?;
+                let id =
+                    last.parse().map_err(|_| Error::UploadId(last.chars().take(64).collect()))?;
                 Ok(Route::Upload(name, id))
             };
         }
@@ -174,9 +173,7 @@ fn part(path: &str) -> (&str, &str) {
 
 /// Decoded after splitting, so an encoded slash separates nothing.
 fn decoded(part: &str) -> Result<Cow<'_, str>, Error> {
-    percent_decode_str(part)
-        .decode_utf8()
-        .map_err(|_| Error::RouteUnknown)
+    percent_decode_str(part).decode_utf8().map_err(|_| Error::RouteUnknown)
 }
 
 /// `ID/tree/PATH`
@@ -204,10 +201,8 @@ fn v2_files(name: &str, rest: &str) -> Result<Route, Error> {
 }
 
 pub fn repository(name: &str) -> Result<Repository, Error> {
-    let decoded: Result<Vec<_>, _> = name
-        .split('/')
-        .map(|part| percent_decode_str(part).decode_utf8())
-        .collect();
+    let decoded: Result<Vec<_>, _> =
+        name.split('/').map(|part| percent_decode_str(part).decode_utf8()).collect();
     match decoded {
         // A part with a slash of its own would be two parts once joined.
         Ok(parts) if parts.iter().all(|part| !part.contains('/')) => Ok(parts.join("/").parse()?),
@@ -263,46 +258,25 @@ mod tests {
             ("/v2/token".to_owned(), Route::Token),
             ("/v2/_catalog".to_owned(), Route::Catalog),
             ("/v1/events".to_owned(), Route::Events),
-            (
-                format!("/v2/a/blobs/{DIGEST}"),
-                Route::Blob(name("a"), digest),
-            ),
-            (
-                format!("/v2/a/blobs/{}", DIGEST.replace(':', "%3A")),
-                Route::Blob(name("a"), digest),
-            ),
-            (
-                format!("/v2/a/b/c/blobs/{DIGEST}"),
-                Route::Blob(name("a/b/c"), digest),
-            ),
+            (format!("/v2/a/blobs/{DIGEST}"), Route::Blob(name("a"), digest)),
+            (format!("/v2/a/blobs/{}", DIGEST.replace(':', "%3A")), Route::Blob(name("a"), digest)),
+            (format!("/v2/a/b/c/blobs/{DIGEST}"), Route::Blob(name("a/b/c"), digest)),
             (
                 format!("/v2/blobs/uploads/blobs/{DIGEST}"),
                 Route::Blob(name("blobs/uploads"), digest),
             ),
             ("/v2/a/blobs/uploads/".to_owned(), Route::Uploads(name("a"))),
             ("/v2/a/blobs/uploads".to_owned(), Route::Uploads(name("a"))),
-            (
-                format!("/v2/a/blobs/uploads/{id}"),
-                Route::Upload(name("a"), id),
-            ),
+            (format!("/v2/a/blobs/uploads/{id}"), Route::Upload(name("a"), id)),
             (
                 "/v2/a/manifests/v1".to_owned(),
                 Route::Manifest(name("a"), Reference::Tag("v1".parse().unwrap())),
             ),
             ("/v2/manifests/manifests/manifests".to_owned(), {
-                Route::Manifest(
-                    name("manifests"),
-                    Reference::Tag("manifests".parse().unwrap()),
-                )
+                Route::Manifest(name("manifests"), Reference::Tag("manifests".parse().unwrap()))
             }),
-            (
-                "/v2/tags/list/tags/list".to_owned(),
-                Route::Tags(name("tags/list")),
-            ),
-            (
-                format!("/v2/a/referrers/{DIGEST}"),
-                Route::Referrers(name("a"), digest),
-            ),
+            ("/v2/tags/list/tags/list".to_owned(), Route::Tags(name("tags/list"))),
+            (format!("/v2/a/referrers/{DIGEST}"), Route::Referrers(name("a"), digest)),
         ] {
             assert_eq!(Route::parse(&path).unwrap(), want, "{path}");
         }
@@ -317,31 +291,11 @@ mod tests {
         for (path, image, view, inside) in [
             ("/v1/images/a:1/tree", any("a:1"), View::Tree, &b""[..]),
             ("/v1/images/a:1/tree/", any("a:1"), View::Tree, b""),
-            (
-                "/v1/images/a%2Fb:1/blobs/c/d",
-                any("a/b:1"),
-                View::Blob,
-                b"c/d",
-            ),
-            (
-                "/v1/images/tree/tree/tree",
-                any("tree"),
-                View::Tree,
-                b"tree",
-            ),
-            (
-                "/v1/images/a/tar//x/%ff%00/",
-                any("a"),
-                View::Tar,
-                b"/x/\xff\0/",
-            ),
+            ("/v1/images/a%2Fb:1/blobs/c/d", any("a/b:1"), View::Blob, b"c/d"),
+            ("/v1/images/tree/tree/tree", any("tree"), View::Tree, b"tree"),
+            ("/v1/images/a/tar//x/%ff%00/", any("a"), View::Tar, b"/x/\xff\0/"),
             ("/v2/a/b/_files/tree/1", one("a/b", "1"), View::Tree, b""),
-            (
-                "/v2/a/_files/blobs/1/x%20y",
-                one("a", "1"),
-                View::Blob,
-                b"x y",
-            ),
+            ("/v2/a/_files/blobs/1/x%20y", one("a", "1"), View::Blob, b"x y"),
             (
                 "/v2/a/_files/tar/1/_files/tar/2/manifests/3",
                 one("a", "1"),
@@ -349,11 +303,7 @@ mod tests {
                 b"_files/tar/2/manifests/3",
             ),
         ] {
-            let want = Files {
-                image,
-                view,
-                path: inside.to_vec(),
-            };
+            let want = Files { image, view, path: inside.to_vec() };
             assert_eq!(Route::parse(path).unwrap(), Route::Files(want), "{path}");
         }
     }
@@ -392,10 +342,8 @@ mod tests {
 
     #[test]
     fn queries() {
-        let pairs = query(Some(
-            "digest=sha256%3Aab&tag=1&tag=2&artifactType=a/b+json&flag&=x&&",
-        ))
-        .unwrap();
+        let pairs =
+            query(Some("digest=sha256%3Aab&tag=1&tag=2&artifactType=a/b+json&flag&=x&&")).unwrap();
         let want = [
             ("digest", "sha256:ab"),
             ("tag", "1"),

@@ -79,33 +79,15 @@ impl Server {
             None => None,
         };
         let connections = Arc::new(Semaphore::new(http.max_connections as usize));
-        let shared = Shared {
-            app: Arc::new(app),
-            http,
-            tls,
-            connections,
-        };
-        Ok(Server {
-            shared: Arc::new(shared),
-            listeners,
-            metrics,
-        })
+        let shared = Shared { app: Arc::new(app), http, tls, connections };
+        Ok(Server { shared: Arc::new(shared), listeners, metrics })
     }
 
     /// Where the server listens, as URLs, with the ports that were chosen.
     pub fn urls(&self) -> Vec<String> {
-        let scheme = if self.shared.tls.is_some() {
-            "https"
-        } else {
-            "http"
-        };
-        let addresses = self
-            .listeners
-            .iter()
-            .filter_map(|listener| listener.local_addr().ok());
-        addresses
-            .map(|address| format!("{scheme}://{address}"))
-            .collect()
+        let scheme = if self.shared.tls.is_some() { "https" } else { "http" };
+        let addresses = self.listeners.iter().filter_map(|listener| listener.local_addr().ok());
+        addresses.map(|address| format!("{scheme}://{address}")).collect()
     }
 
     pub fn metrics_url(&self) -> Option<String> {
@@ -144,25 +126,18 @@ impl Server {
         }
         // An error means that the sender is gone, which asks for a stop too.
         drop(stop.wait_for(|&stop| stop).await);
-        self.shared
-            .app
-            .draining
-            .store(true, std::sync::atomic::Ordering::Relaxed);
+        self.shared.app.draining.store(true, std::sync::atomic::Ordering::Relaxed);
         // Their requests would never end.
         self.shared.app.events.feed().close();
         tasks.shutdown().await;
         let all = self.shared.http.max_connections;
         let drained = Arc::clone(&self.shared.connections).acquire_many_owned(all);
-        tokio::time::timeout(self.shared.http.drain_timeout, drained)
-            .await
-            .is_ok()
+        tokio::time::timeout(self.shared.http.drain_timeout, drained).await.is_ok()
     }
 }
 
 async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address)
-        .await
-        .with_context(|| format!("cannot listen on {address}"))
+    TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
 }
 
 fn load_tls((cert, key): &(PathBuf, PathBuf)) -> anyhow::Result<rustls::ServerConfig> {
@@ -170,22 +145,12 @@ fn load_tls((cert, key): &(PathBuf, PathBuf)) -> anyhow::Result<rustls::ServerCo
     let certs = CertificateDer::pem_file_iter(cert)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
         .with_context(|| unreadable(cert))?;
-    anyhow::ensure!(
-        !certs.is_empty(),
-        "{} holds no certificate in PEM form",
-        cert.display()
-    );
+    anyhow::ensure!(!certs.is_empty(), "{} holds no certificate in PEM form", cert.display());
     let private = PrivateKeyDer::from_pem_file(key).with_context(|| unreadable(key))?;
     let mut config = rustls::ServerConfig::builder()
         .with_no_client_auth()
         .with_single_cert(certs, private)
-        .with_context(|| {
-            format!(
-                "{} and {} do not go together",
-                cert.display(),
-                key.display()
-            )
-        })?;
+        .with_context(|| format!("{} and {} do not go together", cert.display(), key.display()))?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)
 }
@@ -197,13 +162,7 @@ async fn accept(shared: Arc<Shared>, listener: TcpListener, stop: watch::Receive
                 // At the limit this one waits, and more in the kernel's queue.
                 let permit = Arc::clone(&shared.connections).acquire_owned().await;
                 let permit = permit.expect("the semaphore is never closed");
-                tokio::spawn(connection(
-                    Arc::clone(&shared),
-                    stream,
-                    client,
-                    permit,
-                    stop.clone(),
-                ));
+                tokio::spawn(connection(Arc::clone(&shared), stream, client, permit, stop.clone()));
             }
             Err(error) => {
                 // Mostly: out of file descriptors. Give them time to come back.
@@ -315,9 +274,7 @@ async fn drive<C: GracefulConnection<Error = hyper::Error>>(
         if left.is_zero() {
             // HTTP/2 says goodbye; a request that stands still is cut off.
             connection.as_mut().graceful_shutdown();
-            return tokio::time::timeout(GOODBYE, connection)
-                .await
-                .unwrap_or(Ok(()));
+            return tokio::time::timeout(GOODBYE, connection).await.unwrap_or(Ok(()));
         }
         tokio::select! {
             ended = connection.as_mut() => return ended,

@@ -30,11 +30,7 @@ pub enum Error {
     #[error("{image} is an index that leads to more than {max} other manifests, or too deep")]
     Nesting { image: String, max: usize },
     #[error("{image} has {layers} layers, at most {max} can be merged")]
-    TooManyLayers {
-        image: String,
-        layers: usize,
-        max: usize,
-    },
+    TooManyLayers { image: String, layers: usize, max: usize },
     #[error("{image} has {links} hard links between layers, at most {max} can be followed")]
     TooManyLinks { image: String, links: u64, max: u64 },
     #[error("{image} has hard links between layers with names of more than {max} bytes together")]

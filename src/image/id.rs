@@ -68,25 +68,18 @@ impl FromStr for Id {
 
     fn from_str(s: &str) -> Result<Id, IdError> {
         for algorithm in Algorithm::ALL {
-            let Some(hex) = s
-                .strip_prefix(algorithm.as_str())
-                .and_then(|rest| rest.strip_prefix(':'))
+            let Some(hex) =
+                s.strip_prefix(algorithm.as_str()).and_then(|rest| rest.strip_prefix(':'))
             else {
                 continue;
             };
             if !is_hex(hex) || hex.len() < PREFIX_MIN || hex.len() > digits(algorithm) {
                 return Err(IdError::Hex(s.chars().take(200).collect()));
             }
-            return Ok(Id::Hex {
-                algorithm: Some(algorithm),
-                hex: hex.to_owned(),
-            });
+            return Ok(Id::Hex { algorithm: Some(algorithm), hex: hex.to_owned() });
         }
         if is_hex(s) && (PREFIX_MIN..=digits(Algorithm::Sha512)).contains(&s.len()) {
-            return Ok(Id::Hex {
-                algorithm: None,
-                hex: s.to_owned(),
-            });
+            return Ok(Id::Hex { algorithm: None, hex: s.to_owned() });
         }
         let (name, digest) = match s.split_once('@') {
             Some((name, digest)) => (name, Some(digest.parse::<Digest>()?)),
@@ -109,22 +102,16 @@ impl FromStr for Id {
 impl fmt::Display for Id {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Id::Hex {
-                algorithm: Some(algorithm),
-                hex,
-            } => write!(f, "{}:{hex}", algorithm.as_str()),
-            Id::Hex {
-                algorithm: None,
-                hex,
-            } => f.write_str(hex),
-            Id::Reference {
-                repository,
-                reference: Reference::Tag(tag),
-            } => write!(f, "{repository}:{tag}"),
-            Id::Reference {
-                repository,
-                reference: Reference::Digest(digest),
-            } => write!(f, "{repository}@{digest}"),
+            Id::Hex { algorithm: Some(algorithm), hex } => {
+                write!(f, "{}:{hex}", algorithm.as_str())
+            }
+            Id::Hex { algorithm: None, hex } => f.write_str(hex),
+            Id::Reference { repository, reference: Reference::Tag(tag) } => {
+                write!(f, "{repository}:{tag}")
+            }
+            Id::Reference { repository, reference: Reference::Digest(digest) } => {
+                write!(f, "{repository}@{digest}")
+            }
         }
     }
 }
@@ -140,24 +127,12 @@ mod tests {
         for (text, want, is_digest) in [
             ("team/app", "team/app:latest".to_owned(), false),
             ("team/app:1.4", "team/app:1.4".to_owned(), false),
-            (
-                &format!("team/app@{digest}"),
-                format!("team/app@{digest}"),
-                true,
-            ),
-            (
-                &format!("team/app:1.4@{digest}"),
-                format!("team/app@{digest}"),
-                true,
-            ),
+            (&format!("team/app@{digest}"), format!("team/app@{digest}"), true),
+            (&format!("team/app:1.4@{digest}"), format!("team/app@{digest}"), true),
             (&digest, digest.clone(), true),
             (hex, hex.to_owned(), true),
             ("0123456789ab", "0123456789ab".to_owned(), false),
-            (
-                "sha256:0123456789ab",
-                "sha256:0123456789ab".to_owned(),
-                false,
-            ),
+            ("sha256:0123456789ab", "sha256:0123456789ab".to_owned(), false),
             ("0123456789a", "0123456789a:latest".to_owned(), false),
         ] {
             let id: Id = text.parse().unwrap();

@@ -46,10 +46,7 @@ pub(super) struct Links {
 
 impl Default for Links {
     fn default() -> Links {
-        Links {
-            counts: Cache::new(COUNTS),
-            foreign: OnceLock::new(),
-        }
+        Links { counts: Cache::new(COUNTS), foreign: OnceLock::new() }
     }
 }
 
@@ -94,10 +91,7 @@ impl Image {
         if self.links(node)? == node.entry.links && above.iter().all(|l| l.record.number != layer) {
             return Ok(Identity::Shared { layer, inode });
         }
-        Ok(Identity::Own {
-            layer: node.layer,
-            inode,
-        })
+        Ok(Identity::Own { layer: node.layer, inode })
     }
 
     fn is_topmost(&self, node: &Node) -> bool {

@@ -15,12 +15,8 @@ use super::{Image, Node, Result, Walk};
 use crate::index::records::{Entry, Kind, Time};
 
 /// What stands for itself in a path of a URL.
-const PATH: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'/')
-    .remove(b'-')
-    .remove(b'.')
-    .remove(b'_')
-    .remove(b'~');
+const PATH: &AsciiSet =
+    &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// What a listing shows.
 #[derive(Clone, Debug)]
@@ -54,13 +50,7 @@ impl Listing {
             // The link, whether it leads anywhere or not.
             _ => image.node(path, false)?,
         };
-        Ok(Listing {
-            image,
-            shown,
-            recursive,
-            left: u64::MAX,
-            at: None,
-        })
+        Ok(Listing { image, shown, recursive, left: u64::MAX, at: None })
     }
 
     pub fn image(&self) -> &Arc<Image> {
@@ -94,13 +84,7 @@ impl Listing {
 
     /// Shows entries until there are no more or `visit` says `false`.
     pub fn visit(&mut self, mut visit: impl FnMut(&Node) -> bool) -> Result<Stop> {
-        let Listing {
-            image,
-            shown,
-            recursive,
-            left,
-            at,
-        } = self;
+        let Listing { image, shown, recursive, left, at } = self;
         if !shown.is_directory() {
             if at.is_none() {
                 visit(shown);
@@ -149,10 +133,7 @@ impl Listing {
 
 /// Without slashes at the ends or twice.
 fn normal(path: &[u8]) -> Vec<u8> {
-    let parts: Vec<&[u8]> = path
-        .split(|&b| b == b'/')
-        .filter(|part| !part.is_empty())
-        .collect();
+    let parts: Vec<&[u8]> = path.split(|&b| b == b'/').filter(|part| !part.is_empty()).collect();
     parts.join(&b'/')
 }
 
@@ -206,12 +187,7 @@ impl JsonListing {
 
     /// Appends about `size` bytes of the array; `None` when it is complete already.
     pub fn write(&mut self, size: usize, buffer: &mut Vec<u8>) -> Result<Option<Stop>> {
-        let JsonListing {
-            listing,
-            config,
-            layers,
-            state,
-        } = self;
+        let JsonListing { listing, config, layers, state } = self;
         if *state == JsonState::End {
             return Ok(None);
         }
@@ -351,9 +327,7 @@ pub fn type_name(kind: Kind) -> &'static str {
 
 /// Milliseconds from 1970, rounded down.
 fn milliseconds(time: Time) -> i64 {
-    time.seconds
-        .saturating_mul(1000)
-        .saturating_add(i64::from(time.nanoseconds / 1_000_000))
+    time.seconds.saturating_mul(1000).saturating_add(i64::from(time.nanoseconds / 1_000_000))
 }
 
 #[cfg(test)]
@@ -396,10 +370,7 @@ mod tests {
             json(b"etc/a\"\n", &|e| {
                 e.mode = 0o4755;
                 e.size = 3;
-                e.mtime = Time {
-                    seconds: -1,
-                    nanoseconds: 999_999_999,
-                };
+                e.mtime = Time { seconds: -1, nanoseconds: 999_999_999 };
                 e.sha256 = Some([0xab; 32]);
             }),
             format!(

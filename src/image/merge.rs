@@ -145,13 +145,7 @@ impl Image {
             return Ok(Some(Node::directory(path, layer, entry, fold.dirs)));
         }
         if entry.kind != Kind::ForeignLink {
-            return Ok(Some(Node {
-                path,
-                layer,
-                entry,
-                dirs: Vec::new(),
-                target: None,
-            }));
+            return Ok(Some(Node { path, layer, entry, dirs: Vec::new(), target: None }));
         }
         let mut node = match hops.count(|| At::new(self, &path)) {
             Ok(()) => self.resolve(layer, &entry.link, false, hops),
@@ -165,11 +159,7 @@ impl Image {
         match node {
             Ok(found) => {
                 let own = found.target.unwrap_or_else(|| found.path.into());
-                Ok(Some(Node {
-                    target: (*own != *path).then_some(own),
-                    path,
-                    ..found
-                }))
+                Ok(Some(Node { target: (*own != *path).then_some(own), path, ..found }))
             }
             Err(
                 Error::NotFound(_)
@@ -205,13 +195,7 @@ impl Image {
 impl Node {
     fn directory(path: Vec<u8>, layer: usize, mut entry: Entry, dirs: Vec<usize>) -> Node {
         entry.kind = Kind::Directory;
-        Node {
-            path,
-            layer,
-            entry,
-            dirs,
-            target: None,
-        }
+        Node { path, layer, entry, dirs, target: None }
     }
 }
 
@@ -264,13 +248,7 @@ impl<'a> Children<'a> {
     ) -> Result<()> {
         if let Some(row) = rest.next() {
             let (name, entry) = row?;
-            self.heads.push(Head {
-                name,
-                position,
-                layer,
-                entry,
-                rest,
-            });
+            self.heads.push(Head { name, position, layer, entry, rest });
         }
         Ok(())
     }

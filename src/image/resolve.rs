@@ -66,10 +66,8 @@ fn name(repository: &Repository, manifest: &Digest) -> String {
 }
 
 fn parse(repository: &Repository, stored: &StoredManifest) -> Result<Contents> {
-    Contents::parse(&stored.bytes).map_err(|cause| Error::Manifest {
-        image: name(repository, &stored.digest),
-        cause,
-    })
+    Contents::parse(&stored.bytes)
+        .map_err(|cause| Error::Manifest { image: name(repository, &stored.digest), cause })
 }
 
 impl Images {
@@ -132,10 +130,7 @@ impl Images {
         let unknown = || Error::Unknown(id.to_string());
         let mut layers = None;
         let (repository, reference) = match id {
-            Id::Reference {
-                repository,
-                reference,
-            } => (repository.clone(), reference.clone()),
+            Id::Reference { repository, reference } => (repository.clone(), reference.clone()),
             Id::Hex { algorithm, hex } => {
                 let length = algorithm.map(digits);
                 if let Some((found, part)) = self.find(hex, length, permitted)? {
@@ -164,10 +159,9 @@ impl Images {
         // Not to be told from one that does not exist.
         match id {
             Id::Hex { .. } => Err(unknown()),
-            Id::Reference { .. } => Err(Error::Storage(storage::Error::ManifestUnknown {
-                repository,
-                reference,
-            })),
+            Id::Reference { .. } => {
+                Err(Error::Storage(storage::Error::ManifestUnknown { repository, reference }))
+            }
         }
     }
 
@@ -199,11 +193,8 @@ impl Images {
                     Err(e) => return Err(e.into()),
                 }
                 from = row.after_id();
-                let candidate = Candidate {
-                    id: row.id,
-                    repository: row.repository,
-                    manifest: row.manifest,
-                };
+                let candidate =
+                    Candidate { id: row.id, repository: row.repository, manifest: row.manifest };
                 // All the digits of an id mean nothing else.
                 if candidate.id == prefix {
                     return Ok(Some((candidate, row.layers)));
@@ -336,11 +327,7 @@ impl Images {
                         available: vec![there.to_string()],
                     });
                 }
-                Ok(Leaf {
-                    digest: stored.digest,
-                    config,
-                    layers,
-                })
+                Ok(Leaf { digest: stored.digest, config, layers })
             }
             Contents::Index { children } => {
                 let mut choice = Choice {
@@ -421,10 +408,7 @@ impl Images {
                 Err(e) => return Err(e.into()),
             }
         }
-        let failed = |cause| Error::Layer {
-            image: image(),
-            cause,
-        };
+        let failed = |cause| Error::Layer { image: image(), cause };
         // All at once, if there are threads for it; then each is waited for.
         let digests = leaf.layers.iter().map(|layer| layer.digest);
         self.layers.pushed(digests.clone()).map_err(failed)?;
@@ -433,11 +417,7 @@ impl Images {
         let links: u64 = layers.iter().map(|layer| layer.record.foreign_links).sum();
         // Each is looked for in all layers below it.
         if links > FOREIGN_LINKS_MAX || links * layers.len() as u64 > FOREIGN_LOOKUPS_MAX {
-            return Err(Error::TooManyLinks {
-                image: image(),
-                links,
-                max: FOREIGN_LINKS_MAX,
-            });
+            return Err(Error::TooManyLinks { image: image(), links, max: FOREIGN_LINKS_MAX });
         }
         let mut warnings = Vec::new();
         match self.config(repository, &leaf.config) {
@@ -485,9 +465,7 @@ fn compare(
 ) {
     if said.len() != found.len() {
         let (said, found) = (said.len(), found.len());
-        warnings.push(format!(
-            "the config has {said} diff_ids, the manifest {found} layers"
-        ));
+        warnings.push(format!("the config has {said} diff_ids, the manifest {found} layers"));
         return;
     }
     for (said, (layer, found)) in said.iter().zip(found) {
@@ -495,9 +473,8 @@ fn compare(
             // Only sha256 is computed.
             Some(Digest::Sha512(_)) => {}
             Some(said) if *said == found => {}
-            Some(said) => warnings.push(format!(
-                "layer {layer} has the diff_id {found}, the config says {said}"
-            )),
+            Some(said) => warnings
+                .push(format!("layer {layer} has the diff_id {found}, the config says {said}")),
             None => warnings.push(format!(
                 "layer {layer} has the diff_id {found}, what the config says is not a digest"
             )),
@@ -563,11 +540,7 @@ impl Choice<'_> {
                     if rank.is_none() && !self.fits(&config)? {
                         continue;
                     }
-                    return Ok(Some(Leaf {
-                        digest,
-                        config,
-                        layers,
-                    }));
+                    return Ok(Some(Leaf { digest, config, layers }));
                 }
             }
         }

@@ -108,9 +108,7 @@ impl<W: Write> Archive<'_, W> {
         let (root, prefix) = (&self.root.path, self.prefix);
         self.image.names(node, |path| {
             let below = path.starts_with(root)
-                && path
-                    .get(..prefix)
-                    .is_some_and(|p| p.ends_with(b"/") || p.is_empty());
+                && path.get(..prefix).is_some_and(|p| p.ends_with(b"/") || p.is_empty());
             if below && before(path, &first) {
                 first = path.into();
             }
@@ -150,9 +148,7 @@ impl<W: Write> Archive<'_, W> {
         while offset < end {
             let want = usize::try_from(end - offset).map_or(CHUNK, |left| left.min(CHUNK));
             let read = self.image.read(node, offset, &mut self.buffer[..want])?;
-            self.to
-                .write_all(&self.buffer[..read])
-                .map_err(Error::Write)?;
+            self.to.write_all(&self.buffer[..read]).map_err(Error::Write)?;
             offset += read as u64;
         }
         Ok(())
@@ -189,9 +185,7 @@ fn base(name: &[u8]) -> &[u8] {
 /// and length, a line each, padded to a block. A hole at the end needs an empty
 /// piece there.
 fn sparse_map(extents: &[Extent], size: u64) -> Vec<u8> {
-    let end = extents
-        .last()
-        .map_or(0, |last| last.offset.saturating_add(last.length));
+    let end = extents.last().map_or(0, |last| last.offset.saturating_add(last.length));
     let mut numbers = vec![extents.len() as u64 + u64::from(end < size)];
     numbers.extend(extents.iter().flat_map(|e| [e.offset, e.length]));
     if end < size {
@@ -236,11 +230,8 @@ mod field {
 
 impl Header {
     fn new(name: &[u8], entry: &Entry, kind: u8, size: u64) -> Header {
-        let mut header = Header {
-            block: [0; BLOCK],
-            records: Vec::new(),
-            base: base(name).to_vec(),
-        };
+        let mut header =
+            Header { block: [0; BLOCK], records: Vec::new(), base: base(name).to_vec() };
         header.block[field::MAGIC].copy_from_slice(b"ustar\x0000");
         header.block[field::TYPE] = kind;
         header.name(name);
@@ -336,10 +327,7 @@ impl Header {
             }
             let name = [b"PaxHeaders.0/", self.base.as_slice()].concat();
             let name = &name[..name.len().min(field::NAME.len())];
-            let plain = Entry {
-                mode: 0o644,
-                ..Entry::implicit(Kind::Regular)
-            };
+            let plain = Entry { mode: 0o644, ..Entry::implicit(Kind::Regular) };
             let mut header = Header::new(name, &plain, b'x', body.len() as u64);
             header.seal();
             blocks.extend(header.block);
@@ -366,13 +354,9 @@ fn split(name: &[u8]) -> Option<(&[u8], &[u8])> {
     // The slash between them is not stored. One at the end is the name's.
     let inner = &name[..name.len() - 1];
     let slashes = inner.iter().enumerate().filter(|&(_, &b)| b == b'/');
-    slashes
-        .map(|(at, _)| (&name[..at], &name[at + 1..]))
-        .find(|(prefix, rest)| {
-            !prefix.is_empty()
-                && prefix.len() <= field::PREFIX.len()
-                && rest.len() <= field::NAME.len()
-        })
+    slashes.map(|(at, _)| (&name[..at], &name[at + 1..])).find(|(prefix, rest)| {
+        !prefix.is_empty() && prefix.len() <= field::PREFIX.len() && rest.len() <= field::NAME.len()
+    })
 }
 
 /// Seconds, and what is left of one without its zeros at the end. Nanoseconds
@@ -386,10 +370,7 @@ fn decimal(time: Time) -> String {
     }
     let seconds = seconds.abs();
     let fraction = format!(".{nanoseconds:09}");
-    format!(
-        "{sign}{seconds}{}",
-        fraction.trim_end_matches('0').trim_end_matches('.')
-    )
+    format!("{sign}{seconds}{}", fraction.trim_end_matches('0').trim_end_matches('.'))
 }
 
 /// `LENGTH NAME=VALUE\n`; the length counts itself.
@@ -444,10 +425,7 @@ mod tests {
             (-2, 750_000_000, "-1.25"),
             (i64::MIN, 0, "-9223372036854775808"),
         ] {
-            let time = Time {
-                seconds,
-                nanoseconds,
-            };
+            let time = Time { seconds, nanoseconds };
             assert_eq!(decimal(time), want);
         }
     }

@@ -223,10 +223,7 @@ impl Image {
 
     fn read_layer(&self, layer: usize, path: &[u8], from: u64, to: &mut [u8]) -> Result<()> {
         let read = self.source.read(&self.layers[layer], from, to);
-        read.map_err(|cause| Error::Read {
-            at: At::new(self, path),
-            cause,
-        })
+        read.map_err(|cause| Error::Read { at: At::new(self, path), cause })
     }
 
     /// Whether so much from `offset` on can be read without decoding anything.
@@ -239,11 +236,7 @@ impl Image {
     /// A regular file's content, from its beginning.
     pub fn open(self: &Arc<Image>, node: &Node) -> Result<Reader> {
         self.check_file(node)?;
-        Ok(Reader {
-            image: Arc::clone(self),
-            node: node.clone(),
-            offset: 0,
-        })
+        Ok(Reader { image: Arc::clone(self), node: node.clone(), offset: 0 })
     }
 }
 
@@ -277,10 +270,7 @@ impl Node {
         let whole = self.entry.kind == Kind::Regular && self.entry.sparse.is_none();
         whole.then_some(Content {
             layer: self.layer,
-            extent: Extent {
-                offset: self.entry.offset,
-                length: self.entry.size,
-            },
+            extent: Extent { offset: self.entry.offset, length: self.entry.size },
         })
     }
 }
@@ -329,10 +319,7 @@ pub struct Reader {
 
 impl io::Read for Reader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let length = self
-            .image
-            .read(&self.node, self.offset, buffer)
-            .map_err(io::Error::other)?;
+        let length = self.image.read(&self.node, self.offset, buffer).map_err(io::Error::other)?;
         self.offset += length as u64;
         Ok(length)
     }
@@ -373,10 +360,7 @@ mod tests {
             (14, 6, vec![(108, 0..1)]),
             (11, 2, vec![(105, 0..1), (106, 1..2)]),
         ] {
-            let want: Vec<Piece> = want
-                .into_iter()
-                .map(|(from, to)| Piece { from, to })
-                .collect();
+            let want: Vec<Piece> = want.into_iter().map(|(from, to)| Piece { from, to }).collect();
             let found: Vec<Piece> = pieces(&entry, offset, length).collect();
             assert_eq!(found, want, "{offset} {length}");
         }

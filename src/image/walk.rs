@@ -38,10 +38,7 @@ struct Level {
 
 impl Level {
     fn new(directory: Node) -> Level {
-        Level {
-            directory,
-            from: Some(Vec::new()),
-        }
+        Level { directory, from: Some(Vec::new()) }
     }
 }
 
@@ -118,11 +115,7 @@ impl Walk {
                     break;
                 }
             }
-            level.from = self
-                .page
-                .back()
-                .filter(|_| full)
-                .map(|node| after(node.name()));
+            level.from = self.page.back().filter(|_| full).map(|node| after(node.name()));
             self.size = (2 * self.size).min(PAGE_MAX);
         }
     }

@@ -56,9 +56,7 @@ pub fn open(dir: &Path, storage: Arc<Storage>, options: &Options) -> Result<Laye
         move |layer: &Digest, force: bool, progress: &AtomicU64| {
             have_indexed(&writing, &dir, &storage, layer, force, &options, progress)?;
             index.catch_up()?;
-            index
-                .state(layer)?
-                .ok_or_else(|| Error::Missing(Box::new(*layer)))
+            index.state(layer)?.ok_or_else(|| Error::Missing(Box::new(*layer)))
         }
     };
     let failed = |cause| storage::Error::io("start threads for", dir, cause);
@@ -104,16 +102,8 @@ fn have_indexed(
 ) -> Result<()> {
     let start = Instant::now();
     let shared = || writing.lock().unwrap_or_else(PoisonError::into_inner);
-    let write = |primary: &Primary| {
-        build(
-            &primary.index,
-            storage,
-            layer,
-            force,
-            &options.limits,
-            progress,
-        )
-    };
+    let write =
+        |primary: &Primary| build(&primary.index, storage, layer, force, &options.limits, progress);
     loop {
         // Another job of this process has it open.
         let primary = shared().upgrade();
@@ -151,10 +141,7 @@ fn connect(dir: &Path) -> Result<Option<UnixStream>, storage::Error> {
     match UnixStream::connect(short(&folder)) {
         Ok(stream) => Ok(Some(stream)),
         Err(e)
-            if matches!(
-                e.kind(),
-                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
-            ) =>
+            if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) =>
         {
             Ok(None)
         }
@@ -215,9 +202,7 @@ pub fn listen(dir: &Path, layers: Arc<Layers>) -> Result<(), storage::Error> {
         for stream in listener.incoming() {
             let layers = Arc::clone(&layers);
             let answered = stream.and_then(|stream| {
-                thread::Builder::new()
-                    .name("socket".into())
-                    .spawn(move || answer(&stream, &layers))
+                thread::Builder::new().name("socket".into()).spawn(move || answer(&stream, &layers))
             });
             if let Err(error) = answered {
                 tracing::warn!(%error, "cannot answer at DIR/{SOCKET}");
@@ -225,10 +210,7 @@ pub fn listen(dir: &Path, layers: Arc<Layers>) -> Result<(), storage::Error> {
             }
         }
     };
-    thread::Builder::new()
-        .name("listen".into())
-        .spawn(accept)
-        .map_err(failed)?;
+    thread::Builder::new().name("listen".into()).spawn(accept).map_err(failed)?;
     Ok(())
 }
 

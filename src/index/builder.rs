@@ -119,9 +119,7 @@ fn pass<'a>(
         let consumed = consume(&mut tree, &decoded, &spare);
         // With it the decoder would wait for ever.
         drop(decoded);
-        let decoded = decoder
-            .join()
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        let decoded = decoder.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         // A consumer that stopped is why the decoder did.
         let (spans, diff_id, mut parser) = consumed?;
         // A decoder that stopped is why the tar ends there.
@@ -170,10 +168,7 @@ fn decode(
             return refused(format!("it unpacks to more than {} bytes", limits.output));
         }
         if total > RATIO_FROM && total / limits.ratio > consumed {
-            return refused(format!(
-                "it unpacks to more than {} times its size",
-                limits.ratio
-            ));
+            return refused(format!("it unpacks to more than {} times its size", limits.ratio));
         }
         let wanted = outputs.output.send((checkpoint, buffer)).is_ok();
         Ok(wanted)
@@ -255,21 +250,12 @@ fn consume(
     spare: &SyncSender<Vec<u8>>,
 ) -> Result<(Vec<u32>, [u8; 32], Parser), Stop> {
     let (mut lengths, mut diff_id) = (Vec::new(), Sha256::new());
-    let mut parser = Parser::new(tar::Limits {
-        path: tree.max_path(),
-    });
-    let mut files = Files {
-        open: None,
-        holes: HOLES_HASHED,
-    };
+    let mut parser = Parser::new(tar::Limits { path: tree.max_path() });
+    let mut files = Files { open: None, holes: HOLES_HASHED };
     for (checkpoint, output) in spans {
         diff_id.update(&output);
         let length = output.len() as u32;
-        let span = Span {
-            checkpoint,
-            length,
-            checksum: xxh3_64(&output),
-        };
+        let span = Span { checkpoint, length, checksum: xxh3_64(&output) };
         tree.rows().put_span(lengths.len() as u64, &span)?;
         lengths.push(length);
         let mut input = &output[..];
@@ -334,12 +320,7 @@ struct Content {
 
 impl Content {
     fn new(size: u64, sparse: Option<Vec<Extent>>, budget: &mut u64) -> Content {
-        let whole = || {
-            vec![Extent {
-                offset: 0,
-                length: size,
-            }]
-        };
+        let whole = || vec![Extent { offset: 0, length: size }];
         let extents = sparse.unwrap_or_else(whole);
         let data: u64 = extents.iter().map(|e| e.length).sum();
         let holes = size.saturating_sub(data);
@@ -373,10 +354,8 @@ impl Content {
             }
             self.at += taken;
             bytes = rest;
-            self.extent = Some(Extent {
-                offset: extent.offset + taken,
-                length: extent.length - taken,
-            });
+            self.extent =
+                Some(Extent { offset: extent.offset + taken, length: extent.length - taken });
         }
     }
 

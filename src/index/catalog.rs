@@ -44,34 +44,23 @@ impl Index {
     }
 
     fn repository_value(&self, repository: &Repository) -> Result<Option<Vec<u8>>> {
-        self.db
-            .get_cf(self.family(), repository.as_str())
-            .map_err(|e| self.failed(e))
+        self.db.get_cf(self.family(), repository.as_str()).map_err(|e| self.failed(e))
     }
 
     fn put_repository(&self, repository: &Repository, value: &[u8], sync: bool) -> Result<()> {
         self.db
-            .put_cf_opt(
-                self.family(),
-                repository.as_str(),
-                value,
-                &write_options(sync),
-            )
+            .put_cf_opt(self.family(), repository.as_str(), value, &write_options(sync))
             .map_err(|e| self.failed(e))
     }
 
     /// The names after `last`, at most `n`, in order.
     pub fn repositories(&self, last: &str, n: usize) -> Result<Page<Repository>> {
         let start = IteratorMode::From(last.as_bytes(), Direction::Forward);
-        let mut page = Page {
-            items: Vec::new(),
-            next: None,
-        };
+        let mut page = Page { items: Vec::new(), next: None };
         for item in self.db.iterator_cf(self.family(), start) {
             let (key, _) = item.map_err(|e| self.failed(e))?;
-            let Some(repository) = std::str::from_utf8(&key)
-                .ok()
-                .and_then(|name| name.parse().ok())
+            let Some(repository) =
+                std::str::from_utf8(&key).ok().and_then(|name| name.parse().ok())
             else {
                 continue;
             };
@@ -79,10 +68,7 @@ impl Index {
                 continue;
             }
             if page.items.len() == n {
-                page.next = page
-                    .items
-                    .last()
-                    .map(|r: &Repository| r.as_str().to_owned());
+                page.next = page.items.last().map(|r: &Repository| r.as_str().to_owned());
                 break;
             }
             page.items.push(repository);
@@ -117,9 +103,7 @@ impl Index {
     pub fn scan(&self, storage: &Storage, read_only: bool) -> Result<()> {
         let complete = self.db.get(COMPLETE_KEY).map_err(|e| self.failed(e))?;
         // Known from an earlier run: good enough while this one looks again.
-        self.catalog
-            .complete
-            .store(complete.is_some(), Ordering::Release);
+        self.catalog.complete.store(complete.is_some(), Ordering::Release);
         storage.walk(|repository| {
             let Some(changed) = storage.manifests_changed(repository)? else {
                 return Ok(());
@@ -154,9 +138,7 @@ impl Index {
             Ok::<_, Error>(())
         })?;
         // Synced, and with it all that was written before.
-        self.db
-            .put_opt(COMPLETE_KEY, b"", &write_options(true))
-            .map_err(|e| self.failed(e))?;
+        self.db.put_opt(COMPLETE_KEY, b"", &write_options(true)).map_err(|e| self.failed(e))?;
         self.catalog.complete.store(true, Ordering::Release);
         Ok(())
     }
@@ -175,10 +157,7 @@ pub fn ids(
         tracing::warn!(%repository, %manifest, %error, "an image is not shown in the v1 API");
         Vec::new()
     });
-    Ids {
-        config: contents.config().copied(),
-        chain,
-    }
+    Ids { config: contents.config().copied(), chain }
 }
 
 fn write_options(sync: bool) -> WriteOptions {

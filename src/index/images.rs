@@ -94,10 +94,8 @@ impl Ids {
         if let Some((top, _)) = self.chain.last() {
             own.extend_from_slice(top.as_bytes());
         }
-        let mut rows = vec![
-            (key(manifest.hex()), own),
-            (key(config.hex()), vec![IdKind::Config as u8]),
-        ];
+        let mut rows =
+            vec![(key(manifest.hex()), own), (key(config.hex()), vec![IdKind::Config as u8])];
         for (id, layers) in &self.chain {
             let [high, low] = u16::try_from(*layers).unwrap_or(u16::MAX).to_be_bytes();
             rows.push((key(id.to_string()), vec![IdKind::V1 as u8, high, low]));

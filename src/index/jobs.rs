@@ -245,9 +245,6 @@ mod tests {
         let layer = Algorithm::Sha256.digest(b"");
         let failed = jobs.now(&layer, true).wait(|_| {});
         assert!(matches!(failed, Err(Error::Job(e)) if matches!(*e, Error::Panicked(_))));
-        assert_eq!(
-            jobs.now(&layer, false).wait(|_| {}).unwrap(),
-            State::Refused("no".into())
-        );
+        assert_eq!(jobs.now(&layer, false).wait(|_| {}).unwrap(), State::Refused("no".into()));
     }
 }

@@ -69,11 +69,7 @@ impl IndexedLayer {
             *end += u64::from(length);
             Some(start)
         });
-        IndexedLayer {
-            digest,
-            starts: starts.collect(),
-            record,
-        }
+        IndexedLayer { digest, starts: starts.collect(), record }
     }
 
     /// The span that holds a byte of the tar stream, and where it starts.
@@ -148,12 +144,7 @@ impl Layers {
         };
         Ok(Layers {
             jobs: Jobs::start(options.jobs.max(1), work)?,
-            spans: Spans::new(
-                Arc::clone(&storage),
-                Arc::clone(&index),
-                options.cache,
-                cores,
-            )?,
+            spans: Spans::new(Arc::clone(&storage), Arc::clone(&index), options.cache, cores)?,
             storage,
             index,
             index_pushed: options.jobs > 0,
@@ -199,10 +190,7 @@ impl Layers {
         }
         match state {
             State::Ready(record) => Ok(Arc::new(IndexedLayer::new(*digest, record))),
-            State::Refused(reason) => Err(Error::Refused {
-                layer: Box::new(*digest),
-                reason,
-            }),
+            State::Refused(reason) => Err(Error::Refused { layer: Box::new(*digest), reason }),
         }
     }
 

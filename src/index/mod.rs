@@ -35,10 +35,7 @@ pub enum Error {
     #[error(
         "the index in {path} cannot be used: {cause}; if that stays so, stop the server and remove {path}, it is made anew"
     )]
-    Db {
-        path: PathBuf,
-        cause: rocksdb::Error,
-    },
+    Db { path: PathBuf, cause: rocksdb::Error },
     #[error(
         "the disk is full: cannot write to the index in {path}; free space there and push again"
     )]
@@ -50,21 +47,13 @@ pub enum Error {
     #[error(
         "{what} in the index in {path} cannot be read: {cause}; `registry index --force` makes it anew"
     )]
-    Record {
-        path: PathBuf,
-        what: &'static str,
-        cause: records::RecordError,
-    },
+    Record { path: PathBuf, what: &'static str, cause: records::RecordError },
     #[error("layer {layer} has no index, its files cannot be shown: {reason}")]
     Refused { layer: Box<Digest>, reason: String },
     #[error(
         "layer {layer} is damaged at byte {offset} of its tar stream: {why}; push it again, or restore it"
     )]
-    Damaged {
-        layer: Box<Digest>,
-        offset: u64,
-        why: String,
-    },
+    Damaged { layer: Box<Digest>, offset: u64, why: String },
     #[error(
         "the index in {0} has another format: start the server of this version once, or remove it"
     )]
@@ -110,18 +99,12 @@ pub struct Index {
 impl Index {
     /// Opens the database in `path`, or makes it.
     pub fn open(path: &Path) -> Result<Index> {
-        let failed = |cause| Error::Db {
-            path: path.to_owned(),
-            cause,
-        };
+        let failed = |cause| Error::Db { path: path.to_owned(), cause };
         // RocksDB opens nothing that has families it is not told of. Without a
         // database there are none, and one that cannot be read says why when it
         // is opened.
         let families = DB::list_cf(&Options::default(), path).unwrap_or_default();
-        if families
-            .iter()
-            .any(|family| !FAMILIES.contains(&family.as_str()))
-        {
+        if families.iter().any(|family| !FAMILIES.contains(&family.as_str())) {
             remove(path).map_err(failed)?;
         }
         let mut db = open(path).map_err(failed)?;
@@ -149,10 +132,7 @@ impl Index {
 
     /// Opens the database in `path` to read, whoever else writes to it.
     pub fn follow(path: &Path) -> Result<Index> {
-        let failed = |cause| Error::Db {
-            path: path.to_owned(),
-            cause,
-        };
+        let failed = |cause| Error::Db { path: path.to_owned(), cause };
         // Before any row is read.
         let identity = path.join(IDENTITY);
         let following = File::open(&identity)
@@ -195,9 +175,7 @@ impl Index {
                 return Err(Error::Replaced(self.path.clone()));
             }
         }
-        self.db
-            .try_catch_up_with_primary()
-            .map_err(|e| self.failed(e))
+        self.db.try_catch_up_with_primary().map_err(|e| self.failed(e))
     }
 
     /// Where the seekable copy of a layer lies that cannot be sought in as it is.

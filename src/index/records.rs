@@ -276,10 +276,7 @@ mod tests {
             mode: 0o4755,
             uid: 1000,
             gid: 100,
-            mtime: Time {
-                seconds: -1,
-                nanoseconds: 5,
-            },
+            mtime: Time { seconds: -1, nanoseconds: 5 },
             size: 300,
             offset: 512,
             inode: 0,
@@ -288,10 +285,7 @@ mod tests {
             device: (8, 1),
             link: b"a".to_vec(),
             xattrs: vec![(b"user.x".to_vec(), vec![0, 255])],
-            sparse: Some(vec![Extent {
-                offset: 0,
-                length: 1,
-            }]),
+            sparse: Some(vec![Extent { offset: 0, length: 1 }]),
             sha256: Some([7; 32]),
         };
         let layer = Layer {
@@ -306,12 +300,7 @@ mod tests {
             foreign_links: 0,
         };
         let span = Span {
-            checkpoint: Checkpoint {
-                input: 77,
-                bits: 3,
-                window: b"abc".to_vec(),
-                raw: true,
-            },
+            checkpoint: Checkpoint { input: 77, bits: 3, window: b"abc".to_vec(), raw: true },
             length: 4096,
             checksum: u64::MAX,
         };
@@ -328,10 +317,7 @@ mod tests {
                 format!("0100030100e8078827{nine}020280208807 00"),
             ),
             (State::Refused("no".into()).encode(), "0101026e6f".into()),
-            (
-                span.encode(),
-                "014d03018020ffffffffffffffffff01030c28b52ffd2003190000616263".into(),
-            ),
+            (span.encode(), "014d03018020ffffffffffffffffff01030c28b52ffd2003190000616263".into()),
         ] {
             assert_eq!(hex(&bytes), want.replace(' ', ""));
         }
@@ -350,15 +336,9 @@ mod tests {
         other[0] = VERSION + 1;
         assert!(matches!(Entry::decode(&other), Err(RecordError::Version(v)) if v == VERSION + 1));
         for length in 0..good.len() {
-            assert!(
-                Entry::decode(&good[..length]).is_err(),
-                "{length} bytes of it"
-            );
+            assert!(Entry::decode(&good[..length]).is_err(), "{length} bytes of it");
         }
-        assert!(matches!(
-            Entry::decode(&[&good[..], b"x"].concat()),
-            Err(RecordError::Size(_))
-        ));
+        assert!(matches!(Entry::decode(&[&good[..], b"x"].concat()), Err(RecordError::Size(_))));
         for (spans, uncompressed) in [(vec![], 1), (vec![5, 6], 10), (vec![5, 6], 12)] {
             let layer = State::Ready(Layer {
                 number: 0,

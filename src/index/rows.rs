@@ -107,8 +107,7 @@ impl Iterator for Children<'_> {
 
     fn next(&mut self) -> Option<Self::Item> {
         let index = self.0.index;
-        self.0
-            .next(|name, value| Ok((name.to_vec(), index.decode("an entry", value)?)))
+        self.0.next(|name, value| Ok((name.to_vec(), index.decode("an entry", value)?)))
     }
 }
 
@@ -133,11 +132,7 @@ impl Index {
         options.set_iterate_upper_bound(after(prefix));
         let mut iterator = self.db.raw_iterator_cf_opt(self.cf(family), options);
         iterator.seek(start);
-        Rows {
-            index: self,
-            iterator,
-            prefix: length,
-        }
+        Rows { index: self, iterator, prefix: length }
     }
 
     fn cf(&self, family: &str) -> &ColumnFamily {
@@ -145,18 +140,11 @@ impl Index {
     }
 
     fn decode<T: Record>(&self, what: &'static str, bytes: &[u8]) -> Result<T> {
-        T::decode(bytes).map_err(|cause| Error::Record {
-            path: self.path.clone(),
-            what,
-            cause,
-        })
+        T::decode(bytes).map_err(|cause| Error::Record { path: self.path.clone(), what, cause })
     }
 
     fn get<T: Record>(&self, family: &str, key: &[u8], what: &'static str) -> Result<Option<T>> {
-        let value = self
-            .db
-            .get_pinned_cf(self.cf(family), key)
-            .map_err(|e| self.failed(e))?;
+        let value = self.db.get_pinned_cf(self.cf(family), key).map_err(|e| self.failed(e))?;
         value.map(|bytes| self.decode(what, &bytes)).transpose()
     }
 
@@ -247,11 +235,7 @@ impl Index {
         *next += 1;
         let mut unlogged = WriteOptions::default();
         unlogged.disable_wal(true);
-        Ok(LayerWriter {
-            index: self,
-            number,
-            unlogged,
-        })
+        Ok(LayerWriter { index: self, number, unlogged })
     }
 
     pub(super) fn read_next_layer(&self) -> Result<()> {
@@ -282,9 +266,7 @@ impl Index {
         }
         for number in unused {
             self.remove_rows(number)?;
-            self.db
-                .delete(unused_key(number))
-                .map_err(|e| self.failed(e))?;
+            self.db.delete(unused_key(number)).map_err(|e| self.failed(e))?;
         }
         Ok(())
     }
@@ -300,9 +282,7 @@ impl Index {
         }
         let (from, to) = (number.to_be_bytes(), (number + 1).to_be_bytes());
         for family in [ENTRIES, NAMES, SPANS] {
-            self.db
-                .delete_range_cf(self.cf(family), from, to)
-                .map_err(|e| self.failed(e))?;
+            self.db.delete_range_cf(self.cf(family), from, to).map_err(|e| self.failed(e))?;
         }
         Ok(())
     }
@@ -399,8 +379,7 @@ impl LayerWriter<'_> {
     pub fn finish(self, digest: &Digest, layer: Layer) -> Result<State> {
         let db = &self.index.db;
         let families = [ENTRIES, NAMES, SPANS].map(|family| self.index.cf(family));
-        db.flush_cfs_opt(&families, &FlushOptions::default())
-            .map_err(|e| self.index.failed(e))?;
+        db.flush_cfs_opt(&families, &FlushOptions::default()).map_err(|e| self.index.failed(e))?;
         self.publish(digest, State::Ready(layer))
     }
 
@@ -413,10 +392,7 @@ impl LayerWriter<'_> {
     /// Removes what was written.
     pub fn abandon(self) -> Result<()> {
         self.index.remove_rows(self.number)?;
-        self.index
-            .db
-            .delete(unused_key(self.number))
-            .map_err(|e| self.index.failed(e))
+        self.index.db.delete(unused_key(self.number)).map_err(|e| self.index.failed(e))
     }
 
     fn publish(&self, digest: &Digest, state: State) -> Result<State> {
@@ -426,20 +402,13 @@ impl LayerWriter<'_> {
             before => before?,
         };
         let mut batch = WriteBatch::default();
-        batch.put_cf(
-            self.index.cf(LAYERS),
-            digest.to_string().as_bytes(),
-            state.encode(),
-        );
+        batch.put_cf(self.index.cf(LAYERS), digest.to_string().as_bytes(), state.encode());
         batch.delete(unused_key(self.number));
         // Somebody may be reading it: it goes at the next start.
         if let Some(State::Ready(Layer { number, .. })) = before {
             batch.put(unused_key(number), b"");
         }
-        self.index
-            .db
-            .write(batch)
-            .map_err(|e| self.index.failed(e))?;
+        self.index.db.write(batch).map_err(|e| self.index.failed(e))?;
         Ok(state)
     }
 }

@@ -138,12 +138,8 @@ impl Spans {
             .build()
             .map_err(io::Error::other)?;
         let recycle = Recycle::default();
-        let cache = Cache::with_options(
-            options,
-            BySize,
-            DefaultHashBuilder::default(),
-            recycle.clone(),
-        );
+        let cache =
+            Cache::with_options(options, BySize, DefaultHashBuilder::default(), recycle.clone());
         let shared = Arc::new(Shared {
             storage,
             index,
@@ -234,11 +230,10 @@ fn decode_ahead(shared: &Shared, queue: &Mutex<Receiver<(Arc<IndexedLayer>, usiz
 
 impl Shared {
     fn get(&self, layer: &IndexedLayer, number: usize) -> Result<Bytes> {
-        self.cache
-            .get_or_insert_with(&(layer.record.number, number), || {
-                let _turn = Turn::wait(self);
-                self.decode(layer, number).map(Arc::new)
-            })
+        self.cache.get_or_insert_with(&(layer.record.number, number), || {
+            let _turn = Turn::wait(self);
+            self.decode(layer, number).map(Arc::new)
+        })
     }
 
     fn decode(&self, layer: &IndexedLayer, number: usize) -> Result<Vec<u8>> {
@@ -265,9 +260,7 @@ impl Shared {
         codec::decode(compression, &span.checkpoint, &file, &mut output, length)
             .map_err(|e| damaged(e.to_string()))?;
         if output.len() != length || xxh3_64(&output) != span.checksum {
-            return Err(damaged(
-                "its bytes are not those that were indexed".to_owned(),
-            ));
+            return Err(damaged("its bytes are not those that were indexed".to_owned()));
         }
         Ok(output)
     }

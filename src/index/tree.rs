@@ -108,11 +108,7 @@ fn split(path: &[u8]) -> (&[u8], &[u8]) {
 }
 
 fn join(directory: &[u8], name: &[u8]) -> Vec<u8> {
-    if directory.is_empty() {
-        name.to_vec()
-    } else {
-        [directory, b"/", name].concat()
-    }
+    if directory.is_empty() { name.to_vec() } else { [directory, b"/", name].concat() }
 }
 
 /// The tree of a layer under way.
@@ -377,10 +373,7 @@ impl<'a> Tree<'a> {
                     self.count()?;
                     made
                 }
-                Some(row) if row.kind == Kind::Whiteout => Entry {
-                    hides: true,
-                    ..made
-                },
+                Some(row) if row.kind == Kind::Whiteout => Entry { hides: true, ..made },
                 Some(row) if row.kind == Kind::Passage && kind == Kind::Implicit => {
                     Entry { kind, ..row }
                 }
@@ -568,11 +561,7 @@ fn entry_of(member: Member) -> Entry {
         uid: member.uid,
         gid: member.gid,
         mtime: member.mtime,
-        size: if symlink {
-            member.link.len() as u64
-        } else {
-            member.size
-        },
+        size: if symlink { member.link.len() as u64 } else { member.size },
         offset: member.data_offset,
         inode: member.header_offset,
         links: 1,

@@ -17,11 +17,7 @@ impl Source {
     pub fn new(scheme: &'static str, port: u16) -> Source {
         // Without it the port tells as much as there is to tell.
         let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-        Source {
-            scheme,
-            address: format!("{}:{port}", host.trim()),
-            instance: Uuid::new_v4(),
-        }
+        Source { scheme, address: format!("{}:{port}", host.trim()), instance: Uuid::new_v4() }
     }
 
     /// The notification of an event, as one line without its end; `None` for
@@ -58,10 +54,8 @@ impl Source {
                     Kind::Layer => "blobs",
                     _ => "manifests",
                 };
-                let url = format!(
-                    "{}://{}/v2/{repository}/{part}/{digest}",
-                    self.scheme, cause.host
-                );
+                let url =
+                    format!("{}://{}/v2/{repository}/{part}/{digest}", self.scheme, cause.host);
                 set("url", (!cause.host.is_empty()).then_some(url.into()));
             }
         }
@@ -113,9 +107,7 @@ mod tests {
             Event {
                 media_type: Some("application/x"),
                 size: Some(3),
-                ..event
-                    .repository(&"team/app".parse().unwrap())
-                    .digest(&digest)
+                ..event.repository(&"team/app".parse().unwrap()).digest(&digest)
             }
         };
         let tag = "1.0".parse().unwrap();
@@ -133,22 +125,11 @@ mod tests {
             target[name] = value.into();
             target
         };
-        let mounted = Event {
-            from: Some("other".parse().unwrap()),
-            ..event(Kind::Layer)
-        };
+        let mounted = Event { from: Some("other".parse().unwrap()), ..event(Kind::Layer) };
         for (event, action, target) in [
-            (
-                event(Kind::Tag).tag(&tag),
-                "push",
-                with(target("manifests"), "tag", "1.0"),
-            ),
+            (event(Kind::Tag).tag(&tag), "push", with(target("manifests"), "tag", "1.0")),
             (event(Kind::Layer), "push", target("blobs")),
-            (
-                mounted,
-                "mount",
-                with(target("blobs"), "fromRepository", "other"),
-            ),
+            (mounted, "mount", with(target("blobs"), "fromRepository", "other")),
             (
                 event(Kind::Untag).tag(&tag),
                 "delete",
@@ -187,10 +168,7 @@ mod tests {
         for kind in [Kind::Image, Kind::Verify, Kind::Index] {
             assert_eq!(source.notification(&event(kind)), None, "{kind:?}");
         }
-        let untagged = Event {
-            notable: true,
-            ..event(Kind::Verify)
-        };
+        let untagged = Event { notable: true, ..event(Kind::Verify) };
         assert!(source.notification(&untagged).is_some());
     }
 }

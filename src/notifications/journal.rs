@@ -82,10 +82,7 @@ impl Journal {
     /// Opens the queue in a folder, or makes one, for the endpoints of these
     /// names. New ones get what comes from now on; others are forgotten.
     pub fn open(folder: &Path, names: &[String]) -> io::Result<Journal> {
-        let limits = Limits {
-            segment: SEGMENT,
-            bytes: BYTES_MAX,
-        };
+        let limits = Limits { segment: SEGMENT, bytes: BYTES_MAX };
         Journal::with(folder, names, limits)
     }
 
@@ -116,18 +113,11 @@ impl Journal {
         segments.sort_unstable_by_key(|segment| segment.first);
         let first = segments.last().map_or(1, |last| last.first);
         let path = segment_path(folder, first);
-        let mut file = File::options()
-            .read(true)
-            .append(true)
-            .create(true)
-            .open(&path)?;
+        let mut file = File::options().read(true).append(true).create(true).open(&path)?;
         let mut text = Vec::new();
         file.read_to_end(&mut text)?;
         // A power cut may leave part of a line.
-        let whole = text
-            .iter()
-            .rposition(|&byte| byte == b'\n')
-            .map_or(0, |at| at + 1);
+        let whole = text.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
         file.set_len(whole as u64)?;
         let lines = text[..whole].iter().filter(|&&byte| byte == b'\n').count();
         let next = first + lines as u64;
@@ -149,14 +139,8 @@ impl Journal {
             note(folder, name, place)?;
             places.push(place);
         }
-        let state = State {
-            segments: segments.into(),
-            file,
-            full: Vec::new(),
-            next,
-            synced: 0,
-            places,
-        };
+        let state =
+            State { segments: segments.into(), file, full: Vec::new(), next, synced: 0, places };
         Ok(Journal {
             folder: folder.to_owned(),
             limits,
@@ -217,14 +201,7 @@ impl Journal {
     /// Where an endpoint, by its number, goes on.
     pub fn cursor(&self, endpoint: usize) -> Cursor {
         let next = self.state().places[endpoint];
-        Cursor {
-            endpoint,
-            next,
-            segment: 0,
-            offset: 0,
-            read: next,
-            end: 0,
-        }
+        Cursor { endpoint, next, segment: 0, offset: 0, read: next, end: 0 }
     }
 
     pub fn has_more(&self, cursor: &Cursor) -> bool {
@@ -235,10 +212,7 @@ impl Journal {
     /// come again until [`Journal::done`].
     pub fn read(&self, cursor: &mut Cursor) -> io::Result<Batch> {
         self.sync()?;
-        let mut batch = Batch {
-            notifications: Vec::new(),
-            lost: 0,
-        };
+        let mut batch = Batch { notifications: Vec::new(), lost: 0 };
         let (segment, last) = {
             let state = self.state();
             let after = state.segments.partition_point(|s| s.first <= cursor.next);
@@ -263,9 +237,7 @@ impl Journal {
             // Once a segment, and a start.
             (cursor.segment, cursor.offset) = (segment, 0);
             let mut text = Vec::new();
-            (&file)
-                .take(self.limits.segment * 2)
-                .read_to_end(&mut text)?;
+            (&file).take(self.limits.segment * 2).read_to_end(&mut text)?;
             let skipped = text.split_inclusive(|&byte| byte == b'\n');
             let skipped = skipped.take((cursor.next - segment) as usize);
             cursor.offset = skipped.map(|line| line.len() as u64).sum();
@@ -307,11 +279,7 @@ impl Journal {
         let mut state = self.state();
         state.places[cursor.endpoint] = cursor.next;
         let needed = state.places.iter().copied().min().unwrap_or(state.next);
-        while state
-            .segments
-            .get(1)
-            .is_some_and(|second| second.first <= needed)
-        {
+        while state.segments.get(1).is_some_and(|second| second.first <= needed) {
             self.drop_first(&mut state);
         }
         Ok(())
@@ -352,10 +320,7 @@ fn note(folder: &Path, name: &str, next: u64) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    const SMALL: Limits = Limits {
-        segment: 100,
-        bytes: 1000,
-    };
+    const SMALL: Limits = Limits { segment: 100, bytes: 1000 };
 
     fn open(folder: &Path, names: &[&str]) -> Journal {
         let names: Vec<_> = names.iter().map(ToString::to_string).collect();
@@ -384,12 +349,8 @@ mod tests {
     }
 
     fn files(folder: &Path) -> usize {
-        let names = fs::read_dir(folder)
-            .unwrap()
-            .map(|entry| entry.unwrap().path());
-        names
-            .filter(|path| path.extension().is_some_and(|e| e == "events"))
-            .count()
+        let names = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        names.filter(|path| path.extension().is_some_and(|e| e == "events")).count()
     }
 
     #[test]
@@ -472,10 +433,7 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let journal = open(temp.path(), &["a"]);
         append(&journal, 0..30);
-        let file = File::options()
-            .write(true)
-            .open(segment_path(temp.path(), 1))
-            .unwrap();
+        let file = File::options().write(true).open(segment_path(temp.path(), 1)).unwrap();
         file.set_len(8).unwrap();
         let (numbers, lost) = take(&journal, &mut journal.cursor(0));
         assert_eq!(lost + numbers.len() as u64, 30);

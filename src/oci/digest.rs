@@ -207,22 +207,13 @@ mod tests {
             (&format!("{EMPTY}0"), "one digit long"),
             (&upper, "uppercase hex"),
             (&EMPTY.replace("e3", "g3"), "not hex"),
-            (
-                &EMPTY.replace("sha256", "sha512"),
-                "sha256's length as sha512",
-            ),
+            (&EMPTY.replace("sha256", "sha512"), "sha256's length as sha512"),
             (&EMPTY.replace("sha256:", "sha256:../"), "path"),
             (&format!(" {EMPTY}"), "blank"),
             ("../../etc:passwd", "path as algorithm"),
         ] {
-            assert!(
-                matches!(text.parse::<Digest>(), Err(DigestError::Malformed(_))),
-                "{why}"
-            );
+            assert!(matches!(text.parse::<Digest>(), Err(DigestError::Malformed(_))), "{why}");
         }
-        assert_eq!(
-            "md5:abc".parse::<Digest>(),
-            Err(DigestError::Unsupported("md5".into()))
-        );
+        assert_eq!("md5:abc".parse::<Digest>(), Err(DigestError::Unsupported("md5".into())));
     }
 }

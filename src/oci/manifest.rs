@@ -36,10 +36,7 @@ pub enum ManifestError {
     #[error("the manifest has no {0}")]
     Missing(&'static str),
     #[error("in {field}: {cause}")]
-    Digest {
-        field: &'static str,
-        cause: DigestError,
-    },
+    Digest { field: &'static str, cause: DigestError },
     #[error("in {field}: size {size} is negative")]
     Size { field: &'static str, size: i64 },
 }
@@ -105,9 +102,7 @@ struct RawDescriptor {
 impl RawDescriptor {
     fn digest(&self, field: &'static str) -> Result<Digest, ManifestError> {
         let text = self.digest.as_deref().unwrap_or_default();
-        let digest = text
-            .parse()
-            .map_err(|cause| ManifestError::Digest { field, cause })?;
+        let digest = text.parse().map_err(|cause| ManifestError::Digest { field, cause })?;
         match self.size {
             Some(size) if size < 0 => Err(ManifestError::Size { field, size }),
             Some(_) | None => Ok(digest),
@@ -120,9 +115,7 @@ impl Manifest {
     /// without it the document's own `mediaType` or shape decides.
     pub fn parse(bytes: &[u8], content_type: Option<&str>) -> Result<Manifest, ManifestError> {
         let document: Document = serde_json::from_slice(bytes)?;
-        let header = content_type
-            .map(without_parameters)
-            .filter(|s| !s.is_empty());
+        let header = content_type.map(without_parameters).filter(|s| !s.is_empty());
         let declared = document.media_type.as_deref().filter(|s| !s.is_empty());
 
         if [header, declared].into_iter().flatten().any(is_schema1)
@@ -144,11 +137,8 @@ impl Manifest {
         {
             return Err(ManifestError::Ambiguous);
         }
-        let shape = if document.manifests.is_some() {
-            MediaType::OciIndex
-        } else {
-            MediaType::OciManifest
-        };
+        let shape =
+            if document.manifests.is_some() { MediaType::OciIndex } else { MediaType::OciManifest };
         let media_type = match declared.or(header) {
             Some(name) => MediaType::from_name(name)
                 .ok_or_else(|| ManifestError::UnknownType(name.to_owned()))?,
@@ -168,17 +158,11 @@ impl Manifest {
             _ => {}
         }
 
-        let subject = document
-            .subject
-            .as_ref()
-            .map(|s| s.digest("subject"))
-            .transpose()?;
+        let subject = document.subject.as_ref().map(|s| s.digest("subject")).transpose()?;
         let artifact_type = document.artifact_type.filter(|s| !s.is_empty());
         let annotations = document.annotations.unwrap_or_default();
         if media_type.is_index() {
-            let manifests = document
-                .manifests
-                .ok_or(ManifestError::Missing("manifests"))?;
+            let manifests = document.manifests.ok_or(ManifestError::Missing("manifests"))?;
             for child in &manifests {
                 child.digest("manifests")?;
             }
@@ -197,24 +181,12 @@ impl Manifest {
         let mut blobs = vec![config.digest("config")?];
         for layer in document.layers.iter().flatten() {
             let digest = layer.digest("layers")?;
-            if !layer
-                .media_type
-                .as_deref()
-                .is_some_and(is_non_distributable)
-            {
+            if !layer.media_type.as_deref().is_some_and(is_non_distributable) {
                 blobs.push(digest);
             }
         }
-        let artifact_type = artifact_type
-            .or(config.media_type)
-            .filter(|s| !s.is_empty());
-        Ok(Manifest {
-            media_type,
-            blobs,
-            subject,
-            artifact_type,
-            annotations,
-        })
+        let artifact_type = artifact_type.or(config.media_type).filter(|s| !s.is_empty());
+        Ok(Manifest { media_type, blobs, subject, artifact_type, annotations })
     }
 
     /// The descriptor under which a referrers listing shows this manifest.
@@ -291,37 +263,26 @@ impl Contents {
             (Some(_), Some(_)) => Err(ManifestError::Ambiguous),
             (None, Some(manifests)) => {
                 let child = |child: RawChild| {
-                    let descriptor = RawDescriptor {
-                        media_type: None,
-                        digest: child.digest,
-                        size: child.size,
-                    };
+                    let descriptor =
+                        RawDescriptor { media_type: None, digest: child.digest, size: child.size };
                     Ok(Child {
                         digest: descriptor.digest("manifests")?,
                         platform: child.platform.as_ref().and_then(RawPlatform::platform),
                     })
                 };
                 let children: Result<_, ManifestError> = manifests.into_iter().map(child).collect();
-                Ok(Contents::Index {
-                    children: children?,
-                })
+                Ok(Contents::Index { children: children? })
             }
             (Some(config), None) => {
                 let layer = |layer: &RawDescriptor| {
                     Ok(LayerDescriptor {
                         digest: layer.digest("layers")?,
-                        foreign: layer
-                            .media_type
-                            .as_deref()
-                            .is_some_and(is_non_distributable),
+                        foreign: layer.media_type.as_deref().is_some_and(is_non_distributable),
                     })
                 };
                 let layers: Result<_, ManifestError> =
                     document.layers.iter().flatten().map(layer).collect();
-                Ok(Contents::Image {
-                    config: config.digest("config")?,
-                    layers: layers?,
-                })
+                Ok(Contents::Image { config: config.digest("config")?, layers: layers? })
             }
         }
     }
@@ -340,17 +301,15 @@ pub fn stored_media_type(bytes: &[u8]) -> String {
     }
     match serde_json::from_slice::<Peek>(bytes) {
         // A header value is made of it, so nothing but visible ASCII.
-        Ok(Peek {
-            media_type: Some(name),
-            ..
-        }) if !name.is_empty() && name.bytes().all(|b| b.is_ascii_graphic()) => name,
-        Ok(Peek {
-            schema_version: Some(1),
-            ..
-        }) => "application/vnd.docker.distribution.manifest.v1+prettyjws".to_owned(),
-        Ok(Peek {
-            manifests: Some(_), ..
-        }) => MediaType::OciIndex.as_str().to_owned(),
+        Ok(Peek { media_type: Some(name), .. })
+            if !name.is_empty() && name.bytes().all(|b| b.is_ascii_graphic()) =>
+        {
+            name
+        }
+        Ok(Peek { schema_version: Some(1), .. }) => {
+            "application/vnd.docker.distribution.manifest.v1+prettyjws".to_owned()
+        }
+        Ok(Peek { manifests: Some(_), .. }) => MediaType::OciIndex.as_str().to_owned(),
         _ => MediaType::OciManifest.as_str().to_owned(),
     }
 }
@@ -373,10 +332,7 @@ mod tests {
     }
 
     fn descriptor(n: u8, media_type: &str) -> String {
-        format!(
-            r#"{{"mediaType":"{media_type}","digest":"{}","size":{n}}}"#,
-            digest(n)
-        )
+        format!(r#"{{"mediaType":"{media_type}","digest":"{}","size":{n}}}"#, digest(n))
     }
 
     fn image(extra: &str) -> String {
@@ -411,10 +367,7 @@ mod tests {
 
     #[test]
     fn index_needs_no_children() {
-        let text = format!(
-            r#"{{"schemaVersion":2,"manifests":[{}]}}"#,
-            descriptor(1, OCI)
-        );
+        let text = format!(r#"{{"schemaVersion":2,"manifests":[{}]}}"#, descriptor(1, OCI));
         let index = Manifest::parse(text.as_bytes(), None).unwrap();
         assert_eq!(index.media_type, MediaType::OciIndex);
         assert_eq!(index.blobs, []);
@@ -423,10 +376,8 @@ mod tests {
 
     #[test]
     fn refused() {
-        let index_and_layers = format!(
-            r#"{{"schemaVersion":2,"manifests":[],"layers":[{}]}}"#,
-            descriptor(1, "x")
-        );
+        let index_and_layers =
+            format!(r#"{{"schemaVersion":2,"manifests":[],"layers":[{}]}}"#, descriptor(1, "x"));
         let typed = |t: &str| image(&format!(r#""mediaType":"{t}","#));
         for (body, header, want, why) in [
             ("".to_owned(), OCI, "valid JSON", "empty"),
@@ -435,60 +386,18 @@ mod tests {
             (index_and_layers, INDEX, "both", "two readings"),
             (typed(OCI), DOCKER, "Content-Type", "header and body differ"),
             (typed(DOCKER), OCI, "Content-Type", "header and body differ"),
-            (
-                typed(INDEX),
-                INDEX,
-                "no manifests",
-                "an index without manifests",
-            ),
+            (typed(INDEX), INDEX, "no manifests", "an index without manifests"),
             (image(""), DOCKER, "no mediaType", "the type would be lost"),
-            (
-                typed("text/plain"),
-                "text/plain",
-                "not supported",
-                "foreign type",
-            ),
-            (
-                r#"{"schemaVersion":1}"#.to_owned(),
-                "",
-                "schema 1",
-                "schema 1",
-            ),
-            (
-                image("").replace(":2,", ":3,"),
-                OCI,
-                "schemaVersion is 3",
-                "version",
-            ),
-            (
-                image("").replace(r#""schemaVersion":2,"#, ""),
-                OCI,
-                "no schemaVersion",
-                "no version",
-            ),
-            (
-                r#"{"schemaVersion":2,"layers":[]}"#.to_owned(),
-                OCI,
-                "no config",
-                "no config",
-            ),
-            (
-                image("").replace("sha256:02", "sha256:zz"),
-                OCI,
-                "in layers",
-                "bad digest",
-            ),
-            (
-                image("").replace(r#""size":2"#, r#""size":-1"#),
-                OCI,
-                "negative",
-                "bad size",
-            ),
+            (typed("text/plain"), "text/plain", "not supported", "foreign type"),
+            (r#"{"schemaVersion":1}"#.to_owned(), "", "schema 1", "schema 1"),
+            (image("").replace(":2,", ":3,"), OCI, "schemaVersion is 3", "version"),
+            (image("").replace(r#""schemaVersion":2,"#, ""), OCI, "no schemaVersion", "no version"),
+            (r#"{"schemaVersion":2,"layers":[]}"#.to_owned(), OCI, "no config", "no config"),
+            (image("").replace("sha256:02", "sha256:zz"), OCI, "in layers", "bad digest"),
+            (image("").replace(r#""size":2"#, r#""size":-1"#), OCI, "negative", "bad size"),
             (image(r#""layers":[],"#), OCI, "duplicate", "one key twice"),
         ] {
-            let error = Manifest::parse(body.as_bytes(), Some(header))
-                .expect_err(why)
-                .to_string();
+            let error = Manifest::parse(body.as_bytes(), Some(header)).expect_err(why).to_string();
             assert!(error.contains(want), "{why}: {error}");
         }
     }
@@ -497,14 +406,9 @@ mod tests {
     fn contents() {
         let parsed = |n| digest(n).parse().unwrap();
         let contents = Contents::parse(image("").as_bytes()).unwrap();
-        let layer = |n, foreign| LayerDescriptor {
-            digest: parsed(n),
-            foreign,
-        };
-        let want = Contents::Image {
-            config: parsed(1),
-            layers: vec![layer(2, false), layer(3, true)],
-        };
+        let layer = |n, foreign| LayerDescriptor { digest: parsed(n), foreign };
+        let want =
+            Contents::Image { config: parsed(1), layers: vec![layer(2, false), layer(3, true)] };
         assert_eq!(contents, want);
 
         let text = format!(

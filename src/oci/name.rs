@@ -219,19 +219,7 @@ mod tests {
         for tag in ["latest", "1.4.2", "_", "A-b.C_d", &"t".repeat(128), "0..1"] {
             assert_eq!(tag.parse::<Tag>().unwrap().as_str(), tag);
         }
-        for tag in [
-            "",
-            ".",
-            "..",
-            ".a",
-            "-a",
-            "a/b",
-            "a:b",
-            "a b",
-            "a\0",
-            "ü",
-            &"t".repeat(129),
-        ] {
+        for tag in ["", ".", "..", ".a", "-a", "a/b", "a:b", "a b", "a\0", "ü", &"t".repeat(129)] {
             assert!(tag.parse::<Tag>().is_err(), "{tag:?}");
         }
     }

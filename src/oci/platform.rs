@@ -44,11 +44,7 @@ impl Platform {
             ("arm", "8") => ("arm", "v8"),
             other => other,
         };
-        Platform {
-            architecture: architecture.to_owned(),
-            variant: variant.to_owned(),
-            os,
-        }
+        Platform { architecture: architecture.to_owned(), variant: variant.to_owned(), os }
     }
 
     /// What attestations, which are no images, say of theirs.
@@ -163,15 +159,7 @@ mod tests {
         ] {
             assert_eq!(platform(text).to_string(), want, "{text}");
         }
-        for text in [
-            "",
-            "linux",
-            "linux/",
-            "/amd64",
-            "a/b/c/d",
-            "linux/a b",
-            "a//b",
-        ] {
+        for text in ["", "linux", "linux/", "/amd64", "a/b/c/d", "linux/a b", "a//b"] {
             assert!(text.parse::<Platform>().is_err(), "{text:?}");
         }
     }

@@ -36,10 +36,7 @@ impl Blob {
 
     /// The whole content, from its start. Others may read at the same time.
     pub fn reader(&self) -> impl io::Read {
-        Reader {
-            blob: self,
-            offset: 0,
-        }
+        Reader { blob: self, offset: 0 }
     }
 
     pub fn into_file(self) -> File {
@@ -55,8 +52,7 @@ impl Blob {
     /// unmapped when the last clone is dropped. Waits for the disk: the pages
     /// are brought in here, so that a reader of the slice does not fault.
     pub fn slice(&self, range: Range<u64>) -> Result<Bytes> {
-        self.map(range)
-            .map_err(|e| Error::io("read", &self.path, e))
+        self.map(range).map_err(|e| Error::io("read", &self.path, e))
     }
 
     fn map(&self, range: Range<u64>) -> io::Result<Bytes> {
@@ -68,12 +64,7 @@ impl Blob {
         // Whoever truncates a blob behind the server's back breaks the store:
         // populating reports that as an error, a plain send as EFAULT.
         #[allow(unsafe_code)]
-        let map = unsafe {
-            MmapOptions::new()
-                .offset(range.start)
-                .len(length)
-                .map(&self.file)
-        }?;
+        let map = unsafe { MmapOptions::new().offset(range.start).len(length).map(&self.file) }?;
         match map.advise(Advice::PopulateRead) {
             // Before Linux 5.14: the pages come in when they are read.
             Err(e) if e.raw_os_error() == Some(libc::EINVAL) => {}
@@ -128,10 +119,7 @@ impl Storage {
     /// under another algorithm to its sha256, so the link says where the content
     /// lies.
     pub fn open_blob(&self, repository: &Repository, digest: &Digest) -> Result<Blob> {
-        let unknown = || Error::BlobUnknown {
-            repository: repository.clone(),
-            digest: *digest,
-        };
+        let unknown = || Error::BlobUnknown { repository: repository.clone(), digest: *digest };
         let target = read_link(&self.layout.layer_link(repository, digest))?.ok_or_else(unknown)?;
         self.open_content(&target)?.ok_or_else(unknown)
     }
@@ -144,10 +132,7 @@ impl Storage {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(e) => return Err(Error::io("open", &path, e)),
         };
-        let size = file
-            .metadata()
-            .map_err(|e| Error::io("read", &path, e))?
-            .len();
+        let size = file.metadata().map_err(|e| Error::io("read", &path, e))?.len();
         Ok(Some(Blob { file, path, size }))
     }
 
@@ -226,10 +211,7 @@ impl Storage {
         if removed? {
             Ok(())
         } else {
-            Err(Error::BlobUnknown {
-                repository: repository.clone(),
-                digest: *digest,
-            })
+            Err(Error::BlobUnknown { repository: repository.clone(), digest: *digest })
         }
     }
 }

@@ -29,11 +29,7 @@ pub struct Durable {
 impl Durable {
     /// Both folders are of one file system.
     pub fn new(root: PathBuf, scratch: PathBuf) -> Durable {
-        Durable {
-            root,
-            scratch,
-            known: Mutex::default(),
-        }
+        Durable { root, scratch, known: Mutex::default() }
     }
 
     /// A path in the scratch folder that nothing else uses.
@@ -43,12 +39,7 @@ impl Durable {
 
     /// Makes `path` and what is missing above it.
     pub fn directory(&self, path: &Path) -> Result<()> {
-        if self
-            .known
-            .lock()
-            .expect("never poisoned: no panic inside")
-            .contains(path)
-        {
+        if self.known.lock().expect("never poisoned: no panic inside").contains(path) {
             return Ok(());
         }
         let Some(parent) = path.parent() else {
@@ -103,8 +94,7 @@ impl Durable {
                 File::open(&aside)?.sync_all()
             })
             .map_err(|e| Error::io("write", to, e));
-        made.and_then(|()| self.install(&aside, to))
-            .inspect_err(|_| discard(&aside))
+        made.and_then(|()| self.install(&aside, to)).inspect_err(|_| discard(&aside))
     }
 
     /// Writes a small file in one step: readers see the old or the new.
@@ -128,9 +118,7 @@ impl Durable {
     /// Takes a tree away in one step, then frees its space. `false`: it was
     /// not there.
     pub fn remove(&self, path: &Path) -> Result<bool> {
-        let folder = path
-            .parent()
-            .expect("a folder of the store lies in a folder");
+        let folder = path.parent().expect("a folder of the store lies in a folder");
         let removed = self.remove_all(folder, [path.to_owned()])?;
         Ok(removed > 0)
     }
@@ -176,11 +164,7 @@ impl Durable {
 /// Frees what has no name in the store any more. A failure costs space only,
 /// and the next start clears the scratch folder.
 pub fn discard(path: &Path) {
-    let removed = if path.is_dir() {
-        fs::remove_dir_all(path)
-    } else {
-        fs::remove_file(path)
-    };
+    let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
     match removed {
         Err(e) if e.kind() != io::ErrorKind::NotFound => {
             tracing::warn!(path = %path.display(), error = %e, "cannot remove a discarded file");
@@ -209,9 +193,7 @@ pub fn create_root(path: &Path) -> Result<()> {
 }
 
 fn sync_directory(path: &Path) -> Result<()> {
-    File::open(path)
-        .and_then(|d| d.sync_all())
-        .map_err(|e| Error::io("sync", path, e))
+    File::open(path).and_then(|d| d.sync_all()).map_err(|e| Error::io("sync", path, e))
 }
 
 #[cfg(test)]
@@ -230,21 +212,10 @@ mod tests {
             assert_eq!(fs::read_to_string(&path).unwrap(), text);
         }
         assert!(durable.remove(&root.path().join("a/b")).unwrap());
-        assert!(
-            !durable.remove(&root.path().join("a/b")).unwrap(),
-            "gone already"
-        );
+        assert!(!durable.remove(&root.path().join("a/b")).unwrap(), "gone already");
         durable.write(&path, b"three").unwrap();
-        assert_eq!(
-            fs::read(&path).unwrap(),
-            b"three",
-            "a removed folder is made again"
-        );
-        assert_eq!(
-            fs::read_dir(&scratch).unwrap().count(),
-            0,
-            "nothing is left aside"
-        );
+        assert_eq!(fs::read(&path).unwrap(), b"three", "a removed folder is made again");
+        assert_eq!(fs::read_dir(&scratch).unwrap().count(), 0, "nothing is left aside");
     }
 
     #[test]
@@ -254,9 +225,7 @@ mod tests {
         fs::create_dir(&scratch).unwrap();
         fs::write(root.path().join("file"), "").unwrap();
         let durable = Durable::new(root.path().to_owned(), scratch.clone());
-        let error = durable
-            .write(&root.path().join("file/link"), b"x")
-            .unwrap_err();
+        let error = durable.write(&root.path().join("file/link"), b"x").unwrap_err();
         assert!(error.to_string().contains("file"), "{error}");
         assert_eq!(fs::read_dir(&scratch).unwrap().count(), 0);
     }

@@ -21,10 +21,7 @@ pub struct Layout {
 impl Layout {
     /// `root` is what distribution calls `rootdirectory`.
     pub fn new(root: &Path) -> Layout {
-        Layout {
-            base: root.join("docker/registry/v2"),
-            v1: root.join("docker/registry/v1"),
-        }
+        Layout { base: root.join("docker/registry/v2"), v1: root.join("docker/registry/v1") }
     }
 
     /// `docker/registry`: above all that is written.
@@ -47,12 +44,7 @@ impl Layout {
     pub fn blob_data(&self, digest: &Digest) -> PathBuf {
         let hex = digest.hex();
         let algorithm = digest.algorithm().as_str();
-        self.base
-            .join("blobs")
-            .join(algorithm)
-            .join(&hex[..2])
-            .join(&hex)
-            .join("data")
+        self.base.join("blobs").join(algorithm).join(&hex[..2]).join(&hex).join("data")
     }
 
     pub fn repositories(&self) -> PathBuf {
@@ -78,9 +70,7 @@ impl Layout {
 
     /// Folder of the revisions' digests of one algorithm.
     pub fn revisions(&self, repository: &Repository, algorithm: Algorithm) -> PathBuf {
-        self.manifests(repository)
-            .join("revisions")
-            .join(algorithm.as_str())
+        self.manifests(repository).join("revisions").join(algorithm.as_str())
     }
 
     /// `_manifests/revisions/sha256/HEX/link`: the repository has this manifest.
@@ -114,11 +104,7 @@ impl Layout {
         algorithm: Algorithm,
     ) -> PathBuf {
         let (of, hex) = (subject.algorithm().as_str(), subject.hex());
-        self.repository(repository)
-            .join("_referrers")
-            .join(of)
-            .join(hex)
-            .join(algorithm.as_str())
+        self.repository(repository).join("_referrers").join(of).join(hex).join(algorithm.as_str())
     }
 
     /// `_referrers/sha256/SUBJECT/sha256/HEX/link`
@@ -128,9 +114,7 @@ impl Layout {
         subject: &Digest,
         referrer: &Digest,
     ) -> PathBuf {
-        self.referrers(repository, subject, referrer.algorithm())
-            .join(referrer.hex())
-            .join("link")
+        self.referrers(repository, subject, referrer.algorithm()).join(referrer.hex()).join("link")
     }
 
     pub fn uploads(&self, repository: &Repository) -> PathBuf {
@@ -161,18 +145,12 @@ impl Layout {
 
     /// `v1/pushing/KEY/ID`: an image being pushed, `json` and `layers`.
     pub fn v1_pushing(&self, pusher: &Pusher, id: &ImageId) -> PathBuf {
-        self.v1_pushing_all()
-            .join(pusher.to_string())
-            .join(id.to_string())
+        self.v1_pushing_all().join(pusher.to_string()).join(id.to_string())
     }
 
     /// `v1/manifests/sha256/HEX/image`: the image that a manifest was made of.
     pub fn v1_manifest(&self, digest: &Digest) -> PathBuf {
-        self.v1
-            .join("manifests")
-            .join(digest.algorithm().as_str())
-            .join(digest.hex())
-            .join("image")
+        self.v1.join("manifests").join(digest.algorithm().as_str()).join(digest.hex()).join("image")
     }
 
     /// `_private`: nobody without a name may read the repository.
@@ -182,10 +160,7 @@ impl Layout {
 }
 
 fn link(folder: PathBuf, digest: &Digest) -> PathBuf {
-    folder
-        .join(digest.algorithm().as_str())
-        .join(digest.hex())
-        .join("link")
+    folder.join(digest.algorithm().as_str()).join(digest.hex()).join("link")
 }
 
 #[cfg(test)]
@@ -202,10 +177,7 @@ mod tests {
         let hex = digest.hex();
         let id = Uuid::nil();
         for (path, want) in [
-            (
-                layout.blob_data(&digest),
-                format!("blobs/sha256/e3/{hex}/data"),
-            ),
+            (layout.blob_data(&digest), format!("blobs/sha256/e3/{hex}/data")),
             (
                 layout.layer_link(&repository, &digest),
                 format!("repositories/team/app/_layers/sha256/{hex}/link"),
@@ -226,10 +198,7 @@ mod tests {
                 layout.referrer_link(&repository, &digest, &digest),
                 format!("repositories/team/app/_referrers/sha256/{hex}/sha256/{hex}/link"),
             ),
-            (
-                layout.upload(&repository, id),
-                format!("repositories/team/app/_uploads/{id}"),
-            ),
+            (layout.upload(&repository, id), format!("repositories/team/app/_uploads/{id}")),
         ] {
             assert_eq!(path, Path::new("/r/docker/registry/v2").join(want));
         }

@@ -88,10 +88,7 @@ impl Storage {
             return self.load(repository, reference);
         };
         let manifest = self.load(repository, reference)?;
-        self.manifests.insert(
-            (repository.clone(), reference.clone()),
-            Arc::clone(&manifest),
-        );
+        self.manifests.insert((repository.clone(), reference.clone()), Arc::clone(&manifest));
         Ok(manifest)
     }
 
@@ -127,11 +124,7 @@ impl Storage {
             });
         }
         let media_type = stored_media_type(&bytes);
-        Ok(Arc::new(StoredManifest {
-            digest,
-            media_type,
-            bytes: bytes.into(),
-        }))
+        Ok(Arc::new(StoredManifest { digest, media_type, bytes: bytes.into() }))
     }
 
     /// Stores `bytes`, which are `manifest` and hash to `digest`, and points
@@ -153,24 +146,15 @@ impl Storage {
         self.durable.write(&self.layout.blob_data(digest), bytes)?;
         // Before the revision: one that is there shows among its referrers.
         if let Some(subject) = &manifest.subject {
-            self.durable.write(
-                &self.layout.referrer_link(repository, subject, digest),
-                link.as_bytes(),
-            )?;
+            self.durable
+                .write(&self.layout.referrer_link(repository, subject, digest), link.as_bytes())?;
         }
-        self.durable.write(
-            &self.layout.revision_link(repository, digest),
-            link.as_bytes(),
-        )?;
+        self.durable.write(&self.layout.revision_link(repository, digest), link.as_bytes())?;
         self.forget(repository, &Reference::Digest(*digest));
         for tag in tags {
-            self.durable.write(
-                &self.layout.tag_index(repository, tag, digest),
-                link.as_bytes(),
-            )?;
-            let moved = self
-                .durable
-                .write(&self.layout.tag_current(repository, tag), link.as_bytes());
+            self.durable.write(&self.layout.tag_index(repository, tag, digest), link.as_bytes())?;
+            let moved =
+                self.durable.write(&self.layout.tag_current(repository, tag), link.as_bytes());
             // Also after an error: the rename may have happened.
             self.forget(repository, &Reference::Tag(tag.clone()));
             moved?;
@@ -203,10 +187,7 @@ impl Storage {
         if missing.is_empty() {
             return Ok(());
         }
-        Err(Error::ManifestBlobUnknown {
-            repository: repository.clone(),
-            missing,
-        })
+        Err(Error::ManifestBlobUnknown { repository: repository.clone(), missing })
     }
 
     fn forget(&self, repository: &Repository, reference: &Reference) {
@@ -231,10 +212,7 @@ impl Storage {
         let _lock = self.lock(repository);
         let reference = Reference::Tag(tag.clone());
         let Some(named) = read_link(&self.layout.tag_current(repository, tag))? else {
-            return Err(Error::ManifestUnknown {
-                repository: repository.clone(),
-                reference,
-            });
+            return Err(Error::ManifestUnknown { repository: repository.clone(), reference });
         };
         let removed = self.durable.remove(&self.layout.tag(repository, tag));
         self.forget(repository, &reference);
@@ -247,9 +225,9 @@ impl Storage {
         let reference = Reference::Digest(*digest);
         // Also to learn its subject. One that cannot be read may be deleted.
         let subject = match self.load(repository, &reference) {
-            Ok(stored) => Manifest::parse(&stored.bytes, None)
-                .ok()
-                .and_then(|manifest| manifest.subject),
+            Ok(stored) => {
+                Manifest::parse(&stored.bytes, None).ok().and_then(|manifest| manifest.subject)
+            }
             Err(Error::Damaged { .. }) => None,
             Err(e) => return Err(e),
         };
@@ -264,9 +242,7 @@ impl Storage {
             }
         }
         let paths = tags.iter().map(|tag| self.layout.tag(repository, tag));
-        let removed = self
-            .durable
-            .remove_all(&self.layout.tags(repository), paths);
+        let removed = self.durable.remove_all(&self.layout.tags(repository), paths);
         for tag in &tags {
             self.forget(repository, &Reference::Tag(tag.clone()));
         }
@@ -281,9 +257,7 @@ impl Storage {
     }
 
     fn remove_link(&self, link: &std::path::Path) -> Result<()> {
-        self.durable
-            .remove(link.parent().expect("a link lies in a folder of its own"))
-            .map(|_| ())
+        self.durable.remove(link.parent().expect("a link lies in a folder of its own")).map(|_| ())
     }
 
     /// The repository's tags after `last`, at most `n`.
@@ -307,13 +281,10 @@ impl Storage {
             Err(e) if e.kind() == io::ErrorKind::NotFound => None,
             Err(e) => return Err(Error::io("list", &folder, e)),
         };
-        Ok(entries
-            .into_iter()
-            .flatten()
-            .filter_map(move |entry| match entry {
-                Ok(entry) => entry.file_name().to_str()?.parse().ok().map(Ok),
-                Err(e) => Some(Err(Error::io("list", &folder, e))),
-            }))
+        Ok(entries.into_iter().flatten().filter_map(move |entry| match entry {
+            Ok(entry) => entry.file_name().to_str()?.parse().ok().map(Ok),
+            Err(e) => Some(Err(Error::io("list", &folder, e))),
+        }))
     }
 
     /// A page of the manifests whose subject is `subject`, by digest. A page
@@ -327,10 +298,7 @@ impl Storage {
     ) -> Result<Page<Descriptor>> {
         let mut digests = self.referrer_digests(repository, subject, last)?;
         digests.sort_unstable();
-        let mut page = Page {
-            items: Vec::new(),
-            next: None,
-        };
+        let mut page = Page { items: Vec::new(), next: None };
         let (mut size, mut read) = (0, 0);
         for digest in digests {
             // Not through the cache: a long list would push out what is pulled.
@@ -353,8 +321,7 @@ impl Storage {
             }
             page.next = Some(digest.to_string());
             if wanted {
-                page.items
-                    .push(manifest.into_descriptor(digest, stored.bytes.len() as u64));
+                page.items.push(manifest.into_descriptor(digest, stored.bytes.len() as u64));
             }
         }
         page.next = None;
@@ -369,10 +336,9 @@ impl Storage {
     ) -> Result<Vec<Digest>> {
         let mut digests = Vec::new();
         for algorithm in Algorithm::ALL {
-            for digest in self.digests_in(
-                &self.layout.referrers(repository, subject, algorithm),
-                algorithm,
-            )? {
+            for digest in
+                self.digests_in(&self.layout.referrers(repository, subject, algorithm), algorithm)?
+            {
                 if last.is_none_or(|last| digest > last) {
                     digests.push(digest);
                 }
@@ -401,11 +367,7 @@ impl Storage {
         let mut digests = Vec::new();
         for entry in entries {
             let name = entry.map_err(|e| Error::io("list", folder, e))?.file_name();
-            let parse = |hex| {
-                format!("{}:{hex}", algorithm.as_str())
-                    .parse::<Digest>()
-                    .ok()
-            };
+            let parse = |hex| format!("{}:{hex}", algorithm.as_str()).parse::<Digest>().ok();
             digests.extend(name.to_str().and_then(parse));
         }
         Ok(digests)
@@ -440,16 +402,12 @@ impl Storage {
     /// Referrers API"). Its repository is locked, see
     /// [`Storage::read_manifests`].
     pub fn link_referrer(&self, repository: &Repository, stored: &StoredManifest) -> Result<()> {
-        let subject = Manifest::parse(&stored.bytes, None)
-            .ok()
-            .and_then(|manifest| manifest.subject);
+        let subject =
+            Manifest::parse(&stored.bytes, None).ok().and_then(|manifest| manifest.subject);
         if let Some(subject) = subject {
-            let link = self
-                .layout
-                .referrer_link(repository, &subject, &stored.digest);
+            let link = self.layout.referrer_link(repository, &subject, &stored.digest);
             if !link.is_file() {
-                self.durable
-                    .write(&link, stored.digest.to_string().as_bytes())?;
+                self.durable.write(&link, stored.digest.to_string().as_bytes())?;
             }
         }
         Ok(())

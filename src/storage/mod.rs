@@ -39,46 +39,27 @@ pub enum Error {
     #[error("repository {0} is not known")]
     RepositoryUnknown(Repository),
     #[error("blob {digest} is not in repository {repository}")]
-    BlobUnknown {
-        repository: Repository,
-        digest: Digest,
-    },
+    BlobUnknown { repository: Repository, digest: Digest },
     #[error("manifest {reference} is not in repository {repository}")]
-    ManifestUnknown {
-        repository: Repository,
-        reference: Reference,
-    },
+    ManifestUnknown { repository: Repository, reference: Reference },
     #[error(
         "the manifest names {} blobs that repository {repository} does not hold: push them first", missing.len()
     )]
-    ManifestBlobUnknown {
-        repository: Repository,
-        missing: Vec<Digest>,
-    },
+    ManifestBlobUnknown { repository: Repository, missing: Vec<Digest> },
     #[error(
         "upload {id} is not known in repository {repository}: it was finished, cancelled or has expired; start anew"
     )]
-    UploadUnknown {
-        repository: Repository,
-        id: uuid::Uuid,
-    },
+    UploadUnknown { repository: Repository, id: uuid::Uuid },
     #[error("another request is writing to upload {id}: wait for it, then ask for its status")]
     UploadBusy { id: uuid::Uuid },
     #[error("the content's digest is {actual}, not {expected}: nothing was stored")]
     // Boxed: two digests make an error too large to pass around.
-    DigestMismatch {
-        expected: Box<Digest>,
-        actual: Box<Digest>,
-    },
+    DigestMismatch { expected: Box<Digest>, actual: Box<Digest> },
     #[error("the disk is full: cannot {action} {path}; free space there and push again")]
     DiskFull { action: &'static str, path: PathBuf },
     // Not `source`: the message has the cause already.
     #[error("cannot {action} {path}: {cause}")]
-    Io {
-        action: &'static str,
-        path: PathBuf,
-        cause: io::Error,
-    },
+    Io { action: &'static str, path: PathBuf, cause: io::Error },
     #[error("image {0} is not known")]
     ImageUnknown(ImageId),
     // What Docker 1 looks for, to go on with the next image.
@@ -100,23 +81,15 @@ pub enum Error {
 
 impl Error {
     pub fn digest_mismatch(expected: &Digest, actual: &Digest) -> Error {
-        Error::DigestMismatch {
-            expected: Box::new(*expected),
-            actual: Box::new(*actual),
-        }
+        Error::DigestMismatch { expected: Box::new(*expected), actual: Box::new(*actual) }
     }
 
     pub(crate) fn io(action: &'static str, path: &Path, cause: io::Error) -> Error {
         match cause.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Error::DiskFull {
-                action,
-                path: path.to_owned(),
-            },
-            _ => Error::Io {
-                action,
-                path: path.to_owned(),
-                cause,
-            },
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                Error::DiskFull { action, path: path.to_owned() }
+            }
+            _ => Error::Io { action, path: path.to_owned(), cause },
         }
     }
 }
@@ -209,9 +182,7 @@ impl Storage {
     fn lock(&self, repository: &Repository) -> MutexGuard<'_, ()> {
         let shard = self.hash.hash_one(repository) as usize % SHARDS;
         // The lock guards no data of its own, so a panic broke none.
-        self.shards[shard]
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.shards[shard].lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// [`Storage::lock`], unless another holds it.
@@ -240,10 +211,7 @@ impl Storage {
             };
             for entry in entries {
                 // A push that was cut off may leave a folder without its link.
-                let link = entry
-                    .map_err(|e| Error::io("list", &folder, e))?
-                    .path()
-                    .join("link");
+                let link = entry.map_err(|e| Error::io("list", &folder, e))?.path().join("link");
                 if exists(&link)? {
                     return Ok(true);
                 }
@@ -303,11 +271,7 @@ impl Storage {
                 if child.starts_with('_') {
                     is_repository = true;
                 } else if entry.file_type().is_ok_and(|t| t.is_dir()) {
-                    stack.push(if name.is_empty() {
-                        child
-                    } else {
-                        format!("{name}/{child}")
-                    });
+                    stack.push(if name.is_empty() { child } else { format!("{name}/{child}") });
                 }
             }
             if is_repository {
@@ -395,16 +359,10 @@ fn folders_in(path: PathBuf) -> Result<Option<impl Iterator<Item = Result<String
 /// dropped or the process ends. Servers that only read share the lock.
 pub fn lock(base: &Path, shared: bool) -> Result<File> {
     let folder = File::open(base).map_err(|e| Error::io("open", base, e))?;
-    let locked = if shared {
-        folder.try_lock_shared()
-    } else {
-        folder.try_lock()
-    };
+    let locked = if shared { folder.try_lock_shared() } else { folder.try_lock() };
     match locked {
         Ok(()) => Ok(folder),
-        Err(TryLockError::WouldBlock) => Err(Error::Locked {
-            path: base.to_owned(),
-        }),
+        Err(TryLockError::WouldBlock) => Err(Error::Locked { path: base.to_owned() }),
         Err(TryLockError::Error(e)) => Err(Error::io("lock", base, e)),
     }
 }
@@ -419,18 +377,12 @@ fn read_link(path: &Path) -> Result<Option<Digest>> {
     match fs::read_to_string(path) {
         Ok(text) => match text.trim().parse() {
             Ok(digest) => Ok(Some(digest)),
-            Err(e) => Err(Error::Damaged {
-                path: path.to_owned(),
-                why: format!("a link file: {e}"),
-            }),
+            Err(e) => {
+                Err(Error::Damaged { path: path.to_owned(), why: format!("a link file: {e}") })
+            }
         },
         // NotADirectory: a tag named like a file on the way cannot be either.
-        Err(e)
-            if matches!(
-                e.kind(),
-                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-            ) =>
-        {
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
             Ok(None)
         }
         Err(e) => Err(Error::io("read", path, e)),
@@ -472,10 +424,7 @@ impl Page<Tag> {
         }
         let more = kept.len() > n;
         let items: Vec<Tag> = kept.into_iter().take(n).collect();
-        let next = items
-            .last()
-            .filter(|_| more)
-            .map(|tag| tag.as_str().to_owned());
+        let next = items.last().filter(|_| more).map(|tag| tag.as_str().to_owned());
         Ok(Page { items, next })
     }
 }
@@ -488,19 +437,13 @@ mod tests {
     fn pages() {
         let names = ["b", "a", "gone", "ab", "a-1", "c"];
         let page = |last: &str, n| {
-            let page = Page::smallest(
-                names.iter().map(|s| Ok(s.parse().unwrap())),
-                last,
-                n,
-                |tag| Ok(tag.as_str() != "gone"),
-            )
-            .unwrap();
+            let page =
+                Page::smallest(names.iter().map(|s| Ok(s.parse().unwrap())), last, n, |tag| {
+                    Ok(tag.as_str() != "gone")
+                })
+                .unwrap();
             (
-                page.items
-                    .iter()
-                    .map(|t| t.as_str().to_owned())
-                    .collect::<Vec<_>>()
-                    .join(" "),
+                page.items.iter().map(|t| t.as_str().to_owned()).collect::<Vec<_>>().join(" "),
                 page.next,
             )
         };
@@ -512,11 +455,7 @@ mod tests {
         assert_eq!(page("a-1", 2), ("ab b".into(), Some("b".into())));
         assert_eq!(page("b", 2), ("c".into(), None));
         assert_eq!(page("zz", 2), (String::new(), None));
-        assert_eq!(
-            page("", 5),
-            ("a a-1 ab b c".into(), None),
-            "exactly n is the last page"
-        );
+        assert_eq!(page("", 5), ("a a-1 ab b c".into(), None), "exactly n is the last page");
         assert_eq!(page("", 0), (String::new(), None));
     }
 

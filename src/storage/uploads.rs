@@ -92,10 +92,7 @@ impl Storage {
             repository,
             id,
             0,
-            Slot::Idle(Box::new(State {
-                file,
-                hasher: algorithm.hasher(),
-            })),
+            Slot::Idle(Box::new(State { file, hasher: algorithm.hasher() })),
         );
         Ok(id)
     }
@@ -106,10 +103,7 @@ impl Storage {
             cancelled: AtomicBool::new(false),
             slot: Mutex::new(slot),
         });
-        let mut sessions = self
-            .sessions
-            .lock()
-            .expect("never poisoned: no panic inside");
+        let mut sessions = self.sessions.lock().expect("never poisoned: no panic inside");
         if sessions.len() >= SESSIONS_MAX {
             // An upload in a writer's hands has a second owner.
             let idle = sessions
@@ -122,10 +116,7 @@ impl Storage {
             }
         }
         // Two requests may both have found it forgotten: the first one counts.
-        sessions
-            .entry((repository.clone(), id))
-            .or_insert(session)
-            .clone()
+        sessions.entry((repository.clone(), id)).or_insert(session).clone()
     }
 
     fn session(&self, repository: &Repository, id: Uuid) -> Option<Arc<Session>> {
@@ -237,10 +228,8 @@ impl Storage {
             };
             for entry in entries {
                 let path = entry.map_err(|e| Error::io("list", &folder, e))?.path();
-                let Some(id) = path
-                    .file_name()
-                    .and_then(|n| n.to_str())
-                    .and_then(|n| n.parse().ok())
+                let Some(id) =
+                    path.file_name().and_then(|n| n.to_str()).and_then(|n| n.parse().ok())
                 else {
                     continue;
                 };
@@ -250,10 +239,7 @@ impl Storage {
                     Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
                     Err(e) => return Err(Error::io("read", &path, e)),
                 };
-                if SystemTime::now()
-                    .duration_since(modified)
-                    .is_ok_and(|age| age > ttl)
-                {
+                if SystemTime::now().duration_since(modified).is_ok_and(|age| age > ttl) {
                     match self.cancel_upload(repository, id) {
                         Ok(()) => purged += 1,
                         // Finished or cancelled just now.
@@ -276,10 +262,7 @@ fn unknown_or(
     id: Uuid,
 ) -> Error {
     match e.kind() {
-        io::ErrorKind::NotFound => Error::UploadUnknown {
-            repository: repository.clone(),
-            id,
-        },
+        io::ErrorKind::NotFound => Error::UploadUnknown { repository: repository.clone(), id },
         _ => Error::io(action, path, e),
     }
 }
@@ -305,16 +288,11 @@ impl UploadWriter {
     }
 
     fn state(&mut self) -> &mut State {
-        self.state
-            .as_mut()
-            .expect("taken only by commit and discard, which consume the writer")
+        self.state.as_mut().expect("taken only by commit and discard, which consume the writer")
     }
 
     fn data(&self) -> PathBuf {
-        self.storage
-            .layout
-            .upload(&self.repository, self.id)
-            .join("data")
+        self.storage.layout.upload(&self.repository, self.id).join("data")
     }
 
     /// Adds bytes. After an error the upload is gone, and so are its bytes: on
@@ -329,9 +307,7 @@ impl UploadWriter {
                 return Err(error);
             }
             state.hasher.update(piece);
-            self.session
-                .offset
-                .fetch_add(piece.len() as u64, Ordering::AcqRel);
+            self.session.offset.fetch_add(piece.len() as u64, Ordering::AcqRel);
         }
         let (start, end) = (self.written_out, self.offset());
         if end - start >= WRITEBACK {
@@ -355,10 +331,7 @@ impl UploadWriter {
     /// Fails once the upload is cancelled.
     pub fn check(&self) -> Result<()> {
         if self.session.cancelled.load(Ordering::Acquire) {
-            return Err(Error::UploadUnknown {
-                repository: self.repository.clone(),
-                id: self.id,
-            });
+            return Err(Error::UploadUnknown { repository: self.repository.clone(), id: self.id });
         }
         Ok(())
     }
@@ -378,10 +351,7 @@ impl UploadWriter {
         if actual != *digest {
             return Err(Error::digest_mismatch(digest, &actual));
         }
-        state
-            .file
-            .sync_all()
-            .map_err(|e| Error::io("sync", &data, e))?;
+        state.file.sync_all().map_err(|e| Error::io("sync", &data, e))?;
         self.storage.install_blob(&self.repository, &data, digest)
     }
 
@@ -413,11 +383,6 @@ pub(super) fn start_writeback(file: &File, offset: u64, length: u64) {
     // SAFETY: the descriptor is open for as long as `file` is borrowed.
     #[allow(unsafe_code)]
     unsafe {
-        libc::sync_file_range(
-            file.as_raw_fd(),
-            offset,
-            length,
-            libc::SYNC_FILE_RANGE_WRITE,
-        );
+        libc::sync_file_range(file.as_raw_fd(), offset, length, libc::SYNC_FILE_RANGE_WRITE);
     }
 }

@@ -97,9 +97,7 @@ impl Storage {
     fn lock_image(&self, id: &ImageId) -> MutexGuard<'_, ()> {
         // Random by nature, as far as honest clients go.
         let shard = usize::from(id.as_bytes()[0]) % SHARDS;
-        self.shards[shard]
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.shards[shard].lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// A complete image.
@@ -109,29 +107,19 @@ impl Storage {
             return Ok(None);
         };
         let link = folder.join("layer");
-        let layer = read_link(&link)?.ok_or_else(|| Error::Damaged {
-            path: link,
-            why: "it is missing".to_owned(),
-        })?;
-        Ok(Some(StoredImage {
-            json,
-            layer,
-            checksum: read_link(&folder.join("checksum"))?,
-        }))
+        let layer = read_link(&link)?
+            .ok_or_else(|| Error::Damaged { path: link, why: "it is missing".to_owned() })?;
+        Ok(Some(StoredImage { json, layer, checksum: read_link(&folder.join("checksum"))? }))
     }
 
     /// The ids of a complete image and its ancestors, its own first.
     pub fn ancestry(&self, id: &ImageId) -> Result<Vec<ImageId>> {
         let path = self.layout.v1_image(id).join("ancestry");
         let text = read_small(&path, CHAIN_MAX * 65)?.ok_or(Error::ImageUnknown(*id))?;
-        let damaged = || Error::Damaged {
-            path: path.clone(),
-            why: "it is no list of ids".to_owned(),
-        };
+        let damaged =
+            || Error::Damaged { path: path.clone(), why: "it is no list of ids".to_owned() };
         let text = String::from_utf8(text).map_err(|_| damaged())?;
-        text.lines()
-            .map(|line| line.parse().map_err(|_| damaged()))
-            .collect()
+        text.lines().map(|line| line.parse().map_err(|_| damaged())).collect()
     }
 
     /// Whether an image is complete, and this pusher is one of those who have
@@ -205,10 +193,8 @@ impl Storage {
             self.durable.remove(&folder)?;
             return same.then_some(*layer).ok_or(Error::ImageExists(*id));
         }
-        let place = Place::parse(&json, id).map_err(|e| Error::Damaged {
-            path: folder.join("json"),
-            why: e.to_string(),
-        })?;
+        let place = Place::parse(&json, id)
+            .map_err(|e| Error::Damaged { path: folder.join("json"), why: e.to_string() })?;
         self.durable.install(&file, &self.layout.blob_data(layer))?;
         self.install_image(&place, &json, layer, Some(checksum))?;
         self.add_pusher(pusher, id)?;
@@ -233,11 +219,8 @@ impl Storage {
         }
         let ancestry: String = ancestry.iter().map(|id| format!("{id}\n")).collect();
         let (layer, checksum) = (layer.to_string(), checksum.map(Digest::to_string));
-        let mut files = vec![
-            ("json", json),
-            ("ancestry", ancestry.as_bytes()),
-            ("layer", layer.as_bytes()),
-        ];
+        let mut files =
+            vec![("json", json), ("ancestry", ancestry.as_bytes()), ("layer", layer.as_bytes())];
         files.extend(checksum.as_ref().map(|text| ("checksum", text.as_bytes())));
         let folder = self.layout.v1_image(&place.id);
         self.durable.write_folder(&folder, &files)
@@ -258,8 +241,7 @@ impl Storage {
                 Some(_) => return Err(Error::ImageExists(link.id)),
                 None => {
                     if link.layer.is_none() {
-                        self.durable
-                            .write(&self.layout.blob_data(&layer), &EMPTY_LAYER)?;
+                        self.durable.write(&self.layout.blob_data(&layer), &EMPTY_LAYER)?;
                     }
                     let json = chain.json(at, config);
                     let json = json.map_err(|_| Error::ImageUnknown(link.id))?;
@@ -285,10 +267,7 @@ impl Storage {
             return Ok(None);
         };
         let id = String::from_utf8(text).ok().and_then(|id| id.parse().ok());
-        id.map(Some).ok_or_else(|| Error::Damaged {
-            path,
-            why: "it holds no id".to_owned(),
-        })
+        id.map(Some).ok_or_else(|| Error::Damaged { path, why: "it holds no id".to_owned() })
     }
 
     /// The chain for an image that was not made of one; `None`: it has none. With
@@ -410,13 +389,7 @@ impl LayerWriter {
     /// Adds bytes.
     pub fn append(mut self, pieces: &[bytes::Bytes]) -> Result<LayerWriter> {
         let length: usize = pieces.iter().map(bytes::Bytes::len).sum();
-        let LayerWriter {
-            file,
-            digest,
-            checksum,
-            path,
-            ..
-        } = &mut self;
+        let LayerWriter { file, digest, checksum, path, .. } = &mut self;
         let file = file.as_mut().expect("taken only by finish");
         // Two hashes over everything take longer than all else, so with much to do
         // each has a core.
@@ -448,8 +421,7 @@ impl LayerWriter {
     /// digest.
     pub fn finish(mut self) -> Result<(Digest, Digest)> {
         let file = self.file.take().expect("taken here only");
-        file.sync_all()
-            .map_err(|e| Error::io("sync", &self.path, e))?;
+        file.sync_all().map_err(|e| Error::io("sync", &self.path, e))?;
         drop(file);
         let storage = Arc::clone(&self.storage);
         let _lock = storage.lock_image(&self.id);
@@ -499,9 +471,7 @@ fn pushed_layers(folder: &Path) -> Result<Vec<(Digest, Digest)>> {
 fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
     let failed = |e| Error::io("list", folder, e);
     match fs::read_dir(folder) {
-        Ok(entries) => entries
-            .map(|entry| Ok(entry.map_err(failed)?.path()))
-            .collect(),
+        Ok(entries) => entries.map(|entry| Ok(entry.map_err(failed)?.path())).collect(),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(e) => Err(failed(e)),
     }
@@ -530,28 +500,19 @@ mod tests {
     const ID: [u8; 32] = [0xab; 32];
 
     fn open(root: &Path) -> Arc<Storage> {
-        let options = Options {
-            root: root.to_owned(),
-            read_only: false,
-            sparse_images: false,
-        };
+        let options = Options { root: root.to_owned(), read_only: false, sparse_images: false };
         Arc::new(Storage::open(&options).unwrap())
     }
 
     fn place(parent: Option<ImageId>) -> Place {
-        Place {
-            id: ImageId::from_bytes(ID),
-            parent,
-        }
+        Place { id: ImageId::from_bytes(ID), parent }
     }
 
     /// JSON and a layer; gives the checksum.
     fn push(storage: &Arc<Storage>, pusher: &Pusher, layer: &'static [u8]) -> String {
         let json = format!(r#"{{"id":"{}"}}"#, ImageId::from_bytes(ID));
         let place = place(None);
-        storage
-            .put_image_json(pusher, &place, json.as_bytes())
-            .unwrap();
+        storage.put_image_json(pusher, &place, json.as_bytes()).unwrap();
         let writer = storage.write_layer(pusher, &place.id).unwrap();
         let writer = writer.append(&[Bytes::from_static(layer)]).unwrap();
         let (sum, digest) = writer.finish().unwrap();
@@ -623,14 +584,9 @@ mod tests {
         let config = br#"{"rootfs":{}}"#;
         let chain = Chain::new(config, &layers).unwrap();
         let [base, top] = [0, 1].map(|at| chain.0[at].id);
-        let forged = Place {
-            id: top,
-            parent: None,
-        };
+        let forged = Place { id: top, parent: None };
         let folder = storage.layout.v1_image(&top);
-        storage
-            .install_image(&forged, b"{}", &layers[1], None)
-            .unwrap();
+        storage.install_image(&forged, b"{}", &layers[1], None).unwrap();
         let refused = storage.adopt(&chain, 1, config);
         assert!(matches!(refused, Err(Error::ImageExists(id)) if id == top));
         storage.durable.remove(&folder).unwrap();

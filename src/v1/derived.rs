@@ -75,11 +75,7 @@ impl Chain {
         let history = history(config, layers.len())?;
         let (mut rest, mut parent, mut links) = (layers.iter(), String::new(), Vec::new());
         for (at, entry) in history.iter().enumerate() {
-            let layer = if entry.is_empty() {
-                None
-            } else {
-                Some(*rest.next()?)
-            };
+            let layer = if entry.is_empty() { None } else { Some(*rest.next()?) };
             let mut hasher = Algorithm::Sha256.hasher();
             hasher.update(layer.unwrap_or_else(empty_layer).hex().as_bytes());
             hasher.update(b" ");
@@ -92,11 +88,7 @@ impl Chain {
                 return None;
             };
             let id = ImageId::from_bytes(id);
-            links.push(Link {
-                id,
-                layer,
-                layers: layers.len() - rest.len(),
-            });
+            links.push(Link { id, layer, layers: layers.len() - rest.len() });
             parent = id.to_string();
         }
         Some(Chain(links))
@@ -203,11 +195,7 @@ mod tests {
         let top = sha256(format!("{two} {middle} {CONFIG}"));
         let ids: Vec<String> = chain.0.iter().map(|link| link.id.to_string()).collect();
         assert_eq!(ids, [base.as_str(), &middle, &top]);
-        let layers_of: Vec<_> = chain
-            .0
-            .iter()
-            .map(|link| (link.layer, link.layers))
-            .collect();
+        let layers_of: Vec<_> = chain.0.iter().map(|link| (link.layer, link.layers)).collect();
         let [one, two] = layers();
         assert_eq!(layers_of, [(Some(one), 1), (None, 1), (Some(two), 2)]);
         let ancestry: Vec<String> = chain.ancestry(1).iter().map(ImageId::to_string).collect();
@@ -245,16 +233,8 @@ mod tests {
             links.iter().map(|link| link.layers).collect::<Vec<_>>()
         };
         assert_eq!(places(r#"{"rootfs":{}}"#), [1, 2], "none");
-        assert_eq!(
-            places(r#"{"rootfs":{},"history":[{}]}"#),
-            [1, 2],
-            "fewer than layers"
-        );
-        assert_eq!(
-            places(r#"{"rootfs":{},"history":[{},{},{}]}"#),
-            [1, 2],
-            "more than layers"
-        );
+        assert_eq!(places(r#"{"rootfs":{},"history":[{}]}"#), [1, 2], "fewer than layers");
+        assert_eq!(places(r#"{"rootfs":{},"history":[{},{},{}]}"#), [1, 2], "more than layers");
         assert_eq!(
             places(r#"{"rootfs":{},"history":[{"empty_layer":true},{},{"empty_layer":null}]}"#),
             [0, 1, 2]
@@ -267,11 +247,7 @@ mod tests {
         ] {
             assert_eq!(chain(config), None, "{why}");
         }
-        assert_eq!(
-            Chain::new(br#"{"rootfs":{}}"#, &[]),
-            None,
-            "no image at all"
-        );
+        assert_eq!(Chain::new(br#"{"rootfs":{}}"#, &[]), None, "no image at all");
         let long = |n: usize| {
             let entries = vec![r#"{"empty_layer":true}"#; n].join(",");
             format!(r#"{{"rootfs":{{}},"history":[{entries}]}}"#)

@@ -26,17 +26,8 @@ const LAYER: &str = "application/vnd.docker.image.rootfs.diff.tar.gzip";
 const LAYER_TAR: &str = "application/vnd.docker.image.rootfs.diff.tar";
 
 /// What of an image's JSON is not the config's.
-const CHAINS: [&str; 9] = [
-    "id",
-    "parent",
-    "parent_id",
-    "layer_id",
-    "throwaway",
-    "Size",
-    "rootfs",
-    "history",
-    "checksum",
-];
+const CHAINS: [&str; 9] =
+    ["id", "parent", "parent_id", "layer_id", "throwaway", "Size", "rootfs", "history", "checksum"];
 
 /// An image's layer.
 #[derive(Clone, Debug)]
@@ -130,10 +121,7 @@ impl Builder {
             }
         }
         let diff_ids: Vec<String> = self.layers.iter().map(|l| l.diff_id.to_string()).collect();
-        config.insert(
-            "rootfs".into(),
-            json!({"type": "layers", "diff_ids": diff_ids}),
-        );
+        config.insert("rootfs".into(), json!({"type": "layers", "diff_ids": diff_ids}));
         let history = serde_json::to_value(self.history).map_err(invalid)?;
         config.insert("history".into(), history);
         config.insert(ID.into(), id.to_string().into());
@@ -307,9 +295,6 @@ mod tests {
         let long = format!(r#"{{"comment":"{}"}}"#, "x".repeat(CONFIG_MAX / 2));
         let mut builder = Builder::default();
         builder.add(long.as_bytes(), layer(1, true)).unwrap();
-        assert_eq!(
-            builder.add(long.as_bytes(), layer(1, true)),
-            Err(Error::Size)
-        );
+        assert_eq!(builder.add(long.as_bytes(), layer(1, true)), Err(Error::Size));
     }
 }

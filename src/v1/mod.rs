@@ -106,10 +106,7 @@ impl Place {
             });
         }
         let parent = document.parent.filter(|parent| !parent.is_empty());
-        Ok(Place {
-            id: *wanted,
-            parent: parent.map(|parent| parent.parse()).transpose()?,
-        })
+        Ok(Place { id: *wanted, parent: parent.map(|parent| parent.parse()).transpose()? })
     }
 }
 
@@ -144,14 +141,8 @@ mod tests {
         for (json, want) in [
             (format!(r#"{{"id":"{a}"}}"#), place(None)),
             (format!(r#"{{"id":"{a}","parent":""}}"#), place(None)),
-            (
-                format!(r#"{{"id":"{a}","parent":null,"x":[{{}}]}}"#),
-                place(None),
-            ),
-            (
-                format!(r#"{{"parent":"{b}","id":"{a}"}}"#),
-                place(b.parse().ok()),
-            ),
+            (format!(r#"{{"id":"{a}","parent":null,"x":[{{}}]}}"#), place(None)),
+            (format!(r#"{{"parent":"{b}","id":"{a}"}}"#), place(b.parse().ok())),
         ] {
             assert_eq!(parse(&json), Ok(want), "{json}");
         }
@@ -161,10 +152,7 @@ mod tests {
             ("{}".into(), "no id"),
             (format!(r#"{{"id":"{b}"}}"#), "another id"),
             (format!(r#"{{"id":"{}"}}"#, a.to_uppercase()), "uppercase"),
-            (
-                format!(r#"{{"id":"{a}","parent":"../{b}"}}"#),
-                "no id for a parent",
-            ),
+            (format!(r#"{{"id":"{a}","parent":"../{b}"}}"#), "no id for a parent"),
             (format!(r#"{{"id":"{a}"}}x"#), "more than an object"),
         ] {
             assert!(parse(&json).is_err(), "{why}");

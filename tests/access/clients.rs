@@ -13,10 +13,7 @@ fn refused(command: &mut Command) -> String {
     let output = command.output().expect("it starts");
     let printed = [output.stdout, output.stderr].concat();
     let printed = String::from_utf8_lossy(&printed).into_owned();
-    assert!(
-        !output.status.success(),
-        "{command:?} succeeded:\n{printed}"
-    );
+    assert!(!output.status.success(), "{command:?} succeeded:\n{printed}");
     printed
 }
 
@@ -37,17 +34,8 @@ impl<F: Fn(&[&str]) -> Command> Client<'_, F> {
         let host = registry.host();
         let printed = refused(&mut self.login(&host, "writer", "wrong"));
         let printed = printed.to_lowercase();
-        let says = [
-            "unauthorized",
-            "401",
-            "invalid username/password",
-            "authentication required",
-        ];
-        assert!(
-            says.iter().any(|words| printed.contains(words)),
-            "{}: {printed}",
-            self.name
-        );
+        let says = ["unauthorized", "401", "invalid username/password", "authentication required"];
+        assert!(says.iter().any(|words| printed.contains(words)), "{}: {printed}", self.name);
         run(&mut self.login(&host, "writer", &password("writer")));
     }
 
@@ -57,12 +45,7 @@ impl<F: Fn(&[&str]) -> Command> Client<'_, F> {
 }
 
 fn tags(registry: &Registry, repository: &str) -> String {
-    get_as(
-        registry,
-        Some(&user("owner")),
-        &format!("/v2/{repository}/tags/list"),
-    )
-    .text()
+    get_as(registry, Some(&user("owner")), &format!("/v2/{repository}/tags/list")).text()
 }
 
 /// Whoever is nobody cannot pull; a reader pulls, a writer pushes where he may.
@@ -82,10 +65,8 @@ fn docker() {
         let [public, team, mine, other] =
             ["public/base:1", "team/app:1", "team/mine:1", "other/mine:1"]
                 .map(|name| format!("{host}/{name}"));
-        let client = Client {
-            name: "docker",
-            command: |arguments: &[&str]| engine.command(arguments),
-        };
+        let client =
+            Client { name: "docker", command: |arguments: &[&str]| engine.command(arguments) };
         let pull = |name: &str| engine.command(&["pull", name]);
         if anonymous == "pull" {
             run(&mut pull(&public));
@@ -136,11 +117,7 @@ fn podman_and_skopeo() {
             let image = |name: &str| format!("docker://{host}/{name}");
             let copy = |from: &str, to: &str| {
                 let plain = ["--src-tls-verify=false", "--dest-tls-verify=false"];
-                let all = [
-                    &["copy", "--quiet", "--authfile", &authfile],
-                    &plain[..],
-                    &[from, to],
-                ];
+                let all = [&["copy", "--quiet", "--authfile", &authfile], &plain[..], &[from, to]];
                 home.command("skopeo", &all.concat())
             };
             // An empty file is one without logins.
@@ -180,17 +157,10 @@ fn curl_with_a_password() {
     let registry = start(dir.path(), &[]);
     push(&registry, "team/app", "app");
     let url = format!("http://{}/v2/team/app/tags/list", registry.host());
-    let with = |who: &str| {
-        home.run(
-            "curl",
-            &["-sf", "--user", &format!("{who}:{}", password(who)), &url],
-        )
-    };
+    let with =
+        |who: &str| home.run("curl", &["-sf", "--user", &format!("{who}:{}", password(who)), &url]);
     assert!(with("reader").contains("artifact"));
     home.refused("curl", &["-sf", &url]);
     // What curl sends is what is expected here.
-    assert_eq!(
-        basic("Aladdin", "open sesame"),
-        "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ=="
-    );
+    assert_eq!(basic("Aladdin", "open sesame"), "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==");
 }

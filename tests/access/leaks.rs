@@ -21,9 +21,7 @@ fn content_of_other_repositories() {
         let absent = Algorithm::Sha256.digest(b"never pushed");
         let never = get_as(&registry, who, &format!("/v2/team/app/blobs/{absent}"));
         assert_eq!((there.status, here.status, never.status), (404, 404, 404));
-        let text = never
-            .text()
-            .replace(&absent.to_string(), &digest.to_string());
+        let text = never.text().replace(&absent.to_string(), &digest.to_string());
         assert_eq!(there.text(), text);
     }
 
@@ -40,11 +38,7 @@ fn content_of_other_repositories() {
         assert_eq!(reply.header("docker-content-digest"), None, "{why}");
     }
     let path = format!("/v2/other/x/blobs/{}", secret.layer);
-    assert_eq!(
-        get_as(&registry, who, &path).status,
-        404,
-        "nothing was mounted"
-    );
+    assert_eq!(get_as(&registry, who, &path).status, 404, "nothing was mounted");
 
     // A manifest does not bring in the blobs that it names.
     let manifest = image_manifest(
@@ -54,22 +48,13 @@ fn content_of_other_repositories() {
     let headers = [("Content-Type", OCI_MANIFEST)];
     let path = "/v2/other/x/manifests/stolen";
     let reply = send_as(&registry, who, "PUT", path, &headers, manifest.as_bytes());
-    assert_eq!(
-        (reply.status, reply.code().as_str()),
-        (404, "MANIFEST_BLOB_UNKNOWN")
-    );
+    assert_eq!((reply.status, reply.code().as_str()), (404, "MANIFEST_BLOB_UNKNOWN"));
 
     // Who may read both, and write there, mounts.
-    let path = format!(
-        "/v2/other/y/blobs/uploads/?mount={}&from=team/app",
-        secret.layer
-    );
+    let path = format!("/v2/other/y/blobs/uploads/?mount={}&from=team/app", secret.layer);
     assert_eq!(registry.send("POST", &path, &[], b"").status, 201);
     let writer = user("writer");
-    let path = format!(
-        "/v2/team/z/blobs/uploads/?mount={}&from=team/app",
-        secret.layer
-    );
+    let path = format!("/v2/team/z/blobs/uploads/?mount={}&from=team/app", secret.layer);
     let reply = send_as(&registry, Some(&writer), "POST", &path, &[], b"");
     assert_eq!(reply.status, 201);
 }
@@ -105,11 +90,7 @@ fn ids_and_their_beginnings() {
     }
     registry.delete(&format!("/v2/other/copy/manifests/{}", secret.manifest));
     for id in &ids {
-        assert_eq!(
-            tree(&stranger, id).status,
-            404,
-            "{id}: gone from where he may read"
-        );
+        assert_eq!(tree(&stranger, id).status, 404, "{id}: gone from where he may read");
         assert_eq!(tree(&user("reader"), id).status, 200, "{id}");
     }
 }
@@ -122,26 +103,20 @@ fn lists() {
         // Empty ones between hidden ones.
         registry.start_upload(name);
     }
-    for name in [
-        "other/a", "other/b", "other/c", "other/d", "other/e", "p/q", "team/a", "team/b", "zz",
-    ] {
+    for name in
+        ["other/a", "other/b", "other/c", "other/d", "other/e", "p/q", "team/a", "team/b", "zz"]
+    {
         registry.push_image(name, "t", name);
     }
     let names = |who: &str, query: &str| -> (Vec<String>, Option<String>) {
         let reply = get_as(&registry, Some(who), &format!("/v2/_catalog{query}"));
         assert_eq!(reply.status, 200, "{}", reply.text());
         let names = serde_json::from_value(reply.json()["repositories"].clone());
-        (
-            names.expect("names"),
-            reply.header("link").map(str::to_owned),
-        )
+        (names.expect("names"), reply.header("link").map(str::to_owned))
     };
     let stranger = user("stranger");
     let all = ["other/a", "other/b", "other/c", "other/d", "other/e"];
-    assert_eq!(
-        names(&stranger, ""),
-        (all.map(str::to_owned).to_vec(), None)
-    );
+    assert_eq!(names(&stranger, ""), (all.map(str::to_owned).to_vec(), None));
     assert_eq!(names(&user("reader"), "").0, ["team/a", "team/b"]);
     assert_eq!(names(&user("owner"), "").0.len(), 9);
 
@@ -165,11 +140,7 @@ fn lists() {
         (all.map(str::to_owned).as_slice(), &[2, 2, 1][..])
     );
     assert_eq!(names(&stranger, "?n=5").1, None, "exactly all");
-    assert_eq!(
-        names(&stranger, "?last=team/a").0,
-        [""; 0],
-        "from a hidden name on"
-    );
+    assert_eq!(names(&stranger, "?last=team/a").0, [""; 0], "from a hidden name on");
     assert_eq!(names(&user("deleter"), "?n=1&last=other/a").0, ["team/a"]);
 }
 
@@ -216,23 +187,13 @@ fn uploads_of_others() {
             ("PUT", format!("?digest={digest}")),
             ("DELETE", String::new()),
         ] {
-            let reply = send_as(
-                &registry,
-                Some(&who),
-                method,
-                &format!("{path}{query}"),
-                &[],
-                b"x",
-            );
+            let reply =
+                send_as(&registry, Some(&who), method, &format!("{path}{query}"), &[], b"x");
             assert_eq!(reply.status, status, "{method} {repository}");
         }
     }
     let reply = registry.get(&format!("/v2/team/app/blobs/uploads/{id}"));
-    assert_eq!(
-        (reply.status, reply.header("range")),
-        (204, Some("0-0")),
-        "as it was"
-    );
+    assert_eq!((reply.status, reply.header("range")), (204, Some("0-0")), "as it was");
 }
 
 #[test]

@@ -22,10 +22,7 @@ fn who_gets_in() {
         (user("owner"), "of the file"),
         (basic("flag", "with, comma"), "of a flag"),
         (basic("long", "é"), "not ASCII"),
-        (
-            user("owner").replace("Basic ", "bAsIc  "),
-            "schemes have no case",
-        ),
+        (user("owner").replace("Basic ", "bAsIc  "), "schemes have no case"),
     ] {
         assert_eq!(ping(&registry, &authorization).status, 200, "{why}");
     }
@@ -37,50 +34,26 @@ fn who_gets_in() {
         ("Basic ///".to_owned(), "not base64"),
         ("Basic /////w==".to_owned(), "not UTF-8"),
         ("Basic".to_owned(), "nothing"),
-        (
-            "Token signature=x,repository=\"a\",access=write".to_owned(),
-            "a forged token",
-        ),
+        ("Token signature=x,repository=\"a\",access=write".to_owned(), "a forged token"),
         (format!("Basic {}", "A".repeat(20_000)), "too long"),
     ] {
         let reply = ping(&registry, &authorization);
-        assert_eq!(
-            (reply.status, reply.code().as_str()),
-            (401, "UNAUTHORIZED"),
-            "{why}"
-        );
-        assert_eq!(
-            reply.header("www-authenticate"),
-            Some("Basic realm=\"registry\""),
-            "{why}"
-        );
+        assert_eq!((reply.status, reply.code().as_str()), (401, "UNAUTHORIZED"), "{why}");
+        assert_eq!(reply.header("www-authenticate"), Some("Basic realm=\"registry\""), "{why}");
     }
     let owner = user("owner");
-    let twice = [
-        ("Authorization", owner.as_str()),
-        ("Authorization", owner.as_str()),
-    ];
+    let twice = [("Authorization", owner.as_str()), ("Authorization", owner.as_str())];
     assert_eq!(registry.send("GET", "/v2/", &twice, b"").status, 401);
 
     let log = registry.log();
-    let failed: Vec<&str> = log
-        .lines()
-        .filter(|line| line.contains("login failed"))
-        .collect();
-    assert!(
-        failed[0].contains("WARN") && failed[0].contains("client=127.0.0.1:"),
-        "{}",
-        failed[0]
-    );
-    assert!(
-        failed[0].contains("\"owner\"") && failed[1].contains("\"nobody\""),
-        "{failed:?}"
-    );
+    let failed: Vec<&str> = log.lines().filter(|line| line.contains("login failed")).collect();
+    assert!(failed[0].contains("WARN") && failed[0].contains("client=127.0.0.1:"), "{}", failed[0]);
+    assert!(failed[0].contains("\"owner\"") && failed[1].contains("\"nobody\""), "{failed:?}");
     for secret in ["wrong", "password", "comma"] {
         assert!(
-            !failed[..2].iter().any(|line| line
-                .replace("name or password", "")
-                .contains(&format!("{secret}\""))),
+            !failed[..2]
+                .iter()
+                .any(|line| line.replace("name or password", "").contains(&format!("{secret}\""))),
             "{failed:?}"
         );
         assert!(!log.contains(&format!(":{secret}")), "{log}");
@@ -93,10 +66,7 @@ fn the_old_form_of_errors() {
     let registry = start(dir.path(), &[]);
     let reply = get_as(&registry, None, "/v1/images/team%2Fapp/tree/");
     assert_eq!(reply.status, 401);
-    assert_eq!(
-        reply.header("www-authenticate"),
-        Some("Basic realm=\"registry\"")
-    );
+    assert_eq!(reply.header("www-authenticate"), Some("Basic realm=\"registry\""));
     assert!(reply.json()["error"].is_string());
 }
 
@@ -116,10 +86,7 @@ fn slow_for_who_guesses() {
 
     let begun = Instant::now();
     for n in 0..5 {
-        assert_eq!(
-            ping(&registry, &basic("owner", &format!("guess {n}"))).status,
-            401
-        );
+        assert_eq!(ping(&registry, &basic("owner", &format!("guess {n}"))).status, 401);
     }
     let guesses = begun.elapsed();
     // 100, 200, 400 and 800 ms.
@@ -158,21 +125,13 @@ fn unknown_users_cost_the_same() {
         let registry = Registry::start_in(dir.path(), &["--htpasswd", &file, "--user", "flag:x"]);
         let best = (0..3).map(|n| {
             let begun = Instant::now();
-            assert_eq!(
-                ping(&registry, &basic(name, &format!("wrong {n}"))).status,
-                401
-            );
+            assert_eq!(ping(&registry, &basic(name, &format!("wrong {n}"))).status, 401);
             // What the failures before have it wait.
-            begun
-                .elapsed()
-                .saturating_sub(Duration::from_millis([0, 100, 200][n]))
+            begun.elapsed().saturating_sub(Duration::from_millis([0, 100, 200][n]))
         });
         took.push(best.min().expect("three"));
     }
-    let (least, most) = (
-        took.iter().min().expect("four"),
-        took.iter().max().expect("four"),
-    );
+    let (least, most) = (took.iter().min().expect("four"), took.iter().max().expect("four"));
     // 2^12 rounds take some 200 ms, 2^4 less than one.
     assert!(*least > Duration::from_millis(30), "{took:?}");
     assert!(*most < *least * 4, "{took:?}");
@@ -191,11 +150,7 @@ fn a_client_that_goes_away_frees_its_place() {
     // Who is left is served, after one wait at the most.
     let begun = Instant::now();
     assert_eq!(ping(&registry, &user("owner")).status, 200);
-    assert!(
-        begun.elapsed() < Duration::from_secs(15),
-        "{:?}",
-        begun.elapsed()
-    );
+    assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
 }
 
 #[test]
@@ -209,9 +164,7 @@ fn open_servers() {
 
     let dir = tempfile::TempDir::new().expect("a temporary folder");
     let refused = |arguments: &[&str]| {
-        let output = Registry::command(dir.path(), arguments)
-            .output()
-            .expect("it ends");
+        let output = Registry::command(dir.path(), arguments).output().expect("it ends");
         assert_eq!(output.status.code(), Some(1), "{arguments:?}");
         String::from_utf8(output.stderr).expect("text")
     };
@@ -227,18 +180,12 @@ fn open_servers() {
     fs::write(dir.path().join("bad"), "ann:{SHA}x\n").expect("a file");
     let bad = path(dir.path(), "bad");
     let message = refused(&["--htpasswd", &bad]);
-    assert!(
-        message.contains("bad, line 1: ") && message.contains("bcrypt"),
-        "{message}"
-    );
+    assert!(message.contains("bad, line 1: ") && message.contains("bcrypt"), "{message}");
     let message = refused(&["--htpasswd", "/does/not/exist"]);
     assert!(message.contains("/does/not/exist"), "{message}");
     fs::write(dir.path().join("bad"), "[[rules]]\nuser=['a']\n").expect("a file");
     let message = refused(&["--user", "a:b", "--acl", &bad]);
-    assert!(
-        message.contains("bad, line 2: unknown field `user`"),
-        "{message}"
-    );
+    assert!(message.contains("bad, line 2: unknown field `user`"), "{message}");
     fs::write(dir.path().join("bad"), "short").expect("a file");
     let message = refused(&["--user", "a:b", "--secret", &bad]);
     assert!(message.contains("at least 32"), "{message}");
@@ -263,20 +210,9 @@ fn the_password_command() {
             .spawn()
             .expect("registry starts");
         // It may have ended before it read.
-        drop(
-            child
-                .stdin
-                .take()
-                .expect("piped")
-                .write_all(input.as_bytes()),
-        );
+        drop(child.stdin.take().expect("piped").write_all(input.as_bytes()));
         let mut printed = String::new();
-        child
-            .stdout
-            .take()
-            .expect("piped")
-            .read_to_string(&mut printed)
-            .expect("text");
+        child.stdout.take().expect("piped").read_to_string(&mut printed).expect("text");
         assert!(!child.wait().expect("its end").success(), "{arguments:?}");
         assert_eq!(printed, "", "{arguments:?}");
     }

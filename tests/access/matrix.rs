@@ -40,15 +40,7 @@ const fn case(
     status: u16,
     absent: u16,
 ) -> Case {
-    Case {
-        route,
-        method,
-        path,
-        body: "",
-        right,
-        status,
-        absent,
-    }
+    Case { route, method, path, body: "", right, status, absent }
 }
 
 const REPOSITORY: &str = "team/app";
@@ -60,48 +52,13 @@ const CASES: &[Case] = &[
     case("/v2/_catalog", "GET", "/v2/_catalog", Anybodys, 200, 200),
     // A GET has no end; tests/events has what it leaves out.
     case("/v1/events", "HEAD", "/v1/events", Anybodys, 200, 200),
-    case(
-        "/v2/NAME/tags/list",
-        "GET",
-        "/v2/{name}/tags/list",
-        Pull,
-        200,
-        404,
-    ),
-    case(
-        "/v2/NAME/manifests/REF",
-        "GET",
-        "/v2/{name}/manifests/1",
-        Pull,
-        200,
-        404,
-    ),
-    case(
-        "/v2/NAME/manifests/REF",
-        "HEAD",
-        "/v2/{name}/manifests/1",
-        Pull,
-        200,
-        404,
-    ),
-    case(
-        "/v2/NAME/manifests/REF",
-        "GET",
-        "/v2/{name}/manifests/{manifest}",
-        Pull,
-        200,
-        404,
-    ),
+    case("/v2/NAME/tags/list", "GET", "/v2/{name}/tags/list", Pull, 200, 404),
+    case("/v2/NAME/manifests/REF", "GET", "/v2/{name}/manifests/1", Pull, 200, 404),
+    case("/v2/NAME/manifests/REF", "HEAD", "/v2/{name}/manifests/1", Pull, 200, 404),
+    case("/v2/NAME/manifests/REF", "GET", "/v2/{name}/manifests/{manifest}", Pull, 200, 404),
     Case {
         body: "{manifest_bytes}",
-        ..case(
-            "/v2/NAME/manifests/REF",
-            "PUT",
-            "/v2/{name}/manifests/new",
-            Push,
-            201,
-            0,
-        )
+        ..case("/v2/NAME/manifests/REF", "PUT", "/v2/{name}/manifests/new", Push, 201, 0)
     },
     Case {
         body: "{manifest_bytes}",
@@ -114,31 +71,10 @@ const CASES: &[Case] = &[
             0,
         )
     },
-    case(
-        "/v2/NAME/manifests/REF",
-        "DELETE",
-        "/v2/{name}/manifests/1",
-        Delete,
-        202,
-        404,
-    ),
-    case(
-        "/v2/NAME/manifests/REF",
-        "DELETE",
-        "/v2/{name}/manifests/{manifest}",
-        Delete,
-        202,
-        404,
-    ),
+    case("/v2/NAME/manifests/REF", "DELETE", "/v2/{name}/manifests/1", Delete, 202, 404),
+    case("/v2/NAME/manifests/REF", "DELETE", "/v2/{name}/manifests/{manifest}", Delete, 202, 404),
     // Nothing refers to what does not exist.
-    case(
-        "/v2/NAME/referrers/DIGEST",
-        "GET",
-        "/v2/{name}/referrers/{manifest}",
-        Pull,
-        200,
-        200,
-    ),
+    case("/v2/NAME/referrers/DIGEST", "GET", "/v2/{name}/referrers/{manifest}", Pull, 200, 200),
     case(
         "/v2/NAME/referrers/DIGEST",
         "GET",
@@ -147,38 +83,10 @@ const CASES: &[Case] = &[
         200,
         200,
     ),
-    case(
-        "/v2/NAME/blobs/DIGEST",
-        "GET",
-        "/v2/{name}/blobs/{layer}",
-        Pull,
-        200,
-        404,
-    ),
-    case(
-        "/v2/NAME/blobs/DIGEST",
-        "HEAD",
-        "/v2/{name}/blobs/{layer}",
-        Pull,
-        200,
-        404,
-    ),
-    case(
-        "/v2/NAME/blobs/DIGEST",
-        "DELETE",
-        "/v2/{name}/blobs/{layer}",
-        Delete,
-        202,
-        404,
-    ),
-    case(
-        "/v2/NAME/blobs/uploads/",
-        "POST",
-        "/v2/{name}/blobs/uploads/",
-        Push,
-        202,
-        0,
-    ),
+    case("/v2/NAME/blobs/DIGEST", "GET", "/v2/{name}/blobs/{layer}", Pull, 200, 404),
+    case("/v2/NAME/blobs/DIGEST", "HEAD", "/v2/{name}/blobs/{layer}", Pull, 200, 404),
+    case("/v2/NAME/blobs/DIGEST", "DELETE", "/v2/{name}/blobs/{layer}", Delete, 202, 404),
+    case("/v2/NAME/blobs/uploads/", "POST", "/v2/{name}/blobs/uploads/", Push, 202, 0),
     case(
         "/v2/NAME/blobs/uploads/",
         "POST",
@@ -195,14 +103,7 @@ const CASES: &[Case] = &[
         201,
         0,
     ),
-    case(
-        "/v2/NAME/blobs/uploads/UUID",
-        "GET",
-        "/v2/{name}/blobs/uploads/{upload}",
-        Push,
-        204,
-        404,
-    ),
+    case("/v2/NAME/blobs/uploads/UUID", "GET", "/v2/{name}/blobs/uploads/{upload}", Push, 204, 404),
     case(
         "/v2/NAME/blobs/uploads/UUID",
         "HEAD",
@@ -241,22 +142,8 @@ const CASES: &[Case] = &[
         204,
         404,
     ),
-    case(
-        "/v1/images/ID/tree/DIR",
-        "GET",
-        "/v1/images/{%name}:1/tree/etc",
-        Pull,
-        200,
-        404,
-    ),
-    case(
-        "/v1/images/ID/tree/DIR",
-        "GET",
-        "/v1/images/{hex}/tree/etc",
-        Pull,
-        200,
-        404,
-    ),
+    case("/v1/images/ID/tree/DIR", "GET", "/v1/images/{%name}:1/tree/etc", Pull, 200, 404),
+    case("/v1/images/ID/tree/DIR", "GET", "/v1/images/{hex}/tree/etc", Pull, 200, 404),
     case(
         "/v1/images/ID/tree/DIR",
         "HEAD",
@@ -265,116 +152,26 @@ const CASES: &[Case] = &[
         200,
         404,
     ),
-    case(
-        "/v1/images/ID/blobs/FILE",
-        "GET",
-        "/v1/images/{%name}:1/blobs/etc/app",
-        Pull,
-        200,
-        404,
-    ),
-    case(
-        "/v1/images/ID/blobs/FILE",
-        "GET",
-        "/v1/images/{hex}/blobs/etc/app",
-        Pull,
-        200,
-        404,
-    ),
-    case(
-        "/v1/images/ID/tar/DIR",
-        "GET",
-        "/v1/images/{%name}:1/tar/etc",
-        Pull,
-        200,
-        404,
-    ),
-    case(
-        "/v1/images/ID/tar/DIR",
-        "GET",
-        "/v1/images/{prefix}/tar/etc",
-        Pull,
-        200,
-        404,
-    ),
-    case(
-        "/v2/NAME/_files/tree/REF/DIR",
-        "GET",
-        "/v2/{name}/_files/tree/1/etc",
-        Pull,
-        200,
-        404,
-    ),
-    case(
-        "…/blobs/REF/FILE",
-        "GET",
-        "/v2/{name}/_files/blobs/1/etc/app",
-        Pull,
-        200,
-        404,
-    ),
-    case(
-        "…/tar/REF/DIR",
-        "GET",
-        "/v2/{name}/_files/tar/{manifest}/etc",
-        Pull,
-        200,
-        404,
-    ),
+    case("/v1/images/ID/blobs/FILE", "GET", "/v1/images/{%name}:1/blobs/etc/app", Pull, 200, 404),
+    case("/v1/images/ID/blobs/FILE", "GET", "/v1/images/{hex}/blobs/etc/app", Pull, 200, 404),
+    case("/v1/images/ID/tar/DIR", "GET", "/v1/images/{%name}:1/tar/etc", Pull, 200, 404),
+    case("/v1/images/ID/tar/DIR", "GET", "/v1/images/{prefix}/tar/etc", Pull, 200, 404),
+    case("/v2/NAME/_files/tree/REF/DIR", "GET", "/v2/{name}/_files/tree/1/etc", Pull, 200, 404),
+    case("…/blobs/REF/FILE", "GET", "/v2/{name}/_files/blobs/1/etc/app", Pull, 200, 404),
+    case("…/tar/REF/DIR", "GET", "/v2/{name}/_files/tar/{manifest}/etc", Pull, 200, 404),
     case("/", "GET", "/", Nobodys, 200, 200),
     case("/v1/_ping", "GET", "/v1/_ping", Nobodys, 200, 200),
     case("/v1/users", "GET", "/v1/users", Anybodys, 200, 200),
-    Case {
-        body: "{}",
-        ..case("/v1/users", "POST", "/v1/users/", Anybodys, 201, 201)
-    },
-    Case {
-        body: "{}",
-        ..case(
-            "/v1/users/NAME",
-            "PUT",
-            "/v1/users/owner/",
-            Anybodys,
-            204,
-            204,
-        )
-    },
+    Case { body: "{}", ..case("/v1/users", "POST", "/v1/users/", Anybodys, 201, 201) },
+    Case { body: "{}", ..case("/v1/users/NAME", "PUT", "/v1/users/owner/", Anybodys, 204, 204) },
     case("/v1/search", "GET", "/v1/search?q=app", Anybodys, 200, 200),
-    case(
-        "/v1/repositories",
-        "GET",
-        "/v1/repositories",
-        Anybodys,
-        200,
-        200,
-    ),
+    case("/v1/repositories", "GET", "/v1/repositories", Anybodys, 200, 200),
     Case {
         body: "[]",
-        ..case(
-            "/v1/repositories/NAME",
-            "PUT",
-            "/v1/repositories/{name}/",
-            Push,
-            200,
-            0,
-        )
+        ..case("/v1/repositories/NAME", "PUT", "/v1/repositories/{name}/", Push, 200, 0)
     },
-    case(
-        "/v1/repositories/NAME",
-        "DELETE",
-        "/v1/repositories/{name}/",
-        Delete,
-        200,
-        404,
-    ),
-    case(
-        "/v1/repositories/NAME/images",
-        "GET",
-        "/v1/repositories/{name}/images",
-        Pull,
-        200,
-        404,
-    ),
+    case("/v1/repositories/NAME", "DELETE", "/v1/repositories/{name}/", Delete, 200, 404),
+    case("/v1/repositories/NAME/images", "GET", "/v1/repositories/{name}/images", Pull, 200, 404),
     Case {
         body: "[]",
         ..case(
@@ -396,39 +193,11 @@ const CASES: &[Case] = &[
     ),
     Case {
         body: "{}",
-        ..case(
-            "/v1/repositories/NAME/auth",
-            "PUT",
-            "/v1/repositories/{name}/auth",
-            Push,
-            200,
-            0,
-        )
+        ..case("/v1/repositories/NAME/auth", "PUT", "/v1/repositories/{name}/auth", Push, 200, 0)
     },
-    case(
-        "/v1/repositories/NAME/tags",
-        "GET",
-        "/v1/repositories/{name}/tags",
-        Pull,
-        200,
-        404,
-    ),
-    case(
-        "/v1/repositories/NAME/tags",
-        "DELETE",
-        "/v1/repositories/{name}/tags",
-        Delete,
-        200,
-        404,
-    ),
-    case(
-        "/v1/repositories/NAME/tags/TAG",
-        "GET",
-        "/v1/repositories/{name}/tags/1",
-        Pull,
-        200,
-        404,
-    ),
+    case("/v1/repositories/NAME/tags", "GET", "/v1/repositories/{name}/tags", Pull, 200, 404),
+    case("/v1/repositories/NAME/tags", "DELETE", "/v1/repositories/{name}/tags", Delete, 200, 404),
+    case("/v1/repositories/NAME/tags/TAG", "GET", "/v1/repositories/{name}/tags/1", Pull, 200, 404),
     case(
         "/v1/repositories/NAME/tags/TAG",
         "DELETE",
@@ -437,22 +206,8 @@ const CASES: &[Case] = &[
         200,
         404,
     ),
-    case(
-        "/v1/repositories/NAME/json",
-        "GET",
-        "/v1/repositories/{name}/json",
-        Pull,
-        200,
-        404,
-    ),
-    case(
-        "…/tags/TAG/json",
-        "GET",
-        "/v1/repositories/{name}/tags/1/json",
-        Pull,
-        200,
-        404,
-    ),
+    case("/v1/repositories/NAME/json", "GET", "/v1/repositories/{name}/json", Pull, 200, 404),
+    case("…/tags/TAG/json", "GET", "/v1/repositories/{name}/tags/1/json", Pull, 200, 404),
     case(
         "/v1/repositories/NAME/properties",
         "GET",
@@ -472,38 +227,10 @@ const CASES: &[Case] = &[
             0,
         )
     },
-    case(
-        "/v1/images/ID/json",
-        "GET",
-        "/v1/images/{v1}/json",
-        Pull,
-        200,
-        404,
-    ),
-    case(
-        "/v1/images/ID/layer",
-        "GET",
-        "/v1/images/{v1}/layer",
-        Pull,
-        200,
-        404,
-    ),
-    case(
-        "/v1/images/ID/ancestry",
-        "GET",
-        "/v1/images/{v1}/ancestry",
-        Pull,
-        200,
-        404,
-    ),
-    case(
-        "/v1/images/ID/files",
-        "GET",
-        "/v1/images/{v1}/files",
-        Pull,
-        200,
-        404,
-    ),
+    case("/v1/images/ID/json", "GET", "/v1/images/{v1}/json", Pull, 200, 404),
+    case("/v1/images/ID/layer", "GET", "/v1/images/{v1}/layer", Pull, 200, 404),
+    case("/v1/images/ID/ancestry", "GET", "/v1/images/{v1}/ancestry", Pull, 200, 404),
+    case("/v1/images/ID/files", "GET", "/v1/images/{v1}/files", Pull, 200, 404),
 ];
 
 /// Routes with a test of their own.
@@ -512,9 +239,7 @@ const ELSEWHERE: &[&str] = &["/v2/token", "/v1/images/ID/checksum"];
 /// What is said of the routes where there are three columns.
 fn documented() -> BTreeSet<String> {
     let text = include_str!("../../docs/http-api.md");
-    let tables = text
-        .split("\n\n")
-        .filter(|part| part.starts_with("| route | methods |"));
+    let tables = text.split("\n\n").filter(|part| part.starts_with("| route | methods |"));
     let mut routes = BTreeSet::new();
     for line in tables.flat_map(|table| table.lines().skip(2)) {
         let cell = line.split(" | ").next().expect("a cell");
@@ -529,10 +254,7 @@ fn documented() -> BTreeSet<String> {
 
 #[test]
 fn every_documented_route_is_here() {
-    let here = CASES
-        .iter()
-        .map(|case| case.route)
-        .chain(ELSEWHERE.iter().copied());
+    let here = CASES.iter().map(|case| case.route).chain(ELSEWHERE.iter().copied());
     let here: BTreeSet<String> = here.map(str::to_owned).collect();
     let missing: Vec<_> = documented().difference(&here).cloned().collect();
     assert_eq!(missing, [""; 0]);
@@ -548,10 +270,7 @@ fn fill(text: &str, name: &str, pushed: &Pushed, upload: &str) -> String {
         .replace("{manifest_bytes}", &pushed.manifest_bytes)
         .replace("{v1}", &pushed.v1)
         .replace("{upload}", upload)
-        .replace(
-            "{x}",
-            &registry::oci::Algorithm::Sha256.digest(b"x").to_string(),
-        )
+        .replace("{x}", &registry::oci::Algorithm::Sha256.digest(b"x").to_string())
 }
 
 /// The request, by somebody, with everything there that it may need.
@@ -591,10 +310,7 @@ fn attempt(
 fn told(reply: &Reply, name: &str) -> (u16, Vec<(String, String)>, String) {
     let mut headers = reply.headers.clone();
     headers.retain(|(key, _)| !["x-request-id", "date"].contains(&key.as_str()));
-    let clean = |text: &str| {
-        text.replace(name, "NAME")
-            .replace(&name.replace('/', "%2F"), "NAME")
-    };
+    let clean = |text: &str| text.replace(name, "NAME").replace(&name.replace('/', "%2F"), "NAME");
     let headers = headers
         .into_iter()
         .filter(|(key, _)| key != "content-length")
@@ -644,18 +360,10 @@ fn every_route_for_everybody() {
             }
             assert_eq!(reply.status, 401, "{what} by {why}: {}", reply.text());
             let challenge = Some("Basic realm=\"registry\"");
-            assert_eq!(
-                reply.header("www-authenticate"),
-                challenge,
-                "{what} by {why}"
-            );
+            assert_eq!(reply.header("www-authenticate"), challenge, "{what} by {why}");
             // What is there and what is not look alike.
             let absent = attempt(&registry, &pushed, case, who, "team/none");
-            assert_eq!(
-                told(&reply, REPOSITORY),
-                told(&absent, "team/none"),
-                "{what} by {why}"
-            );
+            assert_eq!(told(&reply, REPOSITORY), told(&absent, "team/none"), "{what} by {why}");
         }
     }
 }

@@ -24,16 +24,12 @@ fn users() {
         .filter(|line| !line.starts_with("reader:"))
         .flat_map(|line| [line, "\n"])
         .collect();
-    fs::write(
-        dir.path().join("next"),
-        format!("{others}{}", htpasswd_line("reader", "new")),
-    )
-    .expect("a file");
+    fs::write(dir.path().join("next"), format!("{others}{}", htpasswd_line("reader", "new")))
+        .expect("a file");
     fs::rename(dir.path().join("next"), &file).expect("a file");
-    eventually(
-        "the old password is forgotten, also where it was remembered",
-        || status(&registry, &reader, "/v2/") == 401,
-    );
+    eventually("the old password is forgotten, also where it was remembered", || {
+        status(&registry, &reader, "/v2/") == 401
+    });
     assert_eq!(status(&registry, &new, "/v2/"), 200);
 
     // Written in place, and broken: what there was stays.
@@ -43,16 +39,10 @@ fn users() {
         registry.log().contains("a changed file cannot be used")
     });
     assert_eq!(status(&registry, &new, "/v2/"), 200);
-    assert!(
-        registry
-            .log()
-            .contains("users, line 1: the hash of \"reader\" is not bcrypt's")
-    );
+    assert!(registry.log().contains("users, line 1: the hash of \"reader\" is not bcrypt's"));
 
     fs::write(&file, &others).expect("a file");
-    eventually("the user is gone", || {
-        status(&registry, &new, "/v2/") == 401
-    });
+    eventually("the user is gone", || status(&registry, &new, "/v2/") == 401);
     assert_eq!(status(&registry, &user("owner"), "/v2/"), 200);
 }
 
@@ -65,27 +55,19 @@ fn rules() {
     assert_eq!(status(&registry, &reader, path), 200);
     let file = dir.path().join("rules");
     fs::write(&file, RULES.replace("\"reader\", ", "")).expect("a file");
-    eventually("the rule is gone", || {
-        status(&registry, &reader, path) == 404
-    });
+    eventually("the rule is gone", || status(&registry, &reader, path) == 404);
     fs::write(&file, "[[rules]]\nusers = 'reader'\n").expect("a file");
     eventually("the log says so", || {
         status(&registry, &reader, path);
         registry.log().contains("rules, line 2: ")
     });
-    assert_eq!(
-        status(&registry, &reader, path),
-        404,
-        "no better for a broken file"
-    );
+    assert_eq!(status(&registry, &reader, path), 404, "no better for a broken file");
     assert_eq!(status(&registry, &user("owner"), path), 200, "and no worse");
     fs::remove_file(&file).expect("a file");
     // As Kubernetes turns a secret.
     fs::write(dir.path().join("v2"), RULES).expect("a file");
     std::os::unix::fs::symlink("v2", &file).expect("a link");
-    eventually("the rule is back", || {
-        status(&registry, &reader, path) == 200
-    });
+    eventually("the rule is back", || status(&registry, &reader, path) == 200);
 }
 
 /// Tokens end with their user's password, and outlive the server by its secret.
@@ -99,11 +81,8 @@ fn logins_by_token() {
     push(&registry, "team/app", "app");
     push(&registry, "public/a", "a");
     let token = |registry: &Registry, who: Option<&str>| {
-        let reply = get_as(
-            registry,
-            who,
-            "/v2/token?service=registry&scope=repository:team/app:pull",
-        );
+        let reply =
+            get_as(registry, who, "/v2/token?service=registry&scope=repository:team/app:pull");
         assert_eq!(reply.status, 200, "{}", reply.text());
         let document = reply.json();
         assert_eq!(document["token"], document["access_token"]);
@@ -128,39 +107,20 @@ fn logins_by_token() {
     let challenge = |who: Option<&str>, headers: &[(&str, &str)], path: &str| {
         let reply = send_as(&registry, who, "GET", path, headers, b"");
         assert_eq!(reply.status, 401);
-        reply
-            .header("www-authenticate")
-            .expect("a challenge")
-            .to_owned()
+        reply.header("www-authenticate").expect("a challenge").to_owned()
     };
     assert_eq!(challenge(None, &[], "/v2/"), realm);
     let forwarded = [("X-Forwarded-Proto", "https")];
-    assert_eq!(
-        challenge(None, &forwarded, "/v2/"),
-        realm.replace("http:", "https:")
-    );
+    assert_eq!(challenge(None, &forwarded, "/v2/"), realm.replace("http:", "https:"));
     let path = "/v2/team/app/manifests/1";
-    assert_eq!(
-        challenge(None, &[], path),
-        format!("{realm},scope=\"repository:team/app:pull\"")
-    );
+    assert_eq!(challenge(None, &[], path), format!("{realm},scope=\"repository:team/app:pull\""));
     assert_eq!(
         challenge(Some(&nobody), &[], path),
         format!("{realm},scope=\"repository:team/app:pull\",error=\"insufficient_scope\"")
     );
     let wrong = basic("reader", "wrong");
-    assert_eq!(
-        challenge(Some(&wrong), &[], "/v2/token"),
-        "Basic realm=\"registry\""
-    );
-    let post = send_as(
-        &registry,
-        None,
-        "POST",
-        "/v2/token",
-        &[],
-        b"grant_type=password",
-    );
+    assert_eq!(challenge(Some(&wrong), &[], "/v2/token"), "Basic realm=\"registry\"");
+    let post = send_as(&registry, None, "POST", "/v2/token", &[], b"grant_type=password");
     assert_eq!(post.status, 405, "clients then try GET");
     let tampered = reader.replacen("cmVhZGVy", "b3duZXI", 1);
     assert_ne!(tampered, reader);
@@ -168,23 +128,13 @@ fn logins_by_token() {
 
     registry.stop();
     let registry = start(dir.path(), &arguments);
-    assert_eq!(
-        status(&registry, &reader, path),
-        200,
-        "the secret is the same"
-    );
+    assert_eq!(status(&registry, &reader, path), 200, "the secret is the same");
     let text = fs::read_to_string(dir.path().join("users")).expect("a file");
     let others: String = text
         .lines()
         .filter(|line| !line.starts_with("reader:"))
         .flat_map(|line| [line, "\n"])
         .collect();
-    fs::write(
-        dir.path().join("users"),
-        others + &htpasswd_line("reader", "new"),
-    )
-    .expect("a file");
-    eventually("the token ends with the password", || {
-        status(&registry, &reader, path) == 401
-    });
+    fs::write(dir.path().join("users"), others + &htpasswd_line("reader", "new")).expect("a file");
+    eventually("the token ends with the password", || status(&registry, &reader, path) == 401);
 }

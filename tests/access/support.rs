@@ -106,8 +106,7 @@ pub fn start(dir: &Path, more: &[&str]) -> Registry {
 
 pub fn path(dir: &Path, name: &str) -> String {
     let path = dir.join(name).into_os_string();
-    path.into_string()
-        .expect("the temporary folder's name is UTF-8")
+    path.into_string().expect("the temporary folder's name is UTF-8")
 }
 
 /// A request by somebody; `None`: by who sends no credentials.
@@ -163,13 +162,7 @@ pub fn push(registry: &Registry, repository: &str, name: &str) -> Pushed {
     }
     let path = format!("/v1/repositories/{repository}/tags/1");
     let v1 = registry.get(&path).json();
-    Pushed {
-        v1: v1.as_str().expect("an id").to_owned(),
-        layer,
-        config,
-        manifest,
-        manifest_bytes,
-    }
+    Pushed { v1: v1.as_str().expect("an id").to_owned(), layer, config, manifest, manifest_bytes }
 }
 
 fn tar_of(name: &str) -> Vec<u8> {

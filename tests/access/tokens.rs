@@ -31,10 +31,7 @@ fn first_api() {
     let write = token("writer", "PUT", "/v1/repositories/team/app/", b"[]");
     for (token, access) in [(&read, "read"), (&write, "write")] {
         let end = format!(r#",repository="team/app",access={access}"#);
-        assert!(
-            token.starts_with("Token signature=") && token.ends_with(&end),
-            "{token}"
-        );
+        assert!(token.starts_with("Token signature=") && token.ends_with(&end), "{token}");
     }
     let images = "/v1/repositories/team/app/images";
     let status = |token: &str, method: &str, path: &str| {
@@ -47,20 +44,8 @@ fn first_api() {
         (&write, "GET", images, 200, "who writes reads"),
         (&write, "PUT", images, 204, "what it is for"),
         (&write, "DELETE", images, 403, "the writer may not delete"),
-        (
-            &write,
-            "GET",
-            "/v1/repositories/team/second/images",
-            404,
-            "another repository",
-        ),
-        (
-            &write,
-            "GET",
-            "/v2/team/app/manifests/1",
-            200,
-            "both APIs are one world",
-        ),
+        (&write, "GET", "/v1/repositories/team/second/images", 404, "another repository"),
+        (&write, "GET", "/v2/team/app/manifests/1", 200, "both APIs are one world"),
     ] {
         assert_eq!(status(token, method, path), want, "{why}");
     }
@@ -95,10 +80,7 @@ fn first_api() {
     assert_eq!(status(&read, "GET", &ancestry), 200);
     assert_eq!(status(&other, "GET", &ancestry), 404);
     assert_eq!(status(&user("stranger"), "GET", &ancestry), 404);
-    assert_eq!(
-        send_as(&registry, None, "GET", &ancestry, &[], b"").status,
-        401
-    );
+    assert_eq!(send_as(&registry, None, "GET", &ancestry, &[], b"").status, 401);
 }
 
 /// A repository that its owners have made private is for users, whatever the rules
@@ -117,14 +99,8 @@ fn private_repositories() {
     };
     set("private");
     assert_eq!(get_as(&registry, None, manifest).status, 401);
-    assert_eq!(
-        get_as(&registry, None, "/v2/_catalog").json()["repositories"],
-        json!([])
-    );
-    assert_eq!(
-        get_as(&registry, Some(&user("stranger")), manifest).status,
-        200
-    );
+    assert_eq!(get_as(&registry, None, "/v2/_catalog").json()["repositories"], json!([]));
+    assert_eq!(get_as(&registry, Some(&user("stranger")), manifest).status, 200);
     set("public");
     assert_eq!(get_as(&registry, None, manifest).status, 200);
 }
@@ -184,12 +160,7 @@ fn start_with(dir: &TempDir, service: &Service, more: &[&str]) -> Registry {
 const REALM: &str = r#"Bearer realm="https://auth.test/token",service="registry.test""#;
 
 fn challenge(reply: &Reply) -> &str {
-    assert_eq!(
-        (reply.status, reply.code().as_str()),
-        (401, "UNAUTHORIZED"),
-        "{}",
-        reply.text()
-    );
+    assert_eq!((reply.status, reply.code().as_str()), (401, "UNAUTHORIZED"), "{}", reply.text());
     reply.header("www-authenticate").expect("a challenge")
 }
 
@@ -210,21 +181,9 @@ fn outside_service() {
     for (method, path, scope) in [
         ("GET", "/v2/", ""),
         ("GET", "/v2/_catalog", "registry:catalog:*"),
-        (
-            "GET",
-            "/v2/team/app/manifests/1",
-            "repository:team/app:pull",
-        ),
-        (
-            "POST",
-            "/v2/team/app/blobs/uploads/",
-            "repository:team/app:pull,push",
-        ),
-        (
-            "DELETE",
-            "/v2/team/app/manifests/1",
-            "repository:team/app:delete",
-        ),
+        ("GET", "/v2/team/app/manifests/1", "repository:team/app:pull"),
+        ("POST", "/v2/team/app/blobs/uploads/", "repository:team/app:pull,push"),
+        ("DELETE", "/v2/team/app/manifests/1", "repository:team/app:delete"),
         ("GET", "/v2/no/such/tags/list", "repository:no/such:pull"),
     ] {
         let want = match scope {
@@ -274,15 +233,9 @@ fn outside_service() {
     assert_eq!(names["repositories"], json!(["team/app", "team/second"]));
 
     // A mount reads one repository and writes another: the token must grant both.
-    let mount = format!(
-        "/v2/team/second/blobs/uploads/?mount={}&from=team/app",
-        pushed.config
-    );
+    let mount = format!("/v2/team/second/blobs/uploads/?mount={}&from=team/app", pushed.config);
     let second = service.token(&grant("team/second", &["pull", "push"]));
-    assert_eq!(
-        send_as(&registry, Some(&second), "POST", &mount, &[], b"").status,
-        202
-    );
+    assert_eq!(send_as(&registry, Some(&second), "POST", &mount, &[], b"").status, 202);
     assert_eq!(registry.send("POST", &mount, &[], b"").status, 201);
 }
 
@@ -310,20 +263,11 @@ fn refused_tokens() {
         (with("aud", json!("else")), "another audience"),
         (other.token(&access), "another key"),
         (format!("Bearer {none}.{body}."), "alg none"),
-        (
-            service.sign(&json!({"alg": "HS256"}), &claims(&access)),
-            "another algorithm",
-        ),
-        (
-            service.sign(&json!({"alg": "RS256"}), &claims(&access)),
-            "the key is of another kind",
-        ),
+        (service.sign(&json!({"alg": "HS256"}), &claims(&access)), "another algorithm"),
+        (service.sign(&json!({"alg": "RS256"}), &claims(&access)), "the key is of another kind"),
         (good.replacen("Bearer e", "Bearer f", 1), "tampered with"),
         (long, "too long"),
-        (
-            "Bearer registry.9999999999..AAAA".to_owned(),
-            "a forged login",
-        ),
+        ("Bearer registry.9999999999..AAAA".to_owned(), "a forged login"),
         ("Bearer".to_owned(), "nothing"),
     ] {
         let reply = get_as(&registry, Some(&token), "/v2/team/app/tags/list");
@@ -333,21 +277,12 @@ fn refused_tokens() {
     // More than any head may have.
     let huge = format!("Bearer {}", "A".repeat(100_000));
     assert_eq!(get_as(&registry, Some(&huge), "/v2/").status, 431);
-    assert!(
-        registry
-            .log()
-            .contains("the token is refused: it has expired")
-    );
+    assert!(registry.log().contains("the token is refused: it has expired"));
 
     // The service takes another key.
     fs::write(dir.path().join("certs"), other.key.public_key_pem()).expect("a file");
-    eventually("the old key is forgotten", || {
-        get_as(&registry, Some(&good), "/v2/").status == 401
-    });
-    assert_eq!(
-        get_as(&registry, Some(&other.token(&access)), "/v2/").status,
-        200
-    );
+    eventually("the old key is forgotten", || get_as(&registry, Some(&good), "/v2/").status == 401);
+    assert_eq!(get_as(&registry, Some(&other.token(&access)), "/v2/").status, 200);
 }
 
 /// Users of the server's own beside the service.
@@ -358,19 +293,12 @@ fn both_kinds() {
     let users = path(dir.path(), "users");
     let registry = start_with(&dir, &service, &["--htpasswd", &users]);
     assert_eq!(get_as(&registry, Some(&user("owner")), "/v2/").status, 200);
-    assert_eq!(
-        get_as(&registry, Some(&service.token(&json!([]))), "/v2/").status,
-        200
-    );
+    assert_eq!(get_as(&registry, Some(&service.token(&json!([]))), "/v2/").status, 200);
     assert_eq!(challenge(&get_as(&registry, None, "/v2/")), REALM);
     let wrong = get_as(&registry, Some("Basic YTpi"), "/v2/");
     assert_eq!(challenge(&wrong), "Basic realm=\"registry\"");
     // Whom the service calls so is not the user of that name.
-    let reply = get_as(
-        &registry,
-        Some(&service.token(&json!([]))),
-        "/v2/team/app/tags/list",
-    );
+    let reply = get_as(&registry, Some(&service.token(&json!([]))), "/v2/team/app/tags/list");
     assert_eq!(reply.status, 401);
 }
 
@@ -378,28 +306,17 @@ fn both_kinds() {
 fn flags_that_need_each_other() {
     let dir = TempDir::new().expect("a temporary folder");
     let refused = |arguments: &[&str]| {
-        let output = Registry::command(dir.path(), arguments)
-            .output()
-            .expect("it ends");
+        let output = Registry::command(dir.path(), arguments).output().expect("it ends");
         assert!(!output.status.success(), "{arguments:?}");
         String::from_utf8(output.stderr).expect("text")
     };
-    let realm = [
-        "--token-realm",
-        "https://auth.test",
-        "--token-service",
-        "x",
-        "--token-issuer",
-        "y",
-    ];
+    let realm =
+        ["--token-realm", "https://auth.test", "--token-service", "x", "--token-issuer", "y"];
     for (arguments, part) in [
         (realm[..2].to_vec(), "--token-service"),
         (realm[2..].to_vec(), "--token-realm"),
         (realm.to_vec(), "--token-certs or --token-jwks"),
-        (
-            [&realm[..], &["--token-jwks", "/does/not/exist"]].concat(),
-            "/does/not/exist",
-        ),
+        ([&realm[..], &["--token-jwks", "/does/not/exist"]].concat(), "/does/not/exist"),
         (
             ["--token-realm", "a\"b"]
                 .into_iter()

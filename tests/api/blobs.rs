@@ -9,17 +9,8 @@ use crate::support::{absent, closing, headers, lasting_headers, refused};
 
 /// A page of memory, the size up to which blobs are copied, a mapped slice:
 /// sizes around which something could go wrong.
-const SIZES: [usize; 9] = [
-    0,
-    1,
-    4096,
-    64 << 10,
-    (64 << 10) + 1,
-    256 << 10,
-    (4 << 20) - 1,
-    4 << 20,
-    (9 << 20) + 123,
-];
+const SIZES: [usize; 9] =
+    [0, 1, 4096, 64 << 10, (64 << 10) + 1, 256 << 10, (4 << 20) - 1, 4 << 20, (9 << 20) + 123];
 
 #[test]
 fn get_and_head() {
@@ -60,12 +51,8 @@ fn sha512() {
     let registry = Registry::start(&[]);
     let content = b"named by sha512";
     let digest = Algorithm::Sha512.digest(content);
-    let reply = registry.send(
-        "POST",
-        &format!("/v2/a/blobs/uploads/?digest={digest}"),
-        &[],
-        content,
-    );
+    let reply =
+        registry.send("POST", &format!("/v2/a/blobs/uploads/?digest={digest}"), &[], content);
     assert_eq!(reply.status, 201, "{}", reply.text());
     let reply = registry.get(&format!("/v2/a/blobs/{digest}"));
     assert_eq!((reply.status, reply.body.as_slice()), (200, &content[..]));
@@ -108,41 +95,21 @@ fn ranges() {
         (small, "bytes=0-", Part(0..small), "open, all of it"),
         (small, "bytes=-1", Part(999..small), "suffix"),
         (small, "bytes=-1000", Part(0..small), "suffix, all of it"),
-        (
-            small,
-            "bytes=-5000",
-            Part(0..small),
-            "a suffix longer than the blob",
-        ),
-        (
-            small,
-            "bytes=900-5000",
-            Part(900..small),
-            "clipped at the end",
-        ),
+        (small, "bytes=-5000", Part(0..small), "a suffix longer than the blob"),
+        (small, "bytes=900-5000", Part(900..small), "clipped at the end"),
         (
             small,
             "bytes=5-99999999999999999999999999",
             Part(5..small),
             "clipped, beyond any integer",
         ),
-        (
-            small,
-            "bytes=5-18446744073709551615",
-            Part(5..small),
-            "clipped at the largest integer",
-        ),
+        (small, "bytes=5-18446744073709551615", Part(5..small), "clipped at the largest integer"),
         (small, "BYTES=1-2", Part(1..3), "a unit in capitals"),
         (small, "bytes=1000-", Unsatisfiable, "from the end on"),
         (small, "bytes=1000-1001", Unsatisfiable, "behind the end"),
         (small, "bytes=500-0", Unsatisfiable, "backwards"),
         (small, "bytes=-0", Unsatisfiable, "the last no bytes"),
-        (
-            small,
-            "bytes=99999999999999999999999999-",
-            Unsatisfiable,
-            "beyond any integer",
-        ),
+        (small, "bytes=99999999999999999999999999-", Unsatisfiable, "beyond any integer"),
         (small, "bytes=0-1,5-6", Whole, "several ranges"),
         (small, "lines=0-1", Whole, "another unit"),
         (small, "bytes=a-b", Whole, "no numbers"),
@@ -150,24 +117,14 @@ fn ranges() {
         (small, "bytes 0-1", Whole, "no equals sign"),
         (0, "bytes=0-", Unsatisfiable, "the empty blob has no byte"),
         (large, "bytes=1-1", Part(1..2), "one byte of a large blob"),
-        (
-            large,
-            "bytes=4194303-4194304",
-            Part(4_194_303..4_194_305),
-            "across a slice's end",
-        ),
+        (large, "bytes=4194303-4194304", Part(4_194_303..4_194_305), "across a slice's end"),
         (
             large,
             "bytes=100001-9000000",
             Part(100_001..9_000_001),
             "several slices, from no page's start",
         ),
-        (
-            large,
-            "bytes=-7000000",
-            Part(large - 7_000_000..large),
-            "a long suffix",
-        ),
+        (large, "bytes=-7000000", Part(large - 7_000_000..large), "a long suffix"),
         (large, "bytes=9437307-", Unsatisfiable, "from the end on"),
     ] {
         let at = paths.iter().position(|(s, _)| *s == size).expect("pushed");
@@ -181,11 +138,7 @@ fn ranges() {
             Whole => (200, &content[..], None),
             Unsatisfiable => {
                 refused(&reply, 416, "SIZE_INVALID", why);
-                headers(
-                    &reply,
-                    &[("content-range", Some(&format!("bytes */{size}")))],
-                    why,
-                );
+                headers(&reply, &[("content-range", Some(&format!("bytes */{size}")))], why);
                 continue;
             }
         };
@@ -235,13 +188,7 @@ fn conditions() {
         ("If-Range", &tag, 200, 206, "still the same"),
         ("If-Range", &weak, 200, 200, "strongly compared"),
         ("If-Range", "\"x\"", 200, 200, "another content"),
-        (
-            "If-Range",
-            "Sat, 29 Oct 1994 19:43:31 GMT",
-            200,
-            200,
-            "blobs have no date",
-        ),
+        ("If-Range", "Sat, 29 Oct 1994 19:43:31 GMT", 200, 200, "blobs have no date"),
     ] {
         for (range, want) in [(None, whole), (Some(("Range", "bytes=10-19")), part)] {
             let sent: Vec<_> = [Some((name, value)), range].into_iter().flatten().collect();

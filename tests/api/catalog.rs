@@ -35,35 +35,15 @@ fn lists() {
         ("?n=0", &[], None, "none, and no next page"),
         ("?n=1", &NAMES[..1], Some("last=a&n=1"), "one"),
         ("?n=4", &NAMES[..4], Some("last=a/b&n=4"), "some"),
-        (
-            "?n=2&last=a",
-            &NAMES[1..3],
-            Some("last=a.b&n=2"),
-            "after one",
-        ),
-        (
-            "?n=2&last=a%2Fb",
-            &NAMES[4..6],
-            Some("last=a0&n=2"),
-            "escaped",
-        ),
+        ("?n=2&last=a", &NAMES[1..3], Some("last=a.b&n=2"), "after one"),
+        ("?n=2&last=a%2Fb", &NAMES[4..6], Some("last=a0&n=2"), "escaped"),
         ("?n=2&last=ab", &NAMES[8..], None, "the last one"),
         ("?last=a0", &NAMES[6..], None, "without n"),
         ("?last=b", &[], None, "after the last"),
         ("?last=", &NAMES, None, "after nothing"),
         ("?last=aa", &NAMES[7..], None, "after what is not there"),
-        (
-            "?last=..%2f..&n=1",
-            &NAMES[..1],
-            Some("last=a&n=1"),
-            "after no name",
-        ),
-        (
-            "?last=a/&n=1",
-            &NAMES[3..4],
-            Some("last=a/b&n=1"),
-            "between two",
-        ),
+        ("?last=..%2f..&n=1", &NAMES[..1], Some("last=a&n=1"), "after no name"),
+        ("?last=a/&n=1", &NAMES[3..4], Some("last=a/b&n=1"), "between two"),
     ] {
         let reply = registry.get(&format!("/v2/_catalog{query}"));
         let why = format!("{query}: {why}");
@@ -122,9 +102,8 @@ fn thousands() {
     let config = store.content(EMPTY_JSON);
     let manifest = image_manifest(&descriptor(OCI_CONFIG, &config, EMPTY_JSON.len()), &[]);
     let digest = store.content(manifest.as_bytes());
-    let mut all: Vec<String> = (0..1250)
-        .flat_map(|i| [format!("r{i}"), format!("r{i}/x")])
-        .collect();
+    let mut all: Vec<String> =
+        (0..1250).flat_map(|i| [format!("r{i}"), format!("r{i}/x")]).collect();
     for repository in &all {
         store.manifest(repository, &digest);
     }
@@ -141,10 +120,7 @@ fn thousands() {
         ("?n=9223372036854775807", &[1000, 1000, 500]),
     ] {
         let pages = pages(&registry, &format!("/v2/_catalog{query}"));
-        let pages: Vec<_> = pages
-            .iter()
-            .map(|page| page.json()["repositories"].clone())
-            .collect();
+        let pages: Vec<_> = pages.iter().map(|page| page.json()["repositories"].clone()).collect();
         let found: Vec<Vec<&str>> = pages.iter().map(strings).collect();
         let found_sizes: Vec<usize> = found.iter().map(Vec::len).collect();
         assert_eq!(found_sizes, sizes, "{query}");

@@ -60,10 +60,7 @@ fn listings(dir: &Path) {
     assert_eq!(text(dir, &["ls", APP, "/bin"]), "long\nsame\n", "a link");
     assert_eq!(text(dir, &["ls", APP, "/abs"]), "/abs\n");
     assert_eq!(text(dir, &["ls", APP, "/empty"]), "");
-    assert_eq!(
-        text(dir, &["ls", "-R", APP, "usr"]),
-        "/usr/bin\n/usr/bin/long\n/usr/bin/same\n"
-    );
+    assert_eq!(text(dir, &["ls", "-R", APP, "usr"]), "/usr/bin\n/usr/bin/long\n/usr/bin/same\n");
     assert_eq!(
         text(dir, &["ls", "--long", APP, "dev"]),
         "crw-r--r-- 0 0 1, 3 2001-09-09 01:46 null\n\
@@ -137,11 +134,9 @@ fn commands() {
         failures(&dir);
         assert_eq!(text(&dir, &["ls", "--json", APP]), json[0]);
         assert_eq!(text(&dir, &["ls", "--json", "-R", APP]), json[1]);
-        for id in [
-            pushed.manifest.to_string(),
-            pushed.config.hex(),
-            pushed.config.hex()[..12].to_owned(),
-        ] {
+        for id in
+            [pushed.manifest.to_string(), pushed.config.hex(), pushed.config.hex()[..12].to_owned()]
+        {
             assert_eq!(text(&dir, &["ls", &id, "etc"]), "new\npasswd\n", "{id}");
         }
 
@@ -185,11 +180,7 @@ fn a_reader_that_leaves() {
         drop(stdout);
         let output = child.wait_with_output().expect("its end");
         let stderr = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(
-            (output.status.code(), &*stderr),
-            (Some(0), ""),
-            "{arguments:?}"
-        );
+        assert_eq!((output.status.code(), &*stderr), (Some(0), ""), "{arguments:?}");
     }
 }
 
@@ -198,9 +189,7 @@ fn a_reader_that_leaves() {
 fn terminals() {
     need("script", "bsdutils");
     let registry = Registry::start(&[]);
-    let tar = Tar::default()
-        .file("\x1b]0;owned\x07", b"")
-        .symlink("link\n", "\x1b[2J");
+    let tar = Tar::default().file("\x1b]0;owned\x07", b"").symlink("link\n", "\x1b[2J");
     push(&registry, "odd", "latest", &[tar.finish()]);
     let dir = registry.dir.to_str().expect("UTF-8");
     let on_terminal = |command: &str| {
@@ -211,21 +200,12 @@ fn terminals() {
             .output()
             .expect("script runs");
         let code = output.status.code().expect("an exit code");
-        (
-            code,
-            String::from_utf8_lossy(&output.stdout).replace("\r\n", "\n"),
-        )
+        (code, String::from_utf8_lossy(&output.stdout).replace("\r\n", "\n"))
     };
     let (code, shown) = on_terminal(&format!("ls --dir {dir} odd"));
-    assert_eq!(
-        (code, shown.as_str()),
-        (0, "\\x1b]0;owned\\x07\nlink\\x0a\n")
-    );
+    assert_eq!((code, shown.as_str()), (0, "\\x1b]0;owned\\x07\nlink\\x0a\n"));
     let (code, shown) = on_terminal(&format!("ls -l --dir {dir} odd"));
-    assert!(
-        code == 0 && shown.ends_with(" link\\x0a -> \\x1b[2J\n"),
-        "{shown}"
-    );
+    assert!(code == 0 && shown.ends_with(" link\\x0a -> \\x1b[2J\n"), "{shown}");
     let (code, shown) = on_terminal(&format!("export --dir {dir} odd"));
     assert!(code == 1 && shown.contains("--output"), "{shown}");
     // In a pipe they are what they are.

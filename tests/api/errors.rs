@@ -38,9 +38,8 @@ fn unknown_routes() {
 
 #[test]
 fn methods() {
-    const ALL: [&str; 9] = [
-        "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "get",
-    ];
+    const ALL: [&str; 9] =
+        ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "get"];
     let registry = Registry::start(&[]);
     let digest = absent();
     for (path, allowed) in [
@@ -57,10 +56,7 @@ fn methods() {
             &["GET", "HEAD", "PATCH", "PUT", "DELETE"],
         ),
         ("/v2/a/manifests/v1", &["GET", "HEAD", "PUT", "DELETE"]),
-        (
-            &format!("/v2/a/manifests/{digest}"),
-            &["GET", "HEAD", "PUT", "DELETE"],
-        ),
+        (&format!("/v2/a/manifests/{digest}"), &["GET", "HEAD", "PUT", "DELETE"]),
     ] {
         for method in ALL.into_iter().filter(|method| !allowed.contains(method)) {
             let reply = registry.send(method, path, &[], b"");
@@ -70,10 +66,8 @@ fn methods() {
             } else {
                 refused(&reply, 405, "UNSUPPORTED", &why);
             }
-            let mut named: Vec<&str> = header_values(&reply, "allow")
-                .iter()
-                .flat_map(|value| value.split(", "))
-                .collect();
+            let mut named: Vec<&str> =
+                header_values(&reply, "allow").iter().flat_map(|value| value.split(", ")).collect();
             let mut allowed = allowed.to_vec();
             named.sort_unstable();
             allowed.sort_unstable();
@@ -93,33 +87,13 @@ fn hostile_paths() {
         ("%2e%2e/manifests/v1", 400, "NAME_INVALID", "encoded dots"),
         ("../manifests/v1", 400, "NAME_INVALID", "dots"),
         ("a/../b/manifests/v1", 400, "NAME_INVALID", "dots inside"),
-        (
-            "a/%2e%2e/b/tags/list",
-            400,
-            "NAME_INVALID",
-            "encoded dots inside",
-        ),
+        ("a/%2e%2e/b/tags/list", 400, "NAME_INVALID", "encoded dots inside"),
         ("./a/manifests/v1", 400, "NAME_INVALID", "a dot"),
-        (
-            "a%2Fb/manifests/v1",
-            400,
-            "NAME_INVALID",
-            "an encoded slash",
-        ),
-        (
-            "a%2f..%2fb/manifests/v1",
-            400,
-            "NAME_INVALID",
-            "an encoded path",
-        ),
+        ("a%2Fb/manifests/v1", 400, "NAME_INVALID", "an encoded slash"),
+        ("a%2f..%2fb/manifests/v1", 400, "NAME_INVALID", "an encoded path"),
         ("a%252fb/manifests/v1", 400, "NAME_INVALID", "encoded twice"),
         ("a%00/manifests/v1", 400, "NAME_INVALID", "NUL"),
-        (
-            "a%0d%0aX-Y:%20z/manifests/v1",
-            400,
-            "NAME_INVALID",
-            "a header",
-        ),
+        ("a%0d%0aX-Y:%20z/manifests/v1", 400, "NAME_INVALID", "a header"),
         ("a%20b/manifests/v1", 400, "NAME_INVALID", "a blank"),
         ("%ff/manifests/v1", 400, "NAME_INVALID", "no UTF-8"),
         ("%c3%a4/manifests/v1", 400, "NAME_INVALID", "no ASCII"),
@@ -131,126 +105,36 @@ fn hostile_paths() {
         ("a//b/manifests/v1", 400, "NAME_INVALID", "an empty part"),
         ("-a/manifests/v1", 400, "NAME_INVALID", "a leading dash"),
         ("a..b/manifests/v1", 400, "NAME_INVALID", "two dots"),
-        (
-            "_uploads/manifests/v1",
-            400,
-            "NAME_INVALID",
-            "a folder of the store",
-        ),
-        (
-            "a/_manifests/tags/list",
-            400,
-            "NAME_INVALID",
-            "a folder of the store",
-        ),
-        (
-            &format!("{long}/manifests/v1"),
-            400,
-            "NAME_INVALID",
-            "overlong",
-        ),
-        (
-            &format!("{deep}n/manifests/v1"),
-            400,
-            "NAME_INVALID",
-            "overlong and deep",
-        ),
-        (
-            &format!("{long}/tags/list"),
-            400,
-            "NAME_INVALID",
-            "overlong",
-        ),
-        (
-            &format!("A/blobs/sha256:{hex}"),
-            400,
-            "NAME_INVALID",
-            "uppercase",
-        ),
+        ("_uploads/manifests/v1", 400, "NAME_INVALID", "a folder of the store"),
+        ("a/_manifests/tags/list", 400, "NAME_INVALID", "a folder of the store"),
+        (&format!("{long}/manifests/v1"), 400, "NAME_INVALID", "overlong"),
+        (&format!("{deep}n/manifests/v1"), 400, "NAME_INVALID", "overlong and deep"),
+        (&format!("{long}/tags/list"), 400, "NAME_INVALID", "overlong"),
+        (&format!("A/blobs/sha256:{hex}"), 400, "NAME_INVALID", "uppercase"),
         ("A/blobs/uploads/", 400, "NAME_INVALID", "uppercase"),
         ("A/tags/list", 400, "NAME_INVALID", "uppercase"),
-        (
-            &format!("A/referrers/sha256:{hex}"),
-            400,
-            "NAME_INVALID",
-            "uppercase",
-        ),
+        (&format!("A/referrers/sha256:{hex}"), 400, "NAME_INVALID", "uppercase"),
         ("a/manifests/", 400, "MANIFEST_INVALID", "no tag"),
-        (
-            "a/manifests/%2e%2e",
-            400,
-            "MANIFEST_INVALID",
-            "dots for a tag",
-        ),
-        (
-            "a/manifests/v1%2fx",
-            400,
-            "MANIFEST_INVALID",
-            "a slash in a tag",
-        ),
+        ("a/manifests/%2e%2e", 400, "MANIFEST_INVALID", "dots for a tag"),
+        ("a/manifests/v1%2fx", 400, "MANIFEST_INVALID", "a slash in a tag"),
         ("a/manifests/v1%00", 400, "MANIFEST_INVALID", "NUL in a tag"),
         ("a/manifests/-v", 400, "MANIFEST_INVALID", "a leading dash"),
-        (
-            &format!("a/manifests/{tag}"),
-            400,
-            "MANIFEST_INVALID",
-            "overlong",
-        ),
+        (&format!("a/manifests/{tag}"), 400, "MANIFEST_INVALID", "overlong"),
         ("a/manifests/%ff", 404, "UNSUPPORTED", "no UTF-8"),
         ("a/manifests/sha256:abc", 400, "DIGEST_INVALID", "too short"),
-        (
-            &format!("a/manifests/md5:{hex}"),
-            400,
-            "DIGEST_INVALID",
-            "another algorithm",
-        ),
-        (
-            "a/blobs/sha256:..%2f..%2f..%2fetc%2fpasswd",
-            400,
-            "DIGEST_INVALID",
-            "a path",
-        ),
+        (&format!("a/manifests/md5:{hex}"), 400, "DIGEST_INVALID", "another algorithm"),
+        ("a/blobs/sha256:..%2f..%2f..%2fetc%2fpasswd", 400, "DIGEST_INVALID", "a path"),
         ("a/blobs/..:..", 400, "DIGEST_INVALID", "dots"),
         ("a/blobs/", 400, "DIGEST_INVALID", "no digest"),
         ("a/blobs/v1", 400, "DIGEST_INVALID", "a tag"),
-        (
-            &format!("a/blobs/sha256:{}", hex.to_uppercase()),
-            400,
-            "DIGEST_INVALID",
-            "uppercase",
-        ),
-        (
-            &format!("a/blobs/sha256:{hex}0"),
-            400,
-            "DIGEST_INVALID",
-            "a digit too many",
-        ),
-        (
-            &format!("a/blobs/sha256:{}", &hex[1..]),
-            400,
-            "DIGEST_INVALID",
-            "a digit too few",
-        ),
-        (
-            &format!("a/blobs/sha512:{hex}"),
-            400,
-            "DIGEST_INVALID",
-            "another length",
-        ),
-        (
-            &format!("a/blobs/sha256:{hex}%00"),
-            400,
-            "DIGEST_INVALID",
-            "NUL",
-        ),
+        (&format!("a/blobs/sha256:{}", hex.to_uppercase()), 400, "DIGEST_INVALID", "uppercase"),
+        (&format!("a/blobs/sha256:{hex}0"), 400, "DIGEST_INVALID", "a digit too many"),
+        (&format!("a/blobs/sha256:{}", &hex[1..]), 400, "DIGEST_INVALID", "a digit too few"),
+        (&format!("a/blobs/sha512:{hex}"), 400, "DIGEST_INVALID", "another length"),
+        (&format!("a/blobs/sha256:{hex}%00"), 400, "DIGEST_INVALID", "NUL"),
         ("a/referrers/v1", 400, "DIGEST_INVALID", "a tag"),
         ("a/referrers/sha256:abc", 400, "DIGEST_INVALID", "too short"),
-        (
-            "a/blobs/uploads/..%2f..",
-            404,
-            "BLOB_UPLOAD_UNKNOWN",
-            "a path",
-        ),
+        ("a/blobs/uploads/..%2f..", 404, "BLOB_UPLOAD_UNKNOWN", "a path"),
         ("a/blobs/uploads/%00", 404, "BLOB_UPLOAD_UNKNOWN", "NUL"),
         ("a/tags/list?last=%ff", 400, "UNSUPPORTED", "no UTF-8"),
         ("_catalog?%ff=1", 400, "UNSUPPORTED", "no UTF-8"),
@@ -262,10 +146,7 @@ fn hostile_paths() {
             refused(&reply, status, code, &why);
             headers(
                 &reply,
-                &[
-                    ("docker-distribution-api-version", Some("registry/2.0")),
-                    ("x-y", None),
-                ],
+                &[("docker-distribution-api-version", Some("registry/2.0")), ("x-y", None)],
                 &why,
             );
         }
@@ -328,9 +209,6 @@ fn messages_name_no_paths() {
         let reply = registry.get(&path);
         assert_eq!(reply.status, 404, "{path}");
         let text = reply.text();
-        assert!(
-            !text.contains(dir) && !text.contains("docker/registry"),
-            "{text}"
-        );
+        assert!(!text.contains(dir) && !text.contains("docker/registry"), "{text}");
     }
 }

@@ -27,10 +27,7 @@ pub struct Pushed {
 }
 
 pub fn push(registry: &Registry, name: &str, tag: &str, layers: &[Vec<u8>]) -> Pushed {
-    let digests: Vec<Digest> = layers
-        .iter()
-        .map(|layer| registry.push_blob(name, layer))
-        .collect();
+    let digests: Vec<Digest> = layers.iter().map(|layer| registry.push_blob(name, layer)).collect();
     let diff_ids: Vec<String> = digests.iter().map(ToString::to_string).collect();
     let config = json!({"os": "linux", "architecture": "amd64", "rootfs": {"type": "layers", "diff_ids": diff_ids}});
     let config = config.to_string();
@@ -40,32 +37,17 @@ pub fn push(registry: &Registry, name: &str, tag: &str, layers: &[Vec<u8>]) -> P
         .map(|(digest, layer)| descriptor(OCI_TAR, digest, layer.len()))
         .collect();
     let config_digest = registry.push_blob(name, config.as_bytes());
-    let manifest = image_manifest(
-        &descriptor(OCI_CONFIG, &config_digest, config.len()),
-        &descriptors,
-    );
+    let manifest =
+        image_manifest(&descriptor(OCI_CONFIG, &config_digest, config.len()), &descriptors);
     let reply = registry.push_manifest(name, tag, OCI_MANIFEST, manifest.as_bytes());
     assert_eq!(reply.status, 201, "{}", reply.text());
-    Pushed {
-        manifest: sha256(manifest.as_bytes()),
-        config: config_digest,
-        layers: digests,
-    }
+    Pushed { manifest: sha256(manifest.as_bytes()), config: config_digest, layers: digests }
 }
 
 /// Two layers with one of everything.
 pub fn layers() -> Vec<Vec<u8>> {
-    let owned = Member {
-        uid: 1,
-        gid: 2,
-        mode: 0o640,
-        mtime: 1_234_567_890,
-        ..Member::default()
-    };
-    let setuid = Member {
-        mode: 0o4755,
-        ..Member::default()
-    };
+    let owned = Member { uid: 1, gid: 2, mode: 0o640, mtime: 1_234_567_890, ..Member::default() };
+    let setuid = Member { mode: 0o4755, ..Member::default() };
     let base = Tar::default()
         .symlink("abs", "/etc/passwd")
         .symlink("bin", "usr/bin")
@@ -85,9 +67,7 @@ pub fn layers() -> Vec<Vec<u8>> {
         .member("usr/bin/long", &noise(1, LONG), &setuid)
         .hard_link("usr/bin/same", "usr/bin/long")
         .file("zero", b"");
-    let top = Tar::default()
-        .file("etc/.wh.old", b"")
-        .file("etc/new", b"new");
+    let top = Tar::default().file("etc/.wh.old", b"").file("etc/new", b"new");
     vec![base.finish(), top.finish()]
 }
 
@@ -161,10 +141,7 @@ fn a_directory() {
             ("content-length", Some(&length)),
             ("cache-control", Some("no-cache")),
             ("x-content-type-options", Some("nosniff")),
-            (
-                "content-security-policy",
-                Some("sandbox; default-src 'none'"),
-            ),
+            ("content-security-policy", Some("sandbox; default-src 'none'")),
             ("link", None),
         ],
         "a listing",
@@ -207,27 +184,9 @@ fn a_directory() {
     let devices: Vec<[Value; 5]> = devices.iter().map(device).collect();
     let none = Value::Null;
     let want = [
-        [
-            "/dev/null".into(),
-            "character-device".into(),
-            1.into(),
-            3.into(),
-            none.clone(),
-        ],
-        [
-            "/dev/pipe".into(),
-            "fifo".into(),
-            none.clone(),
-            none.clone(),
-            none.clone(),
-        ],
-        [
-            "/dev/sda".into(),
-            "block-device".into(),
-            8.into(),
-            0.into(),
-            none,
-        ],
+        ["/dev/null".into(), "character-device".into(), 1.into(), 3.into(), none.clone()],
+        ["/dev/pipe".into(), "fifo".into(), none.clone(), none.clone(), none.clone()],
+        ["/dev/sda".into(), "block-device".into(), 8.into(), 0.into(), none],
     ];
     assert_eq!(devices, want);
 
@@ -237,10 +196,7 @@ fn a_directory() {
     let digest = sha256(&noise(1, LONG)).to_string();
     assert_eq!(field(&tools, "digest"), [&digest, &digest], "hard links");
     for tool in &tools {
-        assert_eq!(
-            (&tool["size"], &tool["mode"]),
-            (&json!(LONG), &json!(0o4755))
-        );
+        assert_eq!((&tool["size"], &tool["mode"]), (&json!(LONG), &json!(0o4755)));
     }
 }
 
@@ -265,29 +221,13 @@ fn names() {
         let reply = registry.get(&format!("/v1/images/{image}/tree/etc"));
         assert_eq!((reply.status, reply.text()), (200, want.text()), "{image}");
     }
-    for path in [
-        "etc/",
-        "/etc",
-        "//etc//",
-        "e%74c",
-        "%2Fetc%2F",
-        "usr/../etc",
-        "./etc",
-    ] {
+    for path in ["etc/", "/etc", "//etc//", "e%74c", "%2Fetc%2F", "usr/../etc", "./etc"] {
         let reply = registry.get(&format!("/v1/images/{manifest}/tree/{path}"));
         assert_eq!((reply.status, reply.text()), (200, want.text()), "{path}");
     }
-    for reference in [
-        "1.4",
-        &format!("sha256:{manifest}"),
-        &format!("sha256%3A{manifest}"),
-    ] {
+    for reference in ["1.4", &format!("sha256:{manifest}"), &format!("sha256%3A{manifest}")] {
         let reply = registry.get(&format!("/v2/team/app/_files/tree/{reference}/etc"));
-        assert_eq!(
-            (reply.status, reply.text()),
-            (200, want.text()),
-            "{reference}"
-        );
+        assert_eq!((reply.status, reply.text()), (200, want.text()), "{reference}");
     }
     let roots = ["/tree", "/tree/", "/tree//"].map(|end| {
         let reply = registry.get(&format!("/v1/images/{manifest}{end}"));
@@ -295,21 +235,13 @@ fn names() {
     });
     assert_eq!(roots[0].len(), 10);
     assert!(roots.iter().all(|root| *root == roots[0]));
-    assert_eq!(
-        paths(&registry.get("/v2/team/app/_files/tree/1.4")),
-        roots[0]
-    );
+    assert_eq!(paths(&registry.get("/v2/team/app/_files/tree/1.4")), roots[0]);
 
     // A repository may be called as a part of the address is.
     push(&registry, "a/manifests", "tree", &layers());
     let reply = registry.get("/v2/a/manifests/_files/tree/tree/etc");
     assert_eq!(paths(&reply), ["/etc/new", "/etc/passwd"]);
-    assert_eq!(
-        registry
-            .get("/v2/a/manifests/_files/blobs/tree/etc/new")
-            .text(),
-        "new"
-    );
+    assert_eq!(registry.get("/v2/a/manifests/_files/blobs/tree/etc/new").text(), "new");
 }
 
 /// A listing shows what `ls` would: what is in a directory, also through a link;
@@ -400,10 +332,7 @@ fn pages() {
         }
         // Through a link, the pages go on where it leads.
         let first = format!("{image}/bin?limit=1");
-        assert_eq!(
-            paged(&registry, &first, 1),
-            ["/usr/bin/long", "/usr/bin/same"]
-        );
+        assert_eq!(paged(&registry, &first, 1), ["/usr/bin/long", "/usr/bin/same"]);
         // After any path there is, and some that are not.
         for (i, after) in ALL.iter().enumerate() {
             let reply = registry.get(&format!("{image}/?recursive=1&after={after}"));
@@ -458,24 +387,15 @@ fn odd_names() {
     for (entry, name) in entries[1..].iter().zip(&names) {
         let path = format!("/d\u{fffd}/{}", String::from_utf8_lossy(name));
         assert_eq!(entry["path"], *path);
-        let bytes = entry["path_bytes"]
-            .as_str()
-            .expect("the folder is not UTF-8");
+        let bytes = entry["path_bytes"].as_str().expect("the folder is not UTF-8");
         let reply = registry.get(&format!("/v1/images/odd/blobs{bytes}"));
-        assert_eq!(
-            (reply.status, reply.body.as_slice()),
-            (200, *name),
-            "{bytes}"
-        );
+        assert_eq!((reply.status, reply.body.as_slice()), (200, *name), "{bytes}");
         let reply = registry.get(&format!("/v1/images/odd/tree{bytes}"));
         assert_eq!(listing(&reply), std::slice::from_ref(entry), "{bytes}");
         // What comes after it.
         let reply = registry.get(&format!("/v1/images/odd/tree/?recursive=1&after={bytes}"));
         let rest = listing(&reply);
-        let place = entries
-            .iter()
-            .position(|e| e == entry)
-            .expect("it is there");
+        let place = entries.iter().position(|e| e == entry).expect("it is there");
         assert_eq!(rest, entries[place + 1..], "{bytes}");
     }
     for limit in [1, 4] {
@@ -522,25 +442,15 @@ fn content() {
                     ("content-length", Some(&length)),
                     ("accept-ranges", Some("bytes")),
                     ("etag", Some(&etag)),
-                    (
-                        "cache-control",
-                        Some(if lasting { LASTING } else { "no-cache" }),
-                    ),
+                    ("cache-control", Some(if lasting { LASTING } else { "no-cache" })),
                     ("x-content-type-options", Some("nosniff")),
-                    (
-                        "content-security-policy",
-                        Some("sandbox; default-src 'none'"),
-                    ),
+                    ("content-security-policy", Some("sandbox; default-src 'none'")),
                 ],
                 &url,
             );
             let head = registry.head(&url);
             assert_eq!((head.status, head.body.len()), (200, 0), "HEAD {url}");
-            assert_eq!(
-                lasting_headers(&head),
-                lasting_headers(&reply),
-                "HEAD {url}"
-            );
+            assert_eq!(lasting_headers(&head), lasting_headers(&reply), "HEAD {url}");
         }
     }
 }
@@ -567,20 +477,13 @@ fn ranges() {
         let length = want.len().to_string();
         headers(
             &reply,
-            &[
-                ("content-range", Some(content_range.as_str())),
-                ("content-length", Some(&length)),
-            ],
+            &[("content-range", Some(content_range.as_str())), ("content-length", Some(&length))],
             range,
         );
     }
     let reply = registry.send("GET", url, &[("Range", "bytes=300000-")], b"");
     assert_eq!(reply.status, 416);
-    headers(
-        &reply,
-        &[("content-range", Some("bytes */300000"))],
-        "behind the end",
-    );
+    headers(&reply, &[("content-range", Some("bytes */300000"))], "behind the end");
     assert!(reply.json()["error"].is_string());
     let reply = registry.send("HEAD", url, &[("Range", "bytes=0-0")], b"");
     assert_eq!(reply.status, 200, "HEAD takes no range");
@@ -642,10 +545,7 @@ fn subtrees() {
             ("content-type", Some("application/x-tar")),
             ("cache-control", Some("no-cache")),
             ("transfer-encoding", Some("chunked")),
-            (
-                "content-security-policy",
-                Some("sandbox; default-src 'none'"),
-            ),
+            ("content-security-policy", Some("sandbox; default-src 'none'")),
         ],
         "a tar",
     );
@@ -659,10 +559,7 @@ fn subtrees() {
         "crw-r--r-- 0/0 1,3 2001-09-09 01:46:40 dev/null",
         "drwxr-xr-x 0/0 0 2001-09-09 01:46:40 empty/",
     ] {
-        assert!(
-            listed.iter().any(|l| l.replace(" ./", " ") == line),
-            "{line} in {listed:#?}"
-        );
+        assert!(listed.iter().any(|l| l.replace(" ./", " ") == line), "{line} in {listed:#?}");
     }
     for other in [
         format!("/v1/images/{}/tar", pushed.manifest.hex()),
@@ -674,11 +571,7 @@ fn subtrees() {
     }
 
     let compressed = registry.get(&format!("{image}/?gzip=1"));
-    headers(
-        &compressed,
-        &[("content-type", Some("application/gzip"))],
-        "gzip",
-    );
+    headers(&compressed, &[("content-type", Some("application/gzip"))], "gzip");
     assert_eq!(table(&body(&compressed), true), listed);
 
     for part in ["usr/bin", "bin", "/usr//bin/"] {
@@ -691,11 +584,7 @@ fn subtrees() {
     for (query, media_type) in [("", "application/x-tar"), ("?gzip=1", "application/gzip")] {
         let head = registry.head(&format!("{image}/{query}"));
         assert_eq!((head.status, head.body.len()), (200, 0));
-        headers(
-            &head,
-            &[("content-type", Some(media_type)), ("content-length", None)],
-            "HEAD",
-        );
+        headers(&head, &[("content-type", Some(media_type)), ("content-length", None)], "HEAD");
     }
 }
 
@@ -707,10 +596,7 @@ fn platforms() {
     for platform in ["amd64", "arm64", "s390x"] {
         let tar = Tar::default().file("which", platform.as_bytes()).finish();
         let pushed = push(&registry, "many", platform, &[tar]);
-        let size = registry
-            .get(&format!("/v2/many/manifests/{platform}"))
-            .body
-            .len();
+        let size = registry.get(&format!("/v2/many/manifests/{platform}")).body.len();
         let mut child = descriptor(OCI_MANIFEST, &pushed.manifest, size);
         child["platform"] = json!({"os": "linux", "architecture": platform});
         children.push(child);
@@ -725,10 +611,7 @@ fn platforms() {
         other => other,
     };
     let digest = sha256(index.as_bytes());
-    for image in [
-        "/v1/images/many:all".to_owned(),
-        format!("/v1/images/{digest}"),
-    ] {
+    for image in ["/v1/images/many:all".to_owned(), format!("/v1/images/{digest}")] {
         for (query, want) in [
             ("", host),
             ("?platform=linux/arm64", "arm64"),
@@ -736,11 +619,7 @@ fn platforms() {
             ("?platform=linux/s390x", "s390x"),
         ] {
             let reply = registry.get(&format!("{image}/blobs/which{query}"));
-            assert_eq!(
-                (reply.status, reply.text()),
-                (200, want.to_owned()),
-                "{query}"
-            );
+            assert_eq!((reply.status, reply.text()), (200, want.to_owned()), "{query}");
         }
         let next = format!("{image}/tree/?platform=linux/s390x&limit=1&after=/a");
         assert_eq!(paths(&registry.get(&next)), ["/which"]);
@@ -773,14 +652,7 @@ fn long_listings() {
     for query in ["", "?recursive=1"] {
         let url = format!("/v1/images/long/tree/{query}");
         let reply = registry.get(&url);
-        headers(
-            &reply,
-            &[
-                ("transfer-encoding", Some("chunked")),
-                ("content-length", None),
-            ],
-            query,
-        );
+        headers(&reply, &[("transfer-encoding", Some("chunked")), ("content-length", None)], query);
         assert_eq!(paths(&reply), want);
         let head = registry.head(&url);
         assert_eq!((head.status, head.body.len()), (200, 0));

@@ -73,10 +73,7 @@ fn paths() {
         let url = format!("/v1/images/team%2Fapp:1.4/{view}/{path}");
         let reply = registry.get(&url);
         refused_v1(&reply, status, why);
-        let csp = [(
-            "content-security-policy",
-            Some("sandbox; default-src 'none'"),
-        )];
+        let csp = [("content-security-policy", Some("sandbox; default-src 'none'"))];
         headers(&reply, &csp, why);
         let head = registry.head(&url);
         assert_eq!((head.status, head.body.len()), (status, 0), "HEAD {why}");
@@ -97,16 +94,8 @@ fn images() {
         (&absent.to_string(), 404, "no such digest"),
         (&absent.hex(), 404, "no such digest"),
         (&absent.hex()[..12], 404, "no such prefix"),
-        (
-            &format!("other@{}", pushed.manifest),
-            404,
-            "another repository's",
-        ),
-        (
-            &format!("sha256:{}", &pushed.manifest.hex()[..11]),
-            400,
-            "too short",
-        ),
+        (&format!("other@{}", pushed.manifest), 404, "another repository's"),
+        (&format!("sha256:{}", &pushed.manifest.hex()[..11]), 400, "too short"),
         ("", 400, "nothing"),
         ("Team%2Fapp", 400, "uppercase"),
         ("..%2F..", 400, "dots"),
@@ -118,59 +107,24 @@ fn images() {
         }
     }
     for (place, status, code, why) in [
-        (
-            "none/_files/tree/1.4".to_owned(),
-            404,
-            "MANIFEST_UNKNOWN",
-            "no such repository",
-        ),
-        (
-            "team/app/_files/tree/none".to_owned(),
-            404,
-            "MANIFEST_UNKNOWN",
-            "no such tag",
-        ),
-        (
-            format!("team/app/_files/tree/{absent}"),
-            404,
-            "MANIFEST_UNKNOWN",
-            "no such manifest",
-        ),
+        ("none/_files/tree/1.4".to_owned(), 404, "MANIFEST_UNKNOWN", "no such repository"),
+        ("team/app/_files/tree/none".to_owned(), 404, "MANIFEST_UNKNOWN", "no such tag"),
+        (format!("team/app/_files/tree/{absent}"), 404, "MANIFEST_UNKNOWN", "no such manifest"),
         (
             format!("team/app/_files/tree/{}", pushed.config),
             404,
             "MANIFEST_UNKNOWN",
             "a config's digest is no reference",
         ),
-        (
-            "team/app/_files/tree/-".to_owned(),
-            400,
-            "MANIFEST_INVALID",
-            "no tag",
-        ),
-        (
-            "Team/_files/tree/1.4".to_owned(),
-            400,
-            "NAME_INVALID",
-            "uppercase",
-        ),
-        (
-            "team/app/_files/trees/1.4".to_owned(),
-            404,
-            "UNSUPPORTED",
-            "no such view",
-        ),
+        ("team/app/_files/tree/-".to_owned(), 400, "MANIFEST_INVALID", "no tag"),
+        ("Team/_files/tree/1.4".to_owned(), 400, "NAME_INVALID", "uppercase"),
+        ("team/app/_files/trees/1.4".to_owned(), 404, "UNSUPPORTED", "no such view"),
     ] {
         refused(&registry.get(&format!("/v2/{place}")), status, code, why);
     }
-    for path in [
-        "/v1/",
-        "/v1/images/",
-        "/v1/images/a",
-        "/v1/images/a/",
-        "/v1/images/a/trees/",
-        "/v1/x",
-    ] {
+    for path in
+        ["/v1/", "/v1/images/", "/v1/images/a", "/v1/images/a/", "/v1/images/a/trees/", "/v1/x"]
+    {
         refused_v1(&registry.get(path), 404, path);
     }
     for method in ["PUT", "POST", "DELETE"] {

@@ -96,11 +96,9 @@ fn every_type_by_tag_and_digest() {
         (DOCKER_LIST, &list(DOCKER_LIST, DOCKER_MANIFEST, &docker)),
     ] {
         let [short, long] = Algorithm::ALL.map(|algorithm| algorithm.digest(bytes.as_bytes()));
-        for (reference, digest) in [
-            ("tagged".to_owned(), short),
-            (short.to_string(), short),
-            (long.to_string(), long),
-        ] {
+        for (reference, digest) in
+            [("tagged".to_owned(), short), (short.to_string(), short), (long.to_string(), long)]
+        {
             let parameters = format!("{media_type}; charset=utf-8");
             for content_type in [media_type, &parameters] {
                 let reply = accepted(&registry, &reference, content_type, bytes);
@@ -163,28 +161,13 @@ fn kinds() {
     };
     let platform = json!({"architecture": "arm64", "os": "linux", "variant": "v8"});
     for (tag, media_type, document) in [
-        (
-            "nested-index",
-            OCI_INDEX,
-            with(&index, json!({"manifests": [nested, child]})),
-        ),
-        (
-            "sparse-index",
-            OCI_INDEX,
-            with(&index, json!({"manifests": [child, nowhere]})),
-        ),
-        (
-            "empty-index",
-            OCI_INDEX,
-            with(&index, json!({"manifests": []})),
-        ),
+        ("nested-index", OCI_INDEX, with(&index, json!({"manifests": [nested, child]}))),
+        ("sparse-index", OCI_INDEX, with(&index, json!({"manifests": [child, nowhere]}))),
+        ("empty-index", OCI_INDEX, with(&index, json!({"manifests": []}))),
         (
             "platforms",
             OCI_INDEX,
-            with(
-                &index,
-                json!({"manifests": [with(&child, json!({"platform": platform}))]}),
-            ),
+            with(&index, json!({"manifests": [with(&child, json!({"platform": platform}))]})),
         ),
         (
             "index-of-blobs",
@@ -194,16 +177,8 @@ fn kinds() {
                 json!({"artifactType": "application/vnd.example", "manifests": [layer()]}),
             ),
         ),
-        (
-            "no-layers",
-            OCI_MANIFEST,
-            with(&image, json!({"layers": []})),
-        ),
-        (
-            "layer-twice",
-            OCI_MANIFEST,
-            with(&image, json!({"layers": [layer(), layer()]})),
-        ),
+        ("no-layers", OCI_MANIFEST, with(&image, json!({"layers": []}))),
+        ("layer-twice", OCI_MANIFEST, with(&image, json!({"layers": [layer(), layer()]}))),
         (
             "artifact",
             OCI_MANIFEST,
@@ -212,11 +187,7 @@ fn kinds() {
                 json!({"artifactType": "application/vnd.example", "config": empty_config()}),
             ),
         ),
-        (
-            "subject-not-here",
-            OCI_MANIFEST,
-            with(&image, json!({"subject": nowhere})),
-        ),
+        ("subject-not-here", OCI_MANIFEST, with(&image, json!({"subject": nowhere}))),
         (
             "custom-fields",
             OCI_MANIFEST,
@@ -229,18 +200,12 @@ fn kinds() {
         (
             "embedded-data",
             OCI_MANIFEST,
-            with(
-                &image,
-                json!({"config": with(&config(), json!({"data": "e30="}))}),
-            ),
+            with(&image, json!({"config": with(&config(), json!({"data": "e30="}))})),
         ),
         (
             "annotations",
             OCI_MANIFEST,
-            with(
-                &image,
-                json!({"annotations": {"org.example": "é \u{1f433} \u{0} \" \\"}}),
-            ),
+            with(&image, json!({"annotations": {"org.example": "é \u{1f433} \u{0} \" \\"}})),
         ),
         (
             "oci-non-distributable",
@@ -261,11 +226,7 @@ fn kinds() {
                 descriptor("application/vnd.docker.image.rootfs.foreign.diff.tar.gzip", &absent(), 9)]}),
             ),
         ),
-        (
-            "nulls",
-            OCI_MANIFEST,
-            with(&image, json!({"subject": null, "annotations": null})),
-        ),
+        ("nulls", OCI_MANIFEST, with(&image, json!({"subject": null, "annotations": null}))),
     ] {
         let bytes = serde_json::to_string_pretty(&document).expect("JSON");
         let digest = sha256(bytes.as_bytes());
@@ -308,51 +269,19 @@ fn refused_documents() {
         (OCI_MANIFEST, "null".to_owned(), "null"),
         (OCI_MANIFEST, "[".repeat(200_000), "deep"),
         (OCI_MANIFEST, format!("{image}{image}"), "two documents"),
-        (
-            OCI_MANIFEST,
-            image.to_string().replacen('{', "{\"layers\":[],", 1),
-            "one key twice",
-        ),
-        (
-            OCI_MANIFEST,
-            changed(&image, "manifests", json!([])),
-            "both a manifest and an index",
-        ),
-        (
-            OCI_INDEX,
-            changed(&index, "layers", json!([])),
-            "both an index and a manifest",
-        ),
-        (
-            OCI_INDEX,
-            changed(&index, "config", config()),
-            "an index with a config",
-        ),
-        (
-            DOCKER_MANIFEST,
-            image.to_string(),
-            "Docker's type, OCI's mediaType",
-        ),
+        (OCI_MANIFEST, image.to_string().replacen('{', "{\"layers\":[],", 1), "one key twice"),
+        (OCI_MANIFEST, changed(&image, "manifests", json!([])), "both a manifest and an index"),
+        (OCI_INDEX, changed(&index, "layers", json!([])), "both an index and a manifest"),
+        (OCI_INDEX, changed(&index, "config", config()), "an index with a config"),
+        (DOCKER_MANIFEST, image.to_string(), "Docker's type, OCI's mediaType"),
         (
             OCI_MANIFEST,
             changed(&image, "mediaType", json!(DOCKER_MANIFEST)),
             "OCI's type, Docker's mediaType",
         ),
-        (
-            OCI_INDEX,
-            image.to_string(),
-            "an index's type on a manifest",
-        ),
-        (
-            OCI_MANIFEST,
-            index.to_string(),
-            "a manifest's type on an index",
-        ),
-        (
-            OCI_INDEX,
-            without("mediaType"),
-            "an index's type on the shape of a manifest",
-        ),
+        (OCI_INDEX, image.to_string(), "an index's type on a manifest"),
+        (OCI_MANIFEST, index.to_string(), "a manifest's type on an index"),
+        (OCI_INDEX, without("mediaType"), "an index's type on the shape of a manifest"),
         (
             OCI_MANIFEST,
             json!({"schemaVersion": 2, "manifests": []}).to_string(),
@@ -364,73 +293,21 @@ fn refused_documents() {
             "Docker's type that the stored bytes would not tell",
         ),
         ("text/plain", without("mediaType"), "another type"),
-        (
-            "text/plain",
-            changed(&image, "mediaType", json!("text/plain")),
-            "another type, agreed",
-        ),
-        (
-            OCI_MANIFEST,
-            changed(&image, "mediaType", json!(7)),
-            "a number for a type",
-        ),
+        ("text/plain", changed(&image, "mediaType", json!("text/plain")), "another type, agreed"),
+        (OCI_MANIFEST, changed(&image, "mediaType", json!(7)), "a number for a type"),
         (OCI_MANIFEST, without("schemaVersion"), "no schemaVersion"),
-        (
-            OCI_MANIFEST,
-            changed(&image, "schemaVersion", json!(3)),
-            "schemaVersion 3",
-        ),
+        (OCI_MANIFEST, changed(&image, "schemaVersion", json!(3)), "schemaVersion 3"),
         (OCI_MANIFEST, without("config"), "no config"),
-        (
-            OCI_MANIFEST,
-            changed(&image, "config", json!({})),
-            "an empty config",
-        ),
-        (
-            OCI_MANIFEST,
-            changed(&image, "config", json!("x")),
-            "a string for a config",
-        ),
-        (
-            OCI_MANIFEST,
-            changed(&image, "layers", json!({})),
-            "layers that are no list",
-        ),
-        (
-            OCI_MANIFEST,
-            changed(&image, "layers", json!([bad("sha256:abc")])),
-            "a short digest",
-        ),
-        (
-            OCI_MANIFEST,
-            changed(&image, "layers", json!([bad("md5:abc")])),
-            "md5",
-        ),
-        (
-            OCI_MANIFEST,
-            changed(&image, "layers", json!([bad("../../etc")])),
-            "a path",
-        ),
-        (
-            OCI_MANIFEST,
-            changed(&image, "subject", bad("sha256:abc")),
-            "a bad subject",
-        ),
-        (
-            OCI_MANIFEST,
-            image.to_string().replace("\"size\":7", "\"size\":-7"),
-            "a negative size",
-        ),
-        (
-            OCI_INDEX,
-            changed(&index, "manifests", json!([bad("x")])),
-            "a bad child",
-        ),
-        (
-            OCI_INDEX,
-            changed(&index, "manifests", json!(null)),
-            "an index of nothing",
-        ),
+        (OCI_MANIFEST, changed(&image, "config", json!({})), "an empty config"),
+        (OCI_MANIFEST, changed(&image, "config", json!("x")), "a string for a config"),
+        (OCI_MANIFEST, changed(&image, "layers", json!({})), "layers that are no list"),
+        (OCI_MANIFEST, changed(&image, "layers", json!([bad("sha256:abc")])), "a short digest"),
+        (OCI_MANIFEST, changed(&image, "layers", json!([bad("md5:abc")])), "md5"),
+        (OCI_MANIFEST, changed(&image, "layers", json!([bad("../../etc")])), "a path"),
+        (OCI_MANIFEST, changed(&image, "subject", bad("sha256:abc")), "a bad subject"),
+        (OCI_MANIFEST, image.to_string().replace("\"size\":7", "\"size\":-7"), "a negative size"),
+        (OCI_INDEX, changed(&index, "manifests", json!([bad("x")])), "a bad child"),
+        (OCI_INDEX, changed(&index, "manifests", json!(null)), "an index of nothing"),
     ] {
         let digest = sha256(document.as_bytes());
         for reference in ["v1", &digest.to_string()] {
@@ -481,36 +358,16 @@ fn missing_blobs() {
     let missing = |digest: &Digest| descriptor(OCI_LAYER, digest, 1);
     for (config, layers, want, why) in [
         (config(), vec![missing(&x)], vec![x], "a layer"),
-        (
-            descriptor(OCI_CONFIG, &y, 1),
-            vec![layer()],
-            vec![y],
-            "the config",
-        ),
-        (
-            descriptor(OCI_CONFIG, &y, 1),
-            vec![layer(), missing(&x)],
-            vec![y, x],
-            "both",
-        ),
+        (descriptor(OCI_CONFIG, &y, 1), vec![layer()], vec![y], "the config"),
+        (descriptor(OCI_CONFIG, &y, 1), vec![layer(), missing(&x)], vec![y, x], "both"),
         (
             config(),
             vec![missing(&x), missing(&y), missing(&x)],
             vec![x, y],
             "one error a digest, however often it is named",
         ),
-        (
-            config(),
-            vec![missing(&elsewhere)],
-            vec![elsewhere],
-            "what another repository holds",
-        ),
-        (
-            config(),
-            vec![missing(&deleted)],
-            vec![deleted],
-            "what was deleted",
-        ),
+        (config(), vec![missing(&elsewhere)], vec![elsewhere], "what another repository holds"),
+        (config(), vec![missing(&deleted)], vec![deleted], "what was deleted"),
         (
             config(),
             vec![missing(&Algorithm::Sha512.digest(LAYER))],
@@ -551,12 +408,7 @@ fn sparse_images() {
     let headless = image(descriptor(OCI_CONFIG, &absent(), 9), &[layer()]);
     let reply = put(&registry, "headless", OCI_MANIFEST, &headless);
     blobs_unknown(&reply, &[absent()], "the config must be there");
-    refused(
-        &get(&registry, "headless"),
-        404,
-        "MANIFEST_UNKNOWN",
-        "refused",
-    );
+    refused(&get(&registry, "headless"), 404, "MANIFEST_UNKNOWN", "refused");
 }
 
 #[test]
@@ -581,10 +433,8 @@ fn largest_manifest() {
     ] {
         let document = padded(size);
         assert_eq!(document.len(), size);
-        let sent: Vec<_> = [Some(("Content-Type", OCI_MANIFEST)), extra]
-            .into_iter()
-            .flatten()
-            .collect();
+        let sent: Vec<_> =
+            [Some(("Content-Type", OCI_MANIFEST)), extra].into_iter().flatten().collect();
         let path = "/v2/a/manifests/large";
         let reply = registry.send("PUT", path, &sent, document.as_bytes());
         if status == 413 {
@@ -641,19 +491,12 @@ fn wrong_digest() {
     for (digest, why) in [
         (absent(), "sha256"),
         (Algorithm::Sha512.digest(b"never pushed"), "sha512"),
-        (
-            sha256(document.trim_end_matches('}').as_bytes()),
-            "cut short",
-        ),
+        (sha256(document.trim_end_matches('}').as_bytes()), "cut short"),
     ] {
         let path = format!("/v2/a/manifests/{digest}?tag=v1");
         let reply = registry.send("PUT", &path, &[("Content-Type", OCI_MANIFEST)], bytes);
         refused(&reply, 400, "DIGEST_INVALID", why);
-        for reference in [
-            "v1".to_owned(),
-            digest.to_string(),
-            sha256(bytes).to_string(),
-        ] {
+        for reference in ["v1".to_owned(), digest.to_string(), sha256(bytes).to_string()] {
             let reply = get(&registry, &reference);
             refused(&reply, 404, "MANIFEST_UNKNOWN", why);
         }
@@ -666,9 +509,7 @@ fn tag_parameters() {
     let document = bare_manifest(&registry, "a");
     let bytes = document.as_bytes();
     let typed = [("Content-Type", OCI_MANIFEST)];
-    let tags = [
-        "1.2.3", "1.2", "1", "latest", "A", "_", "a-b", "a.b", "a_b", "0", "x1", "x2",
-    ];
+    let tags = ["1.2.3", "1.2", "1", "latest", "A", "_", "a-b", "a.b", "a_b", "0", "x1", "x2"];
     let query: Vec<String> = tags.iter().map(|tag| format!("tag={tag}")).collect();
     for algorithm in Algorithm::ALL {
         let digest = algorithm.digest(bytes);
@@ -676,10 +517,8 @@ fn tag_parameters() {
         let reply = registry.send("PUT", &path, &typed, bytes);
         assert_eq!(reply.status, 201, "{}", reply.text());
         // One line with commas, or a line a tag: RFC 9110, 5.3.
-        let named: Vec<&str> = header_values(&reply, "oci-tag")
-            .iter()
-            .flat_map(|value| value.split(", "))
-            .collect();
+        let named: Vec<&str> =
+            header_values(&reply, "oci-tag").iter().flat_map(|value| value.split(", ")).collect();
         assert_eq!(named, tags);
         headers(
             &reply,
@@ -697,10 +536,7 @@ fn tag_parameters() {
     let digest = sha256(bytes);
     let long = "t".repeat(129);
     for (path, why) in [
-        (
-            format!("{digest}?tag=new&tag=.bad"),
-            "one bad tag refuses all",
-        ),
+        (format!("{digest}?tag=new&tag=.bad"), "one bad tag refuses all"),
         (format!("{digest}?tag=new&tag="), "an empty tag"),
         (format!("{digest}?tag=new&tag=..%2f.."), "a path"),
         (format!("{digest}?tag=new&tag={long}"), "an overlong tag"),
@@ -720,11 +556,7 @@ fn subject_is_acknowledged() {
     let image = bare_manifest(&registry, "a");
     let short = sha256(image.as_bytes());
     let long = Algorithm::Sha512.digest(image.as_bytes());
-    for (subject, why) in [
-        (absent(), "not pushed yet"),
-        (short, "sha256"),
-        (long, "sha512"),
-    ] {
+    for (subject, why) in [(absent(), "not pushed yet"), (short, "sha256"), (long, "sha512")] {
         let subject_descriptor = descriptor(OCI_MANIFEST, &subject, image.len());
         let artifact = json!({"schemaVersion": 2, "mediaType": OCI_MANIFEST,
             "config": config(), "layers": [], "subject": subject_descriptor});
@@ -856,9 +688,8 @@ fn thousands_of_missing_layers() {
     const LAYERS: usize = 2000;
     const LISTED: usize = 100;
     let registry = registry(&[]);
-    let layers: Vec<Value> = (0..LAYERS)
-        .map(|i| descriptor(OCI_LAYER, &sha256(&i.to_le_bytes()), 8))
-        .collect();
+    let layers: Vec<Value> =
+        (0..LAYERS).map(|i| descriptor(OCI_LAYER, &sha256(&i.to_le_bytes()), 8)).collect();
     let document = image_manifest(&config(), &layers);
     let reply = registry.push_manifest("a", "v1", OCI_MANIFEST, document.as_bytes());
     assert_eq!(reply.status, 404);
@@ -874,12 +705,7 @@ fn thousands_of_missing_layers() {
         };
         assert!(message.contains(&says), "{says} in {message}");
     }
-    refused(
-        &get(&registry, "v1"),
-        404,
-        "MANIFEST_UNKNOWN",
-        "nothing is stored",
-    );
+    refused(&get(&registry, "v1"), 404, "MANIFEST_UNKNOWN", "nothing is stored");
 }
 
 /// Every tag costs its own waits for the disk, so one push sets so many only.
@@ -892,29 +718,16 @@ fn many_tag_parameters() {
     let digest = sha256(bytes);
     let tags: Vec<String> = (0..=MAX).map(|i| format!("t{i}")).collect();
     let push = |tags: &[&[String]]| {
-        let query: Vec<String> = tags
-            .concat()
-            .iter()
-            .map(|tag| format!("tag={tag}"))
-            .collect();
+        let query: Vec<String> = tags.concat().iter().map(|tag| format!("tag={tag}")).collect();
         let reference = format!("{digest}?{}", query.join("&"));
         registry.push_manifest("a", &reference, OCI_MANIFEST, bytes)
     };
     refused(&push(&[&tags]), 414, "UNSUPPORTED", "one too many");
     for reference in ["t0", "t64", &digest.to_string()] {
-        refused(
-            &get(&registry, reference),
-            404,
-            "MANIFEST_UNKNOWN",
-            reference,
-        );
+        refused(&get(&registry, reference), 404, "MANIFEST_UNKNOWN", reference);
     }
     let repeated = push(&[&tags[..3], &tags[..MAX], &tags[5..7]]);
     assert_eq!(repeated.status, 201, "{}", repeated.text());
-    assert_eq!(
-        header_values(&repeated, "oci-tag"),
-        tags[..MAX],
-        "each once, in order"
-    );
+    assert_eq!(header_values(&repeated, "oci-tag"), tags[..MAX], "each once, in order");
     pulls(&registry, "t63", OCI_MANIFEST, &digest, &document);
 }

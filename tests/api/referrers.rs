@@ -36,11 +36,7 @@ fn list(registry: &Registry, digest: &Digest, query: &str) -> Reply {
 #[track_caller]
 fn listed(reply: &Reply, want: &[&Value], why: &str) {
     assert_eq!(reply.status, 200, "{why}: {}", reply.text());
-    headers(
-        reply,
-        &[("content-type", Some(OCI_INDEX)), ("link", None)],
-        why,
-    );
+    headers(reply, &[("content-type", Some(OCI_INDEX)), ("link", None)], why);
     let mut document = reply.json();
     let manifests = document["manifests"].as_array_mut().expect("a list");
     manifests.sort_by_key(|manifest| manifest["digest"].to_string());
@@ -105,25 +101,13 @@ fn descriptors_and_filter() {
     );
     let sbom = with(sbom, "artifactType", json!(SBOM));
     let sbom = with(sbom, "annotations", annotations.clone());
-    let signature = push(
-        &registry,
-        OCI_MANIFEST,
-        &artifact(json!({"artifactType": SIGNATURE})),
-    );
+    let signature = push(&registry, OCI_MANIFEST, &artifact(json!({"artifactType": SIGNATURE})));
     let signature = with(signature, "artifactType", json!(SIGNATURE));
     // The config's type stands in for a missing artifactType, and an empty one.
     let config = json!({"mediaType": SBOM, "digest": sha256(EMPTY_JSON).to_string(), "size": 2});
-    let by_config = push(
-        &registry,
-        OCI_MANIFEST,
-        &artifact(json!({"config": config})),
-    );
+    let by_config = push(&registry, OCI_MANIFEST, &artifact(json!({"config": config})));
     let by_config = with(by_config, "artifactType", json!(SBOM));
-    let empty = push(
-        &registry,
-        OCI_MANIFEST,
-        &artifact(json!({"artifactType": ""})),
-    );
+    let empty = push(&registry, OCI_MANIFEST, &artifact(json!({"artifactType": ""})));
     let empty = with(empty, "artifactType", json!(OCI_EMPTY));
     // An index without one has none.
     let index = json!({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [],
@@ -137,20 +121,9 @@ fn descriptors_and_filter() {
     let typed_index = with(typed_index, "artifactType", json!(SIGNATURE));
     // These refer to something else, or to nothing.
     push(&registry, OCI_MANIFEST, &image);
-    push(
-        &registry,
-        OCI_MANIFEST,
-        &artifact(json!({"subject": subject(&absent())})),
-    );
+    push(&registry, OCI_MANIFEST, &artifact(json!({"subject": subject(&absent())})));
 
-    let all = [
-        &sbom,
-        &signature,
-        &by_config,
-        &empty,
-        &plain_index,
-        &typed_index,
-    ];
+    let all = [&sbom, &signature, &by_config, &empty, &plain_index, &typed_index];
     let reply = list(&registry, &to, "");
     listed(&reply, &all, "all");
     headers(&reply, &[("oci-filters-applied", None)], "no filter");
@@ -233,18 +206,8 @@ fn more_than_a_page() {
     let filter = |kind: &str| format!("?artifactType={}", kind.replace('+', "%2B"));
     for (query, want, applied, why) in [
         (String::new(), &all, None, "all"),
-        (
-            filter(SBOM),
-            sboms,
-            Some("artifactType"),
-            "more than a page of them",
-        ),
-        (
-            filter(SIGNATURE),
-            signatures,
-            Some("artifactType"),
-            "few among many",
-        ),
+        (filter(SBOM), sboms, Some("artifactType"), "more than a page of them"),
+        (filter(SIGNATURE), signatures, Some("artifactType"), "few among many"),
     ] {
         let path = format!("/v2/a/referrers/{to}{query}");
         let pages = pages(&registry, &path);
@@ -255,10 +218,7 @@ fn more_than_a_page() {
             assert_eq!(document["mediaType"], OCI_INDEX, "{why}");
             headers(
                 page,
-                &[
-                    ("content-type", Some(OCI_INDEX)),
-                    ("oci-filters-applied", applied),
-                ],
+                &[("content-type", Some(OCI_INDEX)), ("oci-filters-applied", applied)],
                 why,
             );
             let manifests = document["manifests"].as_array().expect("a list").clone();

@@ -77,10 +77,7 @@ fn restart() {
     assert_eq!(registry.send("PATCH", &location, &[], half).status, 202);
     let before = reads(&registry, &paths);
     let statuses: Vec<u16> = before.iter().map(|(status, ..)| *status).collect();
-    assert_eq!(
-        statuses,
-        [200, 200, 200, 200, 404, 200, 200, 200, 200, 200, 200, 404]
-    );
+    assert_eq!(statuses, [200, 200, 200, 200, 404, 200, 200, 200, 200, 200, 200, 404]);
     let catalog = json!({"repositories": ["team", "team/app"]});
     assert_eq!(registry.get("/v2/_catalog").json(), catalog);
     assert_eq!(registry.stop().code(), Some(0));
@@ -89,10 +86,7 @@ fn restart() {
     assert!(reads(&registry, &paths) == before, "after a restart");
     // An upload goes on, too, also with a digest of another algorithm.
     let state = registry.get(&location);
-    assert_eq!(
-        (state.status, state.header("range")),
-        (204, Some("0-99999"))
-    );
+    assert_eq!((state.status, state.header("range")), (204, Some("0-99999")));
     let digest = Algorithm::Sha512.digest(&content);
     let ranged = [("Content-Range", "100000-199999")];
     let reply = registry.send("PUT", &closing(&location, &digest), &ranged, rest);
@@ -104,9 +98,7 @@ fn restart() {
     // The index is derived: without it nothing is lost.
     fs::remove_dir_all(dir.path().join("db")).expect("the index");
     let registry = Registry::start_in(dir.path(), &[]);
-    eventually("the catalog is back", || {
-        registry.get("/v2/_catalog").status == 200
-    });
+    eventually("the catalog is back", || registry.get("/v2/_catalog").status == 200);
     assert!(reads(&registry, &paths) == before, "without the index");
 }
 
@@ -207,10 +199,7 @@ fn written_by_another_server() {
     let registry = Registry::start_in(dir.path(), &[]);
     for repository in ["top", "deep/er/and/deeper"] {
         let tags = registry.get(&format!("/v2/{repository}/tags/list"));
-        assert_eq!(
-            tags.json(),
-            json!({"name": repository, "tags": ["all", "v1", "v1.0"]})
-        );
+        assert_eq!(tags.json(), json!({"name": repository, "tags": ["all", "v1", "v1.0"]}));
         for (reference, media_type, bytes) in [
             ("v1".to_owned(), OCI_MANIFEST, &image),
             ("v1.0".to_owned(), OCI_MANIFEST, &image),
@@ -229,14 +218,10 @@ fn written_by_another_server() {
         let want = json!([{"mediaType": OCI_MANIFEST, "digest": sbom_digest.to_string(),
             "size": sbom.len(), "artifactType": "application/x"}]);
         let path = format!("/v2/{repository}/referrers/{image_digest}");
-        eventually("the referrers are found", || {
-            registry.get(&path).json()["manifests"] == want
-        });
+        eventually("the referrers are found", || registry.get(&path).json()["manifests"] == want);
     }
     let catalog = json!({"repositories": ["deep/er/and/deeper", "old", "top"]});
-    eventually("the catalog is there", || {
-        registry.get("/v2/_catalog").json() == catalog
-    });
+    eventually("the catalog is there", || registry.get("/v2/_catalog").json() == catalog);
     let reply = registry.get("/v2/old/manifests/v1");
     assert_eq!((reply.status, reply.text()), (200, schema1));
     assert_eq!(
@@ -270,9 +255,7 @@ fn written_by_two_servers_in_turn() {
     store.manifest("ours", &sbom_digest);
     let registry = Registry::start_in(dir.path(), &[]);
     let catalog = json!({"repositories": ["ours", "theirs"]});
-    eventually("the catalog shows both", || {
-        registry.get("/v2/_catalog").json() == catalog
-    });
+    eventually("the catalog shows both", || registry.get("/v2/_catalog").json() == catalog);
     assert_eq!(registry.get("/v2/theirs/manifests/v1").status, 200);
     let path = format!("/v2/ours/referrers/{digest}");
     let sbom_digest = sbom_digest.to_string();
@@ -312,12 +295,7 @@ fn stops_in_order() {
             registry.push_image("a", "v1", &round.to_string());
         }
         let status = registry.stop();
-        assert_eq!(
-            status.code(),
-            Some(0),
-            "{status}, round {round}; log:\n{}",
-            registry.log()
-        );
+        assert_eq!(status.code(), Some(0), "{status}, round {round}; log:\n{}", registry.log());
     }
 }
 
@@ -343,18 +321,12 @@ fn mended_blob() {
         assert_eq!(registry.push_blob("b", &content), digest);
         let length = content.len().to_string();
         for repository in ["a", "mounted", "b"] {
-            for reply in [
-                registry.head(&blob(repository)),
-                registry.get(&blob(repository)),
-            ] {
+            for reply in [registry.head(&blob(repository)), registry.get(&blob(repository))] {
                 assert_eq!(reply.status, 200, "{repository}");
                 headers(&reply, &[("content-length", Some(&length))], repository);
                 assert!(reply.body.is_empty() || reply.body == content);
             }
-            assert!(
-                registry.get(&blob(repository)).body == content,
-                "{repository}"
-            );
+            assert!(registry.get(&blob(repository)).body == content, "{repository}");
             let end = content.len() - 1;
             let range = format!("bytes={end}-");
             let part = registry.send("GET", &blob(repository), &[("Range", &range)], b"");

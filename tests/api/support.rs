@@ -30,20 +30,13 @@ pub fn refused(reply: &Reply, status: u16, code: &str, why: &str) {
     let length = reply.body.len().to_string();
     headers(
         reply,
-        &[
-            ("content-type", Some("application/json")),
-            ("content-length", Some(&length)),
-        ],
+        &[("content-type", Some("application/json")), ("content-length", Some(&length))],
         why,
     );
     let document = reply.json();
     let message = document["errors"][0]["message"].as_str().unwrap_or("");
     assert!(!message.is_empty(), "{why}: {text}");
-    assert_eq!(
-        document,
-        json!({"errors": [{"code": code, "message": message}]}),
-        "{why}"
-    );
+    assert_eq!(document, json!({"errors": [{"code": code, "message": message}]}), "{why}");
 }
 
 /// Checks several headers at once.
@@ -72,9 +65,7 @@ pub fn lasting_headers(reply: &Reply) -> Vec<(String, String)> {
 #[track_caller]
 pub fn next_page(reply: &Reply) -> Option<String> {
     let link = reply.header("link")?;
-    let target = link
-        .strip_prefix('<')
-        .and_then(|rest| rest.strip_suffix(">; rel=\"next\""));
+    let target = link.strip_prefix('<').and_then(|rest| rest.strip_suffix(">; rel=\"next\""));
     Some(target.unwrap_or_else(|| panic!("{link}")).to_owned())
 }
 
@@ -97,10 +88,7 @@ pub fn pages(registry: &Registry, path: &str) -> Vec<Reply> {
 /// The strings of a JSON array.
 pub fn strings(value: &Value) -> Vec<&str> {
     let items = value.as_array().unwrap_or_else(|| panic!("{value}"));
-    items
-        .iter()
-        .map(|item| item.as_str().expect("a string"))
-        .collect()
+    items.iter().map(|item| item.as_str().expect("a string")).collect()
 }
 
 /// The address that ends an upload.
@@ -130,10 +118,7 @@ impl Connection {
     }
 
     pub fn write(&mut self, bytes: impl AsRef<[u8]>) {
-        self.0
-            .get_mut()
-            .write_all(bytes.as_ref())
-            .expect("the server reads");
+        self.0.get_mut().write_all(bytes.as_ref()).expect("the server reads");
     }
 
     /// The next head, with the empty line that ends it.
@@ -214,10 +199,7 @@ impl Store {
     pub fn tag(&self, repository: &str, tag: &str, digest: &Digest) {
         let folder = format!("{repository}/_manifests/tags/{tag}");
         self.link(format!("{folder}/index"), digest, digest);
-        self.write(
-            format!("repositories/{folder}/current/link"),
-            digest.to_string().as_bytes(),
-        );
+        self.write(format!("repositories/{folder}/current/link"), digest.to_string().as_bytes());
     }
 }
 

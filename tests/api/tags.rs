@@ -10,18 +10,13 @@ use crate::support::{Store, bare_manifest, headers, next_page, pages, refused, s
 /// Sizes of pages that are no number from 0 on, for every list.
 pub const NO_NUMBERS: [&str; 8] = ["-1", "abc", "", "1.5", "%2B1", "%201", "0x10", "1e3"];
 /// Sizes beyond what a list gives at once, up to what no integer holds.
-pub const LARGE: [&str; 4] = [
-    "100000",
-    "9223372036854775807",
-    "18446744073709551616",
-    "99999999999999999999999999",
-];
+pub const LARGE: [&str; 4] =
+    ["100000", "9223372036854775807", "18446744073709551616", "99999999999999999999999999"];
 
 /// Among them tags that start others, and every kind of character, so that
 /// the order of bytes shows.
-const TAGS: [&str; 15] = [
-    "0", "1", "1-a", "1.0", "1.0.0", "10", "A", "Z", "_", "_a", "a", "a-1", "a.b", "aB", "ab",
-];
+const TAGS: [&str; 15] =
+    ["0", "1", "1-a", "1.0", "1.0.0", "10", "A", "Z", "_", "_a", "a", "a-1", "a.b", "aB", "ab"];
 
 fn push(registry: &Registry, tags: &[&str]) {
     let manifest = bare_manifest(registry, "a");
@@ -48,30 +43,15 @@ fn lists() {
         ("?n=3", &TAGS[..3], Some("last=1-a&n=3"), "some"),
         ("?n=14", &TAGS[..14], Some("last=aB&n=14"), "all but one"),
         ("?n=003", &TAGS[..3], Some("last=1-a&n=3"), "zeros"),
-        (
-            "?n=2&last=1",
-            &TAGS[2..4],
-            Some("last=1.0&n=2"),
-            "after one",
-        ),
-        (
-            "?last=1&n=2",
-            &TAGS[2..4],
-            Some("last=1.0&n=2"),
-            "in any order",
-        ),
+        ("?n=2&last=1", &TAGS[2..4], Some("last=1.0&n=2"), "after one"),
+        ("?last=1&n=2", &TAGS[2..4], Some("last=1.0&n=2"), "in any order"),
         ("?n=2&last=a.b", &TAGS[13..], None, "the last ones"),
         ("?last=a", &TAGS[11..], None, "without n"),
         ("?last=ab", &[], None, "after the last"),
         ("?last=zzz", &[], None, "after any"),
         ("?last=", &TAGS, None, "after nothing"),
         ("?last=5", &TAGS[6..], None, "after what is no tag here"),
-        (
-            "?last=..%2f..&n=2",
-            &TAGS[..2],
-            Some("last=1&n=2"),
-            "after what is no tag anywhere",
-        ),
+        ("?last=..%2f..&n=2", &TAGS[..2], Some("last=1&n=2"), "after what is no tag anywhere"),
         ("?last=a%00&n=1", &TAGS[11..12], Some("last=a-1&n=1"), "NUL"),
         ("?unknown=1", &TAGS, None, "an unknown parameter"),
     ] {
@@ -95,11 +75,7 @@ fn lists() {
     let head = registry.head("/v2/a/tags/list");
     let length = json!({"name": "a", "tags": TAGS}).to_string().len();
     assert_eq!((head.status, head.body.len()), (200, 0));
-    headers(
-        &head,
-        &[("content-length", Some(&length.to_string()))],
-        "HEAD",
-    );
+    headers(&head, &[("content-length", Some(&length.to_string()))], "HEAD");
 }
 
 #[test]
@@ -129,21 +105,14 @@ fn repositories() {
     }
     assert_eq!(registry.delete("/v2/a/manifests/only").status, 202);
     let reply = registry.get("/v2/a/tags/list");
-    assert_eq!(
-        reply.json(),
-        json!({"name": "a", "tags": []}),
-        "the last tag is gone"
-    );
+    assert_eq!(reply.json(), json!({"name": "a", "tags": []}), "the last tag is gone");
 }
 
 #[test]
 fn thousands() {
     let registry = Registry::start(&[]);
     let pushed: Vec<String> = (0..60).map(|i| format!("{}-pushed", 41 * i)).collect();
-    push(
-        &registry,
-        &pushed.iter().map(String::as_str).collect::<Vec<_>>(),
-    );
+    push(&registry, &pushed.iter().map(String::as_str).collect::<Vec<_>>());
     // Thousands of pushes would wait for the disk thousands of times.
     let store = Store::new(&registry.dir);
     let manifest = bare_manifest(&registry, "a");
@@ -164,10 +133,7 @@ fn thousands() {
         ("?n=99999999999999999999999999", &[1000, 1000, 500]),
     ] {
         let pages = pages(&registry, &format!("/v2/a/tags/list{query}"));
-        let pages: Vec<_> = pages
-            .iter()
-            .map(|page| page.json()["tags"].clone())
-            .collect();
+        let pages: Vec<_> = pages.iter().map(|page| page.json()["tags"].clone()).collect();
         let found: Vec<Vec<&str>> = pages.iter().map(strings).collect();
         let found_sizes: Vec<usize> = found.iter().map(Vec::len).collect();
         assert_eq!(found_sizes, sizes, "{query}");
@@ -198,11 +164,7 @@ fn small_pages_of_a_large_folder() {
         ("n=1", &["00000"][..], Some("last=00000&n=1")),
         ("n=1&last=00000", &["00010"], Some("last=00010&n=1")),
         ("n=1&last=00001", &["00010"], Some("last=00010&n=1")),
-        (
-            "n=2&last=12339",
-            &["12340", "12350"],
-            Some("last=12350&n=2"),
-        ),
+        ("n=2&last=12339", &["12340", "12350"], Some("last=12350&n=2")),
         ("n=1&last=19979", &["19980"], Some("last=19980&n=1")),
         ("n=1&last=19980", &["19990"], None),
         ("n=1&last=19990", &[], None),

@@ -17,12 +17,7 @@ fn no_upload_left(registry: &Registry, repository: &str, why: &str) {
 
 /// Starts an upload; `parameters` go behind `?`.
 fn start(registry: &Registry, parameters: &str) -> String {
-    let reply = registry.send(
-        "POST",
-        &format!("/v2/a/blobs/uploads/?{parameters}"),
-        &[],
-        b"",
-    );
+    let reply = registry.send("POST", &format!("/v2/a/blobs/uploads/?{parameters}"), &[], b"");
     assert_eq!(reply.status, 202, "{}", reply.text());
     reply.header("location").expect("a location").to_owned()
 }
@@ -54,11 +49,7 @@ fn two_chunks<'a>(
         }
         (offset, rest) = (offset + chunk.len(), behind);
     }
-    (
-        location,
-        form(offset, content.len().saturating_sub(1)),
-        rest,
-    )
+    (location, form(offset, content.len().saturating_sub(1)), rest)
 }
 
 /// A way to push a blob: gets the address of an upload.
@@ -68,31 +59,22 @@ const WAYS: [(&str, Way); 8] = [
     ("all in the PUT", |registry, location, content, digest| {
         put(registry, &location, digest, content)
     }),
-    (
-        "all in the PUT, of unknown length",
-        |registry, location, content, digest| {
-            registry.send("PUT", &closing(&location, digest), &[CHUNKED], content)
-        },
-    ),
-    (
-        "streamed, of unknown length, as Docker does",
-        |registry, location, content, digest| {
-            let location = patch(registry, &location, &[CHUNKED], content);
-            put(registry, &location, digest, b"")
-        },
-    ),
+    ("all in the PUT, of unknown length", |registry, location, content, digest| {
+        registry.send("PUT", &closing(&location, digest), &[CHUNKED], content)
+    }),
+    ("streamed, of unknown length, as Docker does", |registry, location, content, digest| {
+        let location = patch(registry, &location, &[CHUNKED], content);
+        put(registry, &location, digest, b"")
+    }),
     ("streamed", |registry, location, content, digest| {
         let location = patch(registry, &location, &[], content);
         put(registry, &location, digest, b"")
     }),
-    (
-        "streamed in two, the end in the PUT",
-        |registry, location, content, digest| {
-            let (first, rest) = content.split_at(content.len() / 2);
-            let location = patch(registry, &location, &[], first);
-            put(registry, &location, digest, rest)
-        },
-    ),
+    ("streamed in two, the end in the PUT", |registry, location, content, digest| {
+        let (first, rest) = content.split_at(content.len() / 2);
+        let location = patch(registry, &location, &[], first);
+        put(registry, &location, digest, rest)
+    }),
     ("chunks", |registry, location, content, digest| {
         let form = |first, last| format!("{first}-{last}");
         let (mut location, range, last) = two_chunks(registry, location, content, form);
@@ -101,26 +83,20 @@ const WAYS: [(&str, Way); 8] = [
         }
         put(registry, &location, digest, b"")
     }),
-    (
-        "chunks, the last in the PUT",
-        |registry, location, content, digest| {
-            let form = |first, last| format!("{first}-{last}");
-            let (location, range, last) = two_chunks(registry, location, content, form);
-            let ranged = [("Content-Range", range.as_str())];
-            let headers = if last.is_empty() { &[] } else { &ranged[..] };
-            registry.send("PUT", &closing(&location, digest), headers, last)
-        },
-    ),
-    (
-        "chunks, with ranges as HTTP writes them",
-        |registry, location, content, digest| {
-            let form = |first, last| format!("bytes {first}-{last}/*");
-            let (location, range, last) = two_chunks(registry, location, content, form);
-            let ranged = [("Content-Range", range.as_str())];
-            let headers = if last.is_empty() { &[] } else { &ranged[..] };
-            registry.send("PUT", &closing(&location, digest), headers, last)
-        },
-    ),
+    ("chunks, the last in the PUT", |registry, location, content, digest| {
+        let form = |first, last| format!("{first}-{last}");
+        let (location, range, last) = two_chunks(registry, location, content, form);
+        let ranged = [("Content-Range", range.as_str())];
+        let headers = if last.is_empty() { &[] } else { &ranged[..] };
+        registry.send("PUT", &closing(&location, digest), headers, last)
+    }),
+    ("chunks, with ranges as HTTP writes them", |registry, location, content, digest| {
+        let form = |first, last| format!("bytes {first}-{last}/*");
+        let (location, range, last) = two_chunks(registry, location, content, form);
+        let ranged = [("Content-Range", range.as_str())];
+        let headers = if last.is_empty() { &[] } else { &ranged[..] };
+        registry.send("PUT", &closing(&location, digest), headers, last)
+    }),
 ];
 
 #[test]
@@ -192,10 +168,7 @@ fn progress() {
         let reply = registry.send("POST", path, &[], b"");
         assert_eq!((reply.status, reply.body.len()), (202, 0), "{path}");
         let location = reply.header("location").expect("a location").to_owned();
-        let id = reply
-            .header("docker-upload-uuid")
-            .expect("an id")
-            .to_owned();
+        let id = reply.header("docker-upload-uuid").expect("an id").to_owned();
         assert_eq!(location, format!("/v2/team/app/blobs/uploads/{id}"));
         id.parse::<uuid::Uuid>().expect("a UUID");
         let check = |reply: &Reply, status: u16, range: &str| {
@@ -222,12 +195,7 @@ fn progress() {
         }
         let digest = sha256(b"1234567890");
         assert_eq!(put(&registry, &location, &digest, b"").status, 201);
-        refused(
-            &registry.get(&location),
-            404,
-            "BLOB_UPLOAD_UNKNOWN",
-            "finished",
-        );
+        refused(&registry.get(&location), 404, "BLOB_UPLOAD_UNKNOWN", "finished");
     }
 }
 
@@ -246,11 +214,7 @@ fn content_ranges() {
         ("99999-100003", 416, "far off"),
         ("0-4", 416, "a chunk again"),
         ("9-13", 416, "an overlap"),
-        (
-            "18446744073709551615-18446744073709551615",
-            416,
-            "the largest integer",
-        ),
+        ("18446744073709551615-18446744073709551615", 416, "the largest integer"),
         ("", 400, "nothing"),
         ("10", 400, "no end"),
         ("10-", 400, "an open end"),
@@ -265,10 +229,7 @@ fn content_ranges() {
         ("10-99999999999999999999", 400, "beyond any integer"),
         ("bytes=10-14", 400, "another header's form"),
     ] {
-        for (method, path) in [
-            ("PATCH", location.clone()),
-            ("PUT", closing(&location, &digest)),
-        ] {
+        for (method, path) in [("PATCH", location.clone()), ("PUT", closing(&location, &digest))] {
             let reply = registry.send(method, &path, &[("Content-Range", range)], CHUNK);
             let why = format!("{method}, {range:?}: {why}");
             refused(&reply, status, "BLOB_UPLOAD_INVALID", &why);
@@ -291,11 +252,7 @@ fn first_chunk_starts_at_zero() {
     let reply = registry.send("PATCH", &location, &[("Content-Range", "1-3")], b"abc");
     refused(&reply, 416, "BLOB_UPLOAD_INVALID", "a gap at the start");
     // Distribution's convention for nothing received.
-    headers(
-        &reply,
-        &[("range", Some("0-0")), ("location", Some(&location))],
-        "nothing is there",
-    );
+    headers(&reply, &[("range", Some("0-0")), ("location", Some(&location))], "nothing is there");
     let location = patch(&registry, &location, &[("Content-Range", "0-2")], b"abc");
     let digest = sha256(b"abc");
     let reply = put(&registry, &location, &digest, b"");
@@ -308,12 +265,7 @@ fn wrong_digest() {
     let content = b"not what it says";
     for said in [absent(), Algorithm::Sha512.digest(b"never pushed")] {
         let location = patch(&registry, &start(&registry, ""), &[], content);
-        refused(
-            &put(&registry, &location, &said, b""),
-            400,
-            "DIGEST_INVALID",
-            "POST, PATCH, PUT",
-        );
+        refused(&put(&registry, &location, &said, b""), 400, "DIGEST_INVALID", "POST, PATCH, PUT");
         for (method, path) in [
             ("GET", location.clone()),
             ("PATCH", location.clone()),
@@ -369,16 +321,8 @@ fn refused_parameters() {
         ("digest-algorithm=", "DIGEST_INVALID", "no algorithm"),
         ("mount=sha256:abc&from=b", "DIGEST_INVALID", "too short"),
         ("mount=md5:00&from=b", "DIGEST_INVALID", "md5"),
-        (
-            &format!("mount={digest}&from=B"),
-            "NAME_INVALID",
-            "uppercase",
-        ),
-        (
-            &format!("mount={digest}&from=..%2f.."),
-            "NAME_INVALID",
-            "a path",
-        ),
+        (&format!("mount={digest}&from=B"), "NAME_INVALID", "uppercase"),
+        (&format!("mount={digest}&from=..%2f.."), "NAME_INVALID", "a path"),
     ] {
         let path = format!("/v2/a/blobs/uploads/?{parameters}");
         let reply = registry.send("POST", &path, &[], b"");
@@ -394,23 +338,11 @@ fn strangers() {
     let id = location.rsplit('/').next().expect("an id");
     let digest = sha256(b"mine");
     for (path, why) in [
-        (
-            format!("/v2/b/blobs/uploads/{id}"),
-            "another repository's upload",
-        ),
-        (
-            format!("/v2/a/b/blobs/uploads/{id}"),
-            "a repository below it",
-        ),
-        (
-            "/v2/a/blobs/uploads/2f6b6d0a-7a05-4f3c-9d2e-0c5b7f8f1a11".to_owned(),
-            "nobody's upload",
-        ),
+        (format!("/v2/b/blobs/uploads/{id}"), "another repository's upload"),
+        (format!("/v2/a/b/blobs/uploads/{id}"), "a repository below it"),
+        ("/v2/a/blobs/uploads/2f6b6d0a-7a05-4f3c-9d2e-0c5b7f8f1a11".to_owned(), "nobody's upload"),
         ("/v2/a/blobs/uploads/1".to_owned(), "no UUID"),
-        (
-            format!("/v2/a/blobs/uploads/{id}%2f..%2f{id}"),
-            "a path for an id",
-        ),
+        (format!("/v2/a/blobs/uploads/{id}%2f..%2f{id}"), "a path for an id"),
     ] {
         for (method, path) in [
             ("GET", path.clone()),
@@ -466,13 +398,7 @@ fn mount() {
         ("to/3", long, "&from=a", true, "sha512"),
         ("to/4", long, "", true, "sha512 from wherever it is"),
         ("a", digest, "&from=a", true, "to where it is"),
-        (
-            "to/5",
-            digest,
-            "&from=to%2f1",
-            true,
-            "from where it was mounted",
-        ),
+        ("to/5", digest, "&from=to%2f1", true, "from where it was mounted"),
         ("to/6", digest, "&from=c", false, "from where it is not"),
         ("to/7", digest, "&from=nowhere", false, "from no repository"),
         ("to/8", sha256(lost[0]), "&from=a", false, "it is nowhere"),
@@ -485,10 +411,7 @@ fn mount() {
             assert_eq!(reply.status, 201, "{why}: {}", reply.text());
             headers(
                 &reply,
-                &[
-                    ("location", Some(&blob)),
-                    ("docker-content-digest", Some(&digest.to_string())),
-                ],
+                &[("location", Some(&blob)), ("docker-content-digest", Some(&digest.to_string()))],
                 why,
             );
             assert_eq!(registry.get(&blob).body, content, "{why}");
@@ -559,19 +482,13 @@ fn one_writer_at_a_time() {
     let location = start(&registry, "");
     let mut first = half_sent(&registry, "PATCH", &location, half);
     eventually_received(&registry, &location, half.len());
-    for (method, path) in [
-        ("PATCH", location.clone()),
-        ("PUT", closing(&location, &digest)),
-    ] {
+    for (method, path) in [("PATCH", location.clone()), ("PUT", closing(&location, &digest))] {
         let reply = registry.send(method, &path, &[], b"mixed in");
         refused(&reply, 409, "BLOB_UPLOAD_INVALID", method);
     }
     first.write(rest);
     let reply = first.reply("PATCH");
-    assert_eq!(
-        (reply.status, reply.header("range")),
-        (202, Some("0-199999"))
-    );
+    assert_eq!((reply.status, reply.header("range")), (202, Some("0-199999")));
     let reply = put(&registry, &location, &digest, b"");
     pushed(&registry, &reply, &content, &digest, "one client's bytes");
 }

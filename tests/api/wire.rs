@@ -38,11 +38,7 @@ fn health() {
     let registry = Registry::start(&[]);
     for path in ["/healthz", "/readyz"] {
         let reply = registry.get(path);
-        assert_eq!(
-            (reply.status, reply.text().as_str()),
-            (200, "ok\n"),
-            "{path}"
-        );
+        assert_eq!((reply.status, reply.text().as_str()), (200, "ok\n"), "{path}");
         let head = registry.head(path);
         assert_eq!((head.status, head.body.len()), (200, 0), "{path}");
     }
@@ -85,22 +81,8 @@ fn keep_alive() {
         ("GET", &blob, "Range: bytes=5-6\r\n", b"", 206, "a part"),
         ("GET", &missing, "", b"", 404, "a refusal"),
         ("HEAD", &missing, "", b"", 404, "a refusal without a body"),
-        (
-            "PUT",
-            "/v2/a/manifests/v1",
-            &foreign,
-            manifest,
-            400,
-            "a refusal after the body",
-        ),
-        (
-            "PATCH",
-            location,
-            "",
-            &content,
-            404,
-            "a refusal before the body",
-        ),
+        ("PUT", "/v2/a/manifests/v1", &foreign, manifest, 400, "a refusal after the body"),
+        ("PATCH", location, "", &content, 404, "a refusal before the body"),
         ("PUT", "/v2/a/manifests/v1", &typed, manifest, 201, "a push"),
         ("DELETE", "/v2/a/manifests/v1", "", b"", 202, "a delete"),
         ("DELETE", "/v2/a/manifests/v1", "", b"", 404, "another"),
@@ -109,11 +91,7 @@ fn keep_alive() {
         let reply = ask(method, path, headers, body);
         assert_eq!(reply.status, status, "{why}: {}", reply.text());
         if method == "GET" && path == blob {
-            let want = if status == 206 {
-                &content[5..=6]
-            } else {
-                &content
-            };
+            let want = if status == 206 { &content[5..=6] } else { &content };
             assert!(reply.body == want, "{why}");
         }
     }
@@ -140,16 +118,9 @@ fn pipelining() {
         ("GET", "/v2/", request("GET", "/v2/", "", b"")),
     ];
     let mut connection = Connection::open(&registry);
-    connection.write(
-        requests
-            .iter()
-            .flat_map(|(_, _, bytes)| bytes.clone())
-            .collect::<Vec<u8>>(),
-    );
-    let replies: Vec<Reply> = requests
-        .iter()
-        .map(|(method, ..)| connection.reply(method))
-        .collect();
+    connection.write(requests.iter().flat_map(|(_, _, bytes)| bytes.clone()).collect::<Vec<u8>>());
+    let replies: Vec<Reply> =
+        requests.iter().map(|(method, ..)| connection.reply(method)).collect();
     let statuses: Vec<u16> = replies.iter().map(|reply| reply.status).collect();
     assert_eq!(statuses, [200, 200, 404, 201, 200, 404, 202, 404, 200]);
     assert!(replies[1].body == content);
@@ -198,12 +169,7 @@ fn expect_continue() {
     let mut connection = Connection::open(&registry);
     for (method, path, body, status) in [
         ("PATCH", location.clone(), &content[..60_000], 202),
-        (
-            "PUT",
-            format!("{location}?digest={digest}"),
-            &content[60_000..],
-            201,
-        ),
+        ("PUT", format!("{location}?digest={digest}"), &content[60_000..], 201),
     ] {
         connection.write(expecting(method, &path, body.len()));
         assert_eq!(connection.head(), "HTTP/1.1 100 Continue\r\n\r\n");
@@ -223,14 +189,7 @@ fn expect_refused() {
     let gone = registry.start_upload("a");
     assert_eq!(registry.delete(&gone).status, 204);
     for (method, path, length, status, code, why) in [
-        (
-            "PATCH",
-            gone.clone(),
-            10 << 20,
-            404,
-            "BLOB_UPLOAD_UNKNOWN",
-            "no such upload",
-        ),
+        ("PATCH", gone.clone(), 10 << 20, 404, "BLOB_UPLOAD_UNKNOWN", "no such upload"),
         (
             "PUT",
             format!("{location}?digest=md5:00"),
@@ -247,14 +206,7 @@ fn expect_refused() {
             "SIZE_INVALID",
             "over the limit",
         ),
-        (
-            "PUT",
-            "/v2/A/manifests/v1".to_owned(),
-            1000,
-            400,
-            "NAME_INVALID",
-            "a bad name",
-        ),
+        ("PUT", "/v2/A/manifests/v1".to_owned(), 1000, 400, "NAME_INVALID", "a bad name"),
         (
             "PUT",
             "/v2/a/tags/list".to_owned(),
@@ -330,29 +282,10 @@ fn refused_while_sending() {
             "UNSUPPORTED",
             "a method that a blob does not take",
         ),
-        (
-            "PUT",
-            "/v2/a/manifests/v1".to_owned(),
-            &[],
-            413,
-            "SIZE_INVALID",
-            "over the limit",
-        ),
-        (
-            "POST",
-            "/v2/nothing".to_owned(),
-            &[],
-            404,
-            "UNSUPPORTED",
-            "no such route",
-        ),
+        ("PUT", "/v2/a/manifests/v1".to_owned(), &[], 413, "SIZE_INVALID", "over the limit"),
+        ("POST", "/v2/nothing".to_owned(), &[], 404, "UNSUPPORTED", "no such route"),
     ] {
-        refused(
-            &registry.send(method, &path, headers, &body),
-            status,
-            code,
-            why,
-        );
+        refused(&registry.send(method, &path, headers, &body), status, code, why);
     }
 }
 
@@ -364,19 +297,13 @@ fn not_http() {
             &b"GET /v2/a/manifests/\xff HTTP/1.1\r\nHost: test\r\n\r\n"[..],
             "raw bytes that are not UTF-8",
         ),
-        (
-            b"GET /v2/a/manifests/\0 HTTP/1.1\r\nHost: test\r\n\r\n",
-            "a raw NUL",
-        ),
+        (b"GET /v2/a/manifests/\0 HTTP/1.1\r\nHost: test\r\n\r\n", "a raw NUL"),
         (b"\x16\x03\x01\x02\x00\r\n\r\n", "a TLS hello"),
         (
             b"PUT /v2/a/manifests/v1 HTTP/1.1\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n",
             "two lengths",
         ),
-        (
-            b"PUT /v2/a/manifests/v1 HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
-            "a negative length",
-        ),
+        (b"PUT /v2/a/manifests/v1 HTTP/1.1\r\nContent-Length: -1\r\n\r\n", "a negative length"),
     ] {
         let mut connection = Connection::open(&registry);
         connection.write(bytes);

@@ -119,10 +119,7 @@ fn over_tls() {
     let layout = Layout::make(&home.path("layout"), 1);
     home.copy(&layout.reference(), &format!("docker://{image}"), &[]);
 
-    let trusted = [
-        ("SSL_CERT_FILE", ours.file.as_str()),
-        ("SSL_CERT_DIR", ours.folder.as_str()),
-    ];
+    let trusted = [("SSL_CERT_FILE", ours.file.as_str()), ("SSL_CERT_DIR", ours.folder.as_str())];
     let engine = Engine::start(&home, &trusted);
     let pulled = engine.docker(&["pull", &image]);
     assert_eq!(printed_digest(&pulled), layout.image());
@@ -134,13 +131,8 @@ fn over_tls() {
     assert_eq!(printed_digest(&engine.docker(&["pull", &pushed])), digest);
     assert_eq!(engine.image_id(&pushed), id);
 
-    let refused = engine
-        .command(&["pull", &format!("{}/team/app:1", host(&stranger))])
-        .output();
+    let refused = engine.command(&["pull", &format!("{}/team/app:1", host(&stranger))]).output();
     let refused = refused.expect("docker");
     let complaint = String::from_utf8_lossy(&refused.stderr);
-    assert!(
-        !refused.status.success() && complaint.contains("x509"),
-        "{complaint}"
-    );
+    assert!(!refused.status.success() && complaint.contains("x509"), "{complaint}");
 }

@@ -48,10 +48,7 @@ impl Peer {
             .spawn()
             .expect("docker-registry");
         // Before the wait, which may panic.
-        let mut peer = Peer {
-            address: SocketAddr::from(([127, 0, 0, 1], 0)),
-            child,
-        };
+        let mut peer = Peer { address: SocketAddr::from(([127, 0, 0, 1], 0)), child };
         eventually("docker-registry listens", || {
             let log = fs::read_to_string(&log).expect("its log");
             let address = log
@@ -82,9 +79,7 @@ type Seen = BTreeMap<String, String>;
 fn seen(address: SocketAddr) -> Seen {
     let mut seen = Seen::new();
     // Ours walks a store that is new to it first.
-    eventually("the catalog is there", || {
-        get(address, "/v2/_catalog").status == 200
-    });
+    eventually("the catalog is there", || get(address, "/v2/_catalog").status == 200);
     let catalog = get(address, "/v2/_catalog").json();
     seen.insert("/v2/_catalog".to_owned(), catalog.to_string());
     for name in strings(&catalog["repositories"]) {
@@ -101,10 +96,7 @@ fn seen(address: SocketAddr) -> Seen {
 }
 
 fn strings(list: &Value) -> impl Iterator<Item = &str> {
-    list.as_array()
-        .into_iter()
-        .flatten()
-        .map(|item| item.as_str().expect("a string"))
+    list.as_array().into_iter().flatten().map(|item| item.as_str().expect("a string"))
 }
 
 fn parse(digest: Option<&str>) -> Digest {
@@ -120,12 +112,7 @@ fn see_manifest(seen: &mut Seen, address: SocketAddr, name: &str, reference: &st
     seen.insert(path, format!("{media_type} {digest}"));
     let json = reply.json();
     for child in json["manifests"].as_array().into_iter().flatten() {
-        see_manifest(
-            seen,
-            address,
-            name,
-            child["digest"].as_str().expect("a digest"),
-        );
+        see_manifest(seen, address, name, child["digest"].as_str().expect("a digest"));
     }
     let layers = json["layers"].as_array().into_iter().flatten();
     for blob in layers.chain(json.get("config")) {
@@ -240,9 +227,7 @@ fn to_and_fro() {
 
     let mut registry = start(&[]);
     assert_same("theirs", &theirs, &seen(registry.address));
-    eventually("referrers are found", || {
-        has_referrer(&registry, "theirs", &first)
-    });
+    eventually("referrers are found", || has_referrer(&registry, "theirs", &first));
     pull(&home, registry.address, "theirs/multi:latest", &first);
     push_all_sorts(&home, registry.address, "ours", &second);
     push_novelties(&registry);

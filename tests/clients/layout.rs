@@ -112,13 +112,8 @@ fn layer(dir: &Path, program: &[u8]) -> Layer {
         .arg(root)
         .arg("usr"));
     let diff_id = Algorithm::Sha256.digest(&fs::read(&tar).expect("the tar file"));
-    let packed = run(Command::new("gzip")
-        .arg("-n")
-        .stdin(File::open(&tar).expect("the tar file")));
-    Layer {
-        descriptor: blob(dir, OCI_LAYER, &packed.stdout),
-        diff_id: diff_id.to_string(),
-    }
+    let packed = run(Command::new("gzip").arg("-n").stdin(File::open(&tar).expect("the tar file")));
+    Layer { descriptor: blob(dir, OCI_LAYER, &packed.stdout), diff_id: diff_id.to_string() }
 }
 
 fn blob(dir: &Path, media_type: &str, bytes: &[u8]) -> Value {

@@ -134,20 +134,15 @@ fn search() {
         let search = ["search", "--tls-verify=false"];
         home.podman(&[&search, options, &[&name]].concat())
     };
-    for (term, want) in [
-        ("", &["app", "team/app", "tool"][..]),
-        ("app", &["app", "team/app"]),
-        ("nothing", &[]),
-    ] {
+    for (term, want) in
+        [("", &["app", "team/app", "tool"][..]), ("app", &["app", "team/app"]), ("nothing", &[])]
+    {
         let found = search(term, &["--format={{.Name}}"]);
         let found = found.replace(&format!("{host}/"), "");
         assert_eq!(found.lines().collect::<Vec<_>>(), want, "{term:?}");
     }
     // A table, below a line of titles.
     let tags = search("team/app", &["--list-tags"]);
-    let tags = tags
-        .lines()
-        .skip(1)
-        .flat_map(|line| line.split_whitespace().next_back());
+    let tags = tags.lines().skip(1).flat_map(|line| line.split_whitespace().next_back());
     assert_eq!(tags.collect::<Vec<_>>(), ["1", "2"]);
 }

@@ -48,10 +48,7 @@ fn index_both_ways() {
 
     // From one repository to another of the same registry: layers are mounted.
     home.copy(&pushed, &at(&registry, "team/copy:1"), all);
-    assert_eq!(
-        manifest(registry.address, "team/copy", "1").body,
-        layout.read(&layout.index)
-    );
+    assert_eq!(manifest(registry.address, "team/copy", "1").body, layout.read(&layout.index));
     let mount = "/v2/team/copy/blobs/uploads/?from=";
     await_log(&registry, 3, &[mount, "status=201"]);
 }
@@ -102,12 +99,7 @@ fn inspect_list_delete() {
     let (home, registry) = (Home::new(), Registry::start(&[]));
     let kept = Layout::make(&home.path("kept"), 4);
     let deleted = Layout::make(&home.path("deleted"), 5);
-    for (tag, layout) in [
-        ("1.0", &kept),
-        ("1", &kept),
-        ("old", &deleted),
-        ("older", &deleted),
-    ] {
+    for (tag, layout) in [("1.0", &kept), ("1", &kept), ("old", &deleted), ("older", &deleted)] {
         let name = at(&registry, &format!("team/app:{tag}"));
         home.copy(&layout.reference(), &name, &[]);
     }

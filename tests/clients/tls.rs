@@ -48,19 +48,16 @@ fn curl() {
         let next = "%{http_version} %{http_code} %header{location}";
         let start = format!("{url}/v2/a/blobs/uploads/");
         let upload = location(curl(&["-X", "POST", "-w", next, &start]));
-        let patch = [
-            "-X", "PATCH", "-H", header, "-T", &file, "-w", next, &upload,
-        ];
+        let patch = ["-X", "PATCH", "-H", header, "-T", &file, "-w", next, &upload];
         let upload = location(curl(&patch));
         let put = format!("{upload}?digest={digest}");
         let done = curl(&["-X", "PUT", "-w", status, &put]);
         assert_eq!(done, format!("{version} 201"), "{case}");
 
         let blob = format!("{url}/v2/a/blobs/{digest}");
-        for (range, want, part) in [
-            (&[][..], "200", &bytes[..]),
-            (&["-r", "10000000-"], "206", &bytes[10_000_000..]),
-        ] {
+        for (range, want, part) in
+            [(&[][..], "200", &bytes[..]), (&["-r", "10000000-"], "206", &bytes[10_000_000..])]
+        {
             let get = ["-o", &pulled, "-w", status, &blob];
             let got = curl(&[range, &get].concat());
             assert_eq!(got, format!("{version} {want}"), "{case}");
@@ -85,14 +82,8 @@ fn skopeo() {
     let refused = home.refused("skopeo", &refused.each_ref().map(String::as_str));
     assert!(refused.contains("x509"), "{refused}");
     let pulled = home.path("pulled");
-    for (from, to) in [
-        (layout.reference(), name.clone()),
-        (name, format!("oci:{pulled}:latest")),
-    ] {
-        home.run(
-            "skopeo",
-            &copy(&ours, &from, &to).each_ref().map(String::as_str),
-        );
+    for (from, to) in [(layout.reference(), name.clone()), (name, format!("oci:{pulled}:latest"))] {
+        home.run("skopeo", &copy(&ours, &from, &to).each_ref().map(String::as_str));
     }
     assert_eq!(blobs(Path::new(&pulled)), layout.blobs());
 }
@@ -133,11 +124,9 @@ fn reload() {
     fs::write(key, &private).expect("a file");
     reload("the certificate was reloaded");
     trusts(&new, &old, "both are new");
-    for (broken, why) in [
-        ("", "empty"),
-        (&chain[..chain.len() / 2], "cut off"),
-        ("text", "not PEM"),
-    ] {
+    for (broken, why) in
+        [("", "empty"), (&chain[..chain.len() / 2], "cut off"), ("text", "not PEM")]
+    {
         fs::write(certificate, broken).expect("a file");
         reload("the old certificate stays in use: ");
         trusts(&new, &old, why);

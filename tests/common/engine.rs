@@ -44,11 +44,7 @@ impl<'a> Engine<'a> {
             .stderr(log);
         command.envs(environment.iter().copied());
         let child = command.spawn().expect("unshare, of every Debian");
-        let mut engine = Engine {
-            home,
-            socket,
-            child,
-        };
+        let mut engine = Engine { home, socket, child };
         eventually("the Docker engine answers", || {
             let ended = engine.child.try_wait().expect("a status");
             assert!(ended.is_none(), "the engine ended:\n{}", engine.log());
@@ -63,13 +59,10 @@ impl<'a> Engine<'a> {
     }
 
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = self
-            .home
-            .command("docker", &[&["--host", &self.socket], arguments].concat());
+        let mut command =
+            self.home.command("docker", &[&["--host", &self.socket], arguments].concat());
         // The builder that is part of every engine.
-        command
-            .env("DOCKER_BUILDKIT", "0")
-            .env_remove("DOCKER_CONTEXT");
+        command.env("DOCKER_BUILDKIT", "0").env_remove("DOCKER_CONTEXT");
         command
     }
 
@@ -123,10 +116,7 @@ impl Drop for Engine<'_> {
         while matches!(self.child.try_wait(), Ok(None)) {
             if Instant::now() > deadline {
                 let containerd = self.home.path("engine/exec/containerd/containerd.pid");
-                kill(
-                    "-KILL",
-                    fs::read_to_string(containerd).unwrap_or_default().trim(),
-                );
+                kill("-KILL", fs::read_to_string(containerd).unwrap_or_default().trim());
                 drop(self.child.kill());
                 drop(self.child.wait());
                 break;
@@ -154,8 +144,7 @@ pub fn without_engine_files(mut tree: Tree) -> Tree {
     const FOLDERS: [&str; 2] = ["dev", "etc"];
     tree.retain(|name, _| !FILES.iter().any(|file| file.as_bytes() == name));
     for folder in FOLDERS {
-        tree.entry(folder.into())
-            .and_modify(|file| file.mtime = (0, 0));
+        tree.entry(folder.into()).and_modify(|file| file.mtime = (0, 0));
     }
     tree
 }

@@ -35,9 +35,7 @@ impl Home {
 
     pub fn path(&self, name: &str) -> String {
         let path = self.0.path().join(name);
-        path.into_os_string()
-            .into_string()
-            .expect("the temporary folder's name is UTF-8")
+        path.into_os_string().into_string().expect("the temporary folder's name is UTF-8")
     }
 
     pub fn command(&self, program: &str, arguments: &[&str]) -> Command {
@@ -45,10 +43,7 @@ impl Home {
             need(program, package);
         }
         let mut command = Command::new(program);
-        command
-            .args(arguments)
-            .current_dir(self.0.path())
-            .env("HOME", self.0.path());
+        command.args(arguments).current_dir(self.0.path()).env("HOME", self.0.path());
         // All but the Debian mirror are on this machine.
         if program != "mmdebstrap" {
             command.env("NO_PROXY", "*");
@@ -67,10 +62,7 @@ impl Home {
         let output = self.command(program, arguments).output().expect(program);
         let [stdout, stderr] =
             [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).expect("text"));
-        assert!(
-            !output.status.success(),
-            "{program} {arguments:?} succeeded:\n{stdout}\n{stderr}"
-        );
+        assert!(!output.status.success(), "{program} {arguments:?} succeeded:\n{stdout}\n{stderr}");
         stderr
     }
 

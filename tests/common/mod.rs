@@ -64,16 +64,10 @@ impl Registry {
 
     /// Starts a registry by a command of the test's own, which serves `dir`.
     pub fn spawn(dir: &Path, mut command: Command) -> Registry {
-        let log = File::options()
-            .create(true)
-            .append(true)
-            .open(dir.join("log"))
-            .expect("the log file");
-        let mut child = command
-            .stdout(Stdio::piped())
-            .stderr(log)
-            .spawn()
-            .expect("the registry starts");
+        let log =
+            File::options().create(true).append(true).open(dir.join("log")).expect("the log file");
+        let mut child =
+            command.stdout(Stdio::piped()).stderr(log).spawn().expect("the registry starts");
         let mut ready = String::new();
         let mut stdout = BufReader::new(child.stdout.take().expect("piped"));
         stdout.read_line(&mut ready).expect("the ready line");
@@ -86,14 +80,7 @@ impl Registry {
             .find(|c: char| !(c.is_ascii_digit() || c == '.' || c == ':'))
             .expect("text follows");
         let address = address[..end].parse().expect("an address");
-        Registry {
-            dir: dir.to_owned(),
-            address,
-            ready,
-            authorization: None,
-            child,
-            _temp: None,
-        }
+        Registry { dir: dir.to_owned(), address, ready, authorization: None, child, _temp: None }
     }
 
     /// `registry serve` on a free port, not yet started.
@@ -200,12 +187,7 @@ impl Registry {
 
     /// Starts an upload; gives its location.
     pub fn start_upload(&self, repository: &str) -> String {
-        let reply = self.send(
-            "POST",
-            &format!("/v2/{repository}/blobs/uploads/"),
-            &[],
-            b"",
-        );
+        let reply = self.send("POST", &format!("/v2/{repository}/blobs/uploads/"), &[], b"");
         assert_eq!(reply.status, 202, "{}", reply.text());
         reply.header("location").expect("a location").to_owned()
     }
@@ -265,9 +247,7 @@ pub fn send_to(
     stream.set_read_timeout(Some(SOON))?;
     stream.set_write_timeout(Some(SOON))?;
     let mut head = format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n");
-    let chunked = headers
-        .iter()
-        .any(|(name, _)| name.eq_ignore_ascii_case("transfer-encoding"));
+    let chunked = headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("transfer-encoding"));
     let bodiless = body.is_empty() && matches!(method, "GET" | "HEAD" | "DELETE");
     if !chunked && !bodiless {
         head.push_str(&format!("Content-Length: {}\r\n", body.len()));
@@ -313,10 +293,7 @@ pub struct Reply {
 impl Reply {
     pub fn parse(bytes: &[u8]) -> io::Result<Reply> {
         let broken = || io::Error::new(io::ErrorKind::UnexpectedEof, "the answer broke off");
-        let end = bytes
-            .windows(4)
-            .position(|w| w == b"\r\n\r\n")
-            .ok_or_else(broken)?;
+        let end = bytes.windows(4).position(|w| w == b"\r\n\r\n").ok_or_else(broken)?;
         let head = std::str::from_utf8(&bytes[..end]).expect("an ASCII head");
         let body = bytes[end + 4..].to_vec();
         let mut lines = head.split("\r\n");
@@ -332,14 +309,9 @@ impl Reply {
             .filter_map(|l| l.split_once(": "))
             .map(|(k, v)| (k.to_lowercase(), v.to_owned()))
             .collect();
-        let reply = Reply {
-            status,
-            headers,
-            body,
-        };
-        let length: Option<usize> = reply
-            .header("content-length")
-            .map(|n| n.parse().expect("a length"));
+        let reply = Reply { status, headers, body };
+        let length: Option<usize> =
+            reply.header("content-length").map(|n| n.parse().expect("a length"));
         match length {
             Some(length) if !reply.body.is_empty() && reply.body.len() < length => Err(broken()),
             _ => Ok(reply),
@@ -348,11 +320,8 @@ impl Reply {
 
     /// The value of a header that comes at most once.
     pub fn header(&self, name: &str) -> Option<&str> {
-        let mut values = self
-            .headers
-            .iter()
-            .filter(|(key, _)| key == name)
-            .map(|(_, value)| value.as_str());
+        let mut values =
+            self.headers.iter().filter(|(key, _)| key == name).map(|(_, value)| value.as_str());
         let value = values.next();
         assert_eq!(values.next(), None, "{name} comes twice");
         value
@@ -368,31 +337,17 @@ impl Reply {
 
     /// The code of the one error, in the OCI form.
     pub fn code(&self) -> String {
-        assert_eq!(
-            self.header("content-type"),
-            Some("application/json"),
-            "{}",
-            self.text()
-        );
-        self.json()["errors"][0]["code"]
-            .as_str()
-            .expect("a code")
-            .to_owned()
+        assert_eq!(self.header("content-type"), Some("application/json"), "{}", self.text());
+        self.json()["errors"][0]["code"].as_str().expect("a code").to_owned()
     }
 }
 
 /// Runs a command that must succeed.
 pub fn run(command: &mut Command) -> Output {
-    let output = command
-        .output()
-        .unwrap_or_else(|e| panic!("{command:?}: {e}"));
+    let output = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
     let [stdout, stderr] =
         [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes));
-    assert!(
-        output.status.success(),
-        "{command:?}: {}\n{stdout}\n{stderr}",
-        output.status
-    );
+    assert!(output.status.success(), "{command:?}: {}\n{stdout}\n{stderr}", output.status);
     output
 }
 

@@ -44,11 +44,7 @@ impl Mount {
         let mut stdout = BufReader::new(child.stdout.take().expect("piped"));
         stdout.read_line(&mut ready).expect("the ready line");
         let mount = Mount { path, child, temp };
-        assert!(
-            ready.contains("is mounted at"),
-            "{ready:?}; log:\n{}",
-            mount.log()
-        );
+        assert!(ready.contains("is mounted at"), "{ready:?}; log:\n{}", mount.log());
         mount
     }
 
@@ -62,10 +58,7 @@ impl Mount {
         let deadline = Instant::now() + SOON;
         while !self.log().contains(what) {
             let log = self.log();
-            assert!(
-                Instant::now() < deadline,
-                "{what:?} is not in the log:\n{log}"
-            );
+            assert!(Instant::now() < deadline, "{what:?} is not in the log:\n{log}");
             std::thread::sleep(Duration::from_millis(10));
         }
     }

@@ -64,22 +64,13 @@ impl Tar {
     }
 
     pub fn directory(self, path: impl AsRef<[u8]>) -> Tar {
-        let member = Member {
-            kind: b'5',
-            mode: 0o755,
-            ..Member::default()
-        };
+        let member = Member { kind: b'5', mode: 0o755, ..Member::default() };
         self.member(path, b"", &member)
     }
 
     fn link(self, kind: u8, mode: u32, path: impl AsRef<[u8]>, target: impl AsRef<[u8]>) -> Tar {
         let link = target.as_ref().to_vec();
-        let member = Member {
-            kind,
-            mode,
-            link,
-            ..Member::default()
-        };
+        let member = Member { kind, mode, link, ..Member::default() };
         self.member(path, b"", &member)
     }
 
@@ -93,11 +84,7 @@ impl Tar {
 
     /// `kind`: `b'3'` character, `b'4'` block, `b'6'` fifo.
     pub fn device(self, path: impl AsRef<[u8]>, kind: u8, device: (u32, u32)) -> Tar {
-        let member = Member {
-            kind,
-            device,
-            ..Member::default()
-        };
+        let member = Member { kind, device, ..Member::default() };
         self.member(path, b"", &member)
     }
 

@@ -163,11 +163,7 @@ pub fn assert_same<K: Ord + AsRef<[u8]>, V: PartialEq + Debug>(
         .filter(|name| left.get(*name) != right.get(*name))
         .map(|name| {
             let shown = OsStr::from_bytes(name.as_ref());
-            format!(
-                "{shown:?}:\n  {:?}\n  {:?}",
-                left.get(name),
-                right.get(name)
-            )
+            format!("{shown:?}:\n  {:?}\n  {:?}", left.get(name), right.get(name))
         })
         .collect();
     // The first say enough where everything differs.

@@ -31,10 +31,7 @@ rights = ["pull"]
 const PUSHER: &str = "it's \"me\" $(id) `id`";
 
 fn basic(name: &str) -> String {
-    format!(
-        "Authorization: Basic {}\r\n",
-        BASE64.encode(format!("{name}:secret"))
-    )
+    format!("Authorization: Basic {}\r\n", BASE64.encode(format!("{name}:secret")))
 }
 
 fn send(registry: &Registry, method: &str, path: &str, body: &[u8]) -> Reply {
@@ -48,19 +45,9 @@ fn send(registry: &Registry, method: &str, path: &str, body: &[u8]) -> Reply {
 
 fn push(registry: &Registry, repository: &str, tag: &str) {
     let digest = registry::oci::Algorithm::Sha256.digest(b"{}");
-    send(
-        registry,
-        "POST",
-        &format!("/v2/{repository}/blobs/uploads/?digest={digest}"),
-        b"{}",
-    );
+    send(registry, "POST", &format!("/v2/{repository}/blobs/uploads/?digest={digest}"), b"{}");
     let manifest = image_manifest(&descriptor(OCI_CONFIG, &digest, 2), &[]);
-    send(
-        registry,
-        "PUT",
-        &format!("/v2/{repository}/manifests/{tag}"),
-        manifest.as_bytes(),
-    );
+    send(registry, "PUT", &format!("/v2/{repository}/manifests/{tag}"), manifest.as_bytes());
 }
 
 #[test]
@@ -84,10 +71,7 @@ fn readers_hear_of_what_they_may_pull() {
     push(&registry, "team/app", "2");
     let tags = |listener: &mut Listener, number| -> Vec<String> {
         let events = listener.events(number);
-        events
-            .iter()
-            .map(|event| event["tag"].as_str().unwrap().to_owned())
-            .collect()
+        events.iter().map(|event| event["tag"].as_str().unwrap().to_owned()).collect()
     };
     assert_eq!(tags(&mut all, 3), ["team/app:1", "other:1", "team/app:2"]);
     assert_eq!(tags(&mut reader, 2), ["team/app:1", "team/app:2"]);
@@ -105,10 +89,7 @@ fn readers_hear_of_what_they_may_pull() {
         let credentials = basic("stranger");
         let value = credentials.trim_end().split_once(": ").unwrap().1;
         let path = "/v2/other/manifests/2";
-        registry
-            .send("GET", path, &[("Authorization", value)], b"")
-            .status
-            == 404
+        registry.send("GET", path, &[("Authorization", value)], b"").status == 404
     });
     push(&registry, "other", "secret");
     registry.signal("TERM");

@@ -34,20 +34,14 @@ mv "$OUT/$REGISTRY_EVENT.new" "$OUT/$REGISTRY_EVENT""#;
 fn arguments_and_environment() {
     let out = TempDir::new().unwrap();
     let temp = TempDir::new().unwrap();
-    let kinds = [
-        "tag", "untag", "image", "layer", "verify", "index", "delete",
-    ];
+    let kinds = ["tag", "untag", "image", "layer", "verify", "index", "delete"];
     let flags: Vec<_> = kinds.iter().map(|kind| format!("--on-{kind}")).collect();
     let script = format!("test \"$0\" = \"$REGISTRY_EVENT\" || exit 1\n{RECORD}");
-    let arguments: Vec<_> = flags
-        .iter()
-        .flat_map(|flag| [flag.as_str(), script.as_str()])
-        .collect();
+    let arguments: Vec<_> =
+        flags.iter().flat_map(|flag| [flag.as_str(), script.as_str()]).collect();
     let mut command = Registry::command(temp.path(), &arguments);
     // Secrets among them are not the hooks' business.
-    command
-        .env("OUT", out.path())
-        .env("REGISTRY_DRAIN_TIMEOUT", "17s");
+    command.env("OUT", out.path()).env("REGISTRY_DRAIN_TIMEOUT", "17s");
     let registry = Registry::spawn(temp.path(), command);
     let image = push(&registry, "team/app", "1.0", "a", b"1");
     let (config, layer) = (image.config.hex(), image.layer.hex());
@@ -70,9 +64,7 @@ fn arguments_and_environment() {
         };
         assert_eq!(written(&out.path().join(kind)), want, "{kind}");
     };
-    ["tag", "image", "layer", "verify", "index"]
-        .iter()
-        .for_each(|kind| check(kind));
+    ["tag", "image", "layer", "verify", "index"].iter().for_each(|kind| check(kind));
     let path = format!("/v2/team/app/manifests/{}", image.manifest);
     assert_eq!(registry.delete(&path).status, 202);
     ["untag", "delete"].iter().for_each(|kind| check(kind));
@@ -98,18 +90,12 @@ fn a_folder_of_hooks() {
     let registry = Registry::spawn(&dir, command);
     let image = push(&registry, "a", "1", "a", b"1");
     let tag = written(&out.join("tag"));
-    assert!(
-        tag.starts_with(&format!("2\n{}\na:1\n", image.config.hex())),
-        "{tag}"
-    );
+    assert!(tag.starts_with(&format!("2\n{}\na:1\n", image.config.hex())), "{tag}");
     written(&out.join("image"));
     // In order: the layer's hook would have been the first.
     assert!(!out.join("layer").exists() && !out.join("wrong").exists());
     let log = registry.log();
-    assert!(
-        log.contains("no hook: it is not an executable file"),
-        "{log}"
-    );
+    assert!(log.contains("no hook: it is not an executable file"), "{log}");
     assert!(!dir.join("x").exists() && !dir.join("y").exists());
 }
 
@@ -151,10 +137,7 @@ fn a_thousand_at_once() {
         let lines = || fs::read_to_string(&path).unwrap_or_default();
         eventually("all hooks ran", || lines().lines().count() == tags.len());
         let id = registry::oci::Algorithm::Sha256.digest(b"{}").hex();
-        let want: String = tags
-            .iter()
-            .map(|tag| format!("{id} {repository}:{tag}\n"))
-            .collect();
+        let want: String = tags.iter().map(|tag| format!("{id} {repository}:{tag}\n")).collect();
         assert_eq!(lines(), want);
     }
 }
@@ -167,11 +150,7 @@ fn bad_hooks() {
         ("kill -9 $$", "failed: signal: 9", "failed"),
         ("/does/not/exist", "No such file or directory", "failed"),
         ("if", "syntax error", "failed"),
-        (
-            "echo $$ > \"$OUT/pid\"; sleep 1000",
-            "it took longer than --hook-timeout",
-            "timeout",
-        ),
+        ("echo $$ > \"$OUT/pid\"; sleep 1000", "it took longer than --hook-timeout", "timeout"),
         (
             "trap '' TERM; echo $$ > \"$OUT/pid\"; sleep 1000 & wait; sleep 1000",
             "it took longer than --hook-timeout",
@@ -182,11 +161,8 @@ fn bad_hooks() {
         for (script, logged, result) in cases {
             scope.spawn(move || {
                 let out = TempDir::new().unwrap();
-                let arguments = [
-                    &["--on-tag", script, "--hook-timeout", "300ms"],
-                    &METRICS[..],
-                ]
-                .concat();
+                let arguments =
+                    [&["--on-tag", script, "--hook-timeout", "300ms"], &METRICS[..]].concat();
                 let mut command = Registry::command(out.path(), &arguments);
                 command.env("OUT", out.path());
                 let registry = Registry::spawn(out.path(), command);
@@ -241,10 +217,7 @@ fn nothing_is_inherited() {
     assert!(!ours.iter().any(|ours| fds.contains(ours)), "{fds}");
     // Who starts the server may have left it some of his own.
     assert!(fds.matches(" -> ").count() >= 3, "{fds}");
-    assert_eq!(
-        fs::read_to_string(out.path().join("stdin")).unwrap(),
-        "/dev/null\n"
-    );
+    assert_eq!(fs::read_to_string(out.path().join("stdin")).unwrap(), "/dev/null\n");
 }
 
 #[test]
@@ -252,26 +225,13 @@ fn output_goes_to_the_log_by_line() {
     let script = r#"echo one; echo two >&2; printf '\033[31mred\r\n'; head -c 3000 /dev/zero | tr '\0' x; echo; printf end; exit 1"#;
     let registry = Registry::start(&["--on-tag", script]);
     let image = push(&registry, "a", "1", "a", b"1");
-    eventually("it failed", || {
-        registry.log().contains("failed: exit status: 1")
-    });
+    eventually("it failed", || registry.log().contains("failed: exit status: 1"));
     let log = registry.log();
     let id = &image.config.hex()[..12];
     let prefix = format!("INFO hook tag {id}: ");
-    let lines: Vec<_> = log
-        .lines()
-        .filter_map(|line| line.split(&prefix).nth(1))
-        .collect();
+    let lines: Vec<_> = log.lines().filter_map(|line| line.split(&prefix).nth(1)).collect();
     let long = "x".repeat(1024);
-    let want = [
-        "one",
-        "two",
-        r"\u{1b}[31mred\r",
-        &long,
-        &long,
-        &long[..952],
-        "end",
-    ];
+    let want = ["one", "two", r"\u{1b}[31mred\r", &long, &long, &long[..952], "end"];
     assert_eq!(lines, want);
 }
 
@@ -291,10 +251,7 @@ fn stopping() {
     push(&registry, "a", "1", "a", b"1");
     push(&registry, "a", "2", "a", b"1");
     assert!(registry.stop().success());
-    assert_eq!(
-        fs::read_to_string(out.path().join("done")).unwrap(),
-        "a:1\na:2\n"
-    );
+    assert_eq!(fs::read_to_string(out.path().join("done")).unwrap(), "a:1\na:2\n");
 
     let mut registry = start(&["--drain-timeout", "200ms"]);
     push(&registry, "a", "hangs", "a", b"1");
@@ -303,51 +260,25 @@ fn stopping() {
     assert!(registry.stop().success());
     assert_eq!(group(pid.trim()), [""; 0]);
     let log = registry.log();
-    assert!(
-        log.contains("stopped before the hooks of all events ran events=1"),
-        "{log}"
-    );
-    assert_eq!(
-        fs::read_to_string(out.path().join("done")).unwrap(),
-        "a:1\na:2\n"
-    );
+    assert!(log.contains("stopped before the hooks of all events ran events=1"), "{log}");
+    assert_eq!(fs::read_to_string(out.path().join("done")).unwrap(), "a:1\na:2\n");
 }
 
 #[test]
 fn wrong_flags() {
     for (arguments, says) in [
-        (
-            &["--hooks", "/does/not/exist"][..],
-            "--hooks /does/not/exist is not a folder",
-        ),
+        (&["--hooks", "/does/not/exist"][..], "--hooks /does/not/exist is not a folder"),
         (&["--hook-jobs", "0"], "--hook-jobs"),
-        (
-            &["--notify", "ftp://a/b"],
-            "--notify wants URLs that start with http:// or https://",
-        ),
-        (
-            &["--notify", "http://me:secret@a/"],
-            "--notify takes no password in a URL",
-        ),
-        (
-            &["--notify", "http://a", "--notify", "http://a"],
-            "--notify names an URL on a twice",
-        ),
-        (
-            &["--notify-header", "A: b"],
-            "--notify-header needs --notify",
-        ),
+        (&["--notify", "ftp://a/b"], "--notify wants URLs that start with http:// or https://"),
+        (&["--notify", "http://me:secret@a/"], "--notify takes no password in a URL"),
+        (&["--notify", "http://a", "--notify", "http://a"], "--notify names an URL on a twice"),
+        (&["--notify-header", "A: b"], "--notify-header needs --notify"),
         (
             &["--notify", "http://a", "--notify-header", "secret"],
             "--notify-header wants NAME: VALUE",
         ),
         (
-            &[
-                "--notify",
-                "http://a",
-                "--notify-header",
-                "@/does/not/exist",
-            ],
+            &["--notify", "http://a", "--notify-header", "@/does/not/exist"],
             "cannot read /does/not/exist",
         ),
     ] {
@@ -355,9 +286,6 @@ fn wrong_flags() {
         let output = Registry::command(temp.path(), arguments).output().unwrap();
         assert!(!output.status.success());
         let text = String::from_utf8(output.stderr).unwrap();
-        assert!(
-            text.contains(says) && !text.contains("secret"),
-            "{arguments:?}: {text}"
-        );
+        assert!(text.contains(says) && !text.contains("secret"), "{arguments:?}: {text}");
     }
 }

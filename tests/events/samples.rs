@@ -14,9 +14,7 @@ use crate::support::push;
 
 /// Starts a registry with a sample for `--on-tag`.
 fn with(temp: &TempDir, sample: &str, environment: &[(&str, &str)]) -> Registry {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("hooks")
-        .join(sample);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("hooks").join(sample);
     let script = format!("exec '{}' \"$@\"", path.display());
     let mut command = Registry::command(temp.path(), &["--on-tag", &script]);
     let folder = Path::new(REGISTRY).parent().unwrap().display();
@@ -37,17 +35,12 @@ fn deploy_on_tag() {
         ("DEPLOY_REGISTRY", "registry.example.org"),
     ];
     let registry = with(&temp, "deploy-on-tag", &settings);
-    for (repository, tag) in [
-        ("team/app", "1.0"),
-        ("team/app", "prod-7"),
-        ("other", "prod"),
-        ("team/app", "prod-8"),
-    ] {
+    for (repository, tag) in
+        [("team/app", "1.0"), ("team/app", "prod-7"), ("other", "prod"), ("team/app", "prod-8")]
+    {
         push(&registry, repository, tag, "a", b"1");
     }
-    eventually("it is deployed", || {
-        registry.log().contains("deployed team/app:prod-8")
-    });
+    eventually("it is deployed", || registry.log().contains("deployed team/app:prod-8"));
     let deployed = fs::read_to_string(out).unwrap();
     let want = "registry.example.org/team/app:prod-7\nregistry.example.org/team/app:prod-8\n";
     assert_eq!(deployed, want);
@@ -58,10 +51,7 @@ fn deploy_on_tag() {
 fn chat_on_tag() {
     need("curl", "curl");
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!(
-        "http://{}/services/T0/secret",
-        listener.local_addr().unwrap()
-    );
+    let url = format!("http://{}/services/T0/secret", listener.local_addr().unwrap());
     let posted = thread::spawn(move || -> (String, Value) {
         let (stream, _) = listener.accept().unwrap();
         let mut wire = BufReader::new(stream);
@@ -105,8 +95,5 @@ fn warn_of_secrets() {
     let warning = "warning: a:leaks holds something that looks like a secret: root/it's $(here)";
     eventually("it warns", || registry.log().contains(warning));
     let log = registry.log();
-    assert!(
-        !log.contains("warning: a:clean") && !log.contains("failed"),
-        "{log}"
-    );
+    assert!(!log.contains("warning: a:clean") && !log.contains("failed"), "{log}");
 }

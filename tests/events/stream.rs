@@ -55,10 +55,7 @@ fn lines_begin_as_the_npm_servers() {
     let mut listener = Listener::new(&registry, "?type=tag");
     let image = push(&registry, "a", "1", "a", b"1");
     let line = listener.line().unwrap();
-    let want = format!(
-        r#"{{"type":"tag","id":"{}","tag":"a:1","#,
-        image.config.hex()
-    );
+    let want = format!(r#"{{"type":"tag","id":"{}","tag":"a:1","#, image.config.hex());
     assert!(line.starts_with(&want), "{line}");
 }
 
@@ -89,55 +86,26 @@ fn tags_and_deletes() {
     };
     // Moved: the old image hears nothing, as in the npm server.
     let manifest = registry.get("/v2/a/manifests/2").body;
-    assert_eq!(
-        registry
-            .push_manifest("a", "1", OCI_MANIFEST, &manifest)
-            .status,
-        201
-    );
+    assert_eq!(registry.push_manifest("a", "1", OCI_MANIFEST, &manifest).status, 201);
     assert_eq!(listener.events(3)[2], tagged("tag", &other, "a:1"));
     assert_eq!(registry.delete("/v2/a/manifests/1").status, 202);
     assert_eq!(listener.events(1), [tagged("untag", &other, "a:1")]);
     assert_eq!(registry.delete("/v2/a/manifests/1").status, 404);
-    assert_eq!(
-        registry
-            .delete(&format!("/v2/a/manifests/{}", other.manifest))
-            .status,
-        202
-    );
+    assert_eq!(registry.delete(&format!("/v2/a/manifests/{}", other.manifest)).status, 202);
     let want = [tagged("untag", &other, "a:2"), about("delete", &other)];
     assert_eq!(listener.events(2), want);
-    assert_eq!(
-        registry
-            .delete(&format!("/v2/a/blobs/{}", image.layer))
-            .status,
-        202
-    );
+    assert_eq!(registry.delete(&format!("/v2/a/blobs/{}", image.layer)).status, 202);
     let want = json!({"type": "delete", "id": image.layer.hex(), "repository": "a", "digest": image.layer.to_string()});
     assert_eq!(listener.events(1), [want]);
-    assert_eq!(
-        registry
-            .delete(&format!("/v2/a/blobs/{}", image.layer))
-            .status,
-        404
-    );
+    assert_eq!(registry.delete(&format!("/v2/a/blobs/{}", image.layer)).status, 404);
 
     // Several at once, and by digest without any.
     let manifest = bare(&registry, "a");
     let digest = Algorithm::Sha256.digest(manifest.as_bytes());
-    tag_all(
-        &registry,
-        "a",
-        manifest.as_bytes(),
-        &["x".into(), "y".into()],
-    );
+    tag_all(&registry, "a", manifest.as_bytes(), &["x".into(), "y".into()]);
     let kinds = |events: Vec<Value>| -> Vec<(String, Value)> {
-        let kind = |event: &Value| {
-            (
-                event["type"].as_str().unwrap().to_owned(),
-                event["tag"].clone(),
-            )
-        };
+        let kind =
+            |event: &Value| (event["type"].as_str().unwrap().to_owned(), event["tag"].clone());
         events.iter().map(kind).collect()
     };
     let named = |kind: &str, tag: Value| (kind.to_owned(), tag);
@@ -160,24 +128,14 @@ fn tags_and_deletes() {
     // An index has no config: its own digest is its id, and it is no image.
     let index = json!({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []}).to_string();
     let digest = Algorithm::Sha256.digest(index.as_bytes());
-    assert_eq!(
-        registry
-            .push_manifest("a", "i", OCI_INDEX, index.as_bytes())
-            .status,
-        201
-    );
+    assert_eq!(registry.push_manifest("a", "i", OCI_INDEX, index.as_bytes()).status, 201);
     let about = |kind: &str| json!({"type": kind, "id": digest.hex(), "repository": "a", "digest": digest.to_string()});
     let mut tag = about("tag");
     tag["tag"] = "a:i".into();
     assert_eq!(listener.events(2), [about("verify"), tag]);
 
     // What was refused is not told.
-    assert_eq!(
-        registry
-            .push_manifest("a", "1", DOCKER_MANIFEST, index.as_bytes())
-            .status,
-        400
-    );
+    assert_eq!(registry.push_manifest("a", "1", DOCKER_MANIFEST, index.as_bytes()).status, 400);
     registry.push_image("a", "last", "last");
     let last = listener.events(4);
     assert_eq!(last[3]["tag"], "a:last");
@@ -191,29 +149,17 @@ fn filters() {
         (tags("?type=tag"), &["a:1", "team/b:1", "team/sub/c:1"][..]),
         (tags("?type=tag&repository=a"), &["a:1"]),
         (tags("?type=tag&repository=team/*"), &["team/b:1"]),
-        (
-            tags("?type=tag&repository=team/**"),
-            &["team/b:1", "team/sub/c:1"],
-        ),
+        (tags("?type=tag&repository=team/**"), &["team/b:1", "team/sub/c:1"]),
         (tags("?type=tag&repository=a,team/b"), &["a:1", "team/b:1"]),
-        (
-            tags("?type=tag&repository=a&repository=*/*/c"),
-            &["a:1", "team/sub/c:1"],
-        ),
-        (
-            tags("?type=tag&type="),
-            &["a:1", "team/b:1", "team/sub/c:1"],
-        ),
+        (tags("?type=tag&repository=a&repository=*/*/c"), &["a:1", "team/sub/c:1"]),
+        (tags("?type=tag&type="), &["a:1", "team/b:1", "team/sub/c:1"]),
     ];
     for repository in ["a", "team/b", "team/sub/c"] {
         push(&registry, repository, "1", "a", b"1");
     }
     for ((query, listener), want) in &mut listeners {
         let events = listener.events(want.len());
-        let got: Vec<_> = events
-            .iter()
-            .map(|event| event["tag"].as_str().unwrap())
-            .collect();
+        let got: Vec<_> = events.iter().map(|event| event["tag"].as_str().unwrap()).collect();
         assert_eq!(got, *want, "{query}");
     }
     for query in [
@@ -225,17 +171,10 @@ fn filters() {
     ] {
         let reply = registry.get(&format!("/v1/events?{query}"));
         assert_eq!(reply.status, 400, "{query}");
-        assert!(
-            reply.json()["error"].is_string(),
-            "{query}: {}",
-            reply.text()
-        );
+        assert!(reply.json()["error"].is_string(), "{query}: {}", reply.text());
     }
     let reply = registry.send("POST", "/v1/events", &[], b"");
-    assert_eq!(
-        (reply.status, reply.header("allow")),
-        (405, Some("GET, HEAD"))
-    );
+    assert_eq!((reply.status, reply.header("allow")), (405, Some("GET, HEAD")));
     let reply = registry.head("/v1/events");
     assert_eq!(reply.status, 200);
     assert_eq!(reply.header("content-type"), Some("application/x-ndjson"));
@@ -306,37 +245,15 @@ fn over_http2() {
             r#"{{"schemaVersion":2,"mediaType":"{OCI_MANIFEST}","config":{{"mediaType":"x/y","digest":"sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a","size":2}},"layers":[]}}"#
         );
         run(Command::new("curl")
-            .args([
-                "-sS",
-                "--noproxy",
-                "*",
-                "--cacert",
-                cert,
-                "-X",
-                "PUT",
-                "-o",
-                "/dev/null",
-            ])
-            .arg(format!(
-                "https://localhost:{}/v2/a/manifests/1",
-                registry.address.port()
-            ))
-            .args([
-                "-H",
-                &format!("Content-Type: {OCI_MANIFEST}"),
-                "--data-binary",
-                &manifest,
-            ]));
+            .args(["-sS", "--noproxy", "*", "--cacert", cert, "-X", "PUT", "-o", "/dev/null"])
+            .arg(format!("https://localhost:{}/v2/a/manifests/1", registry.address.port()))
+            .args(["-H", &format!("Content-Type: {OCI_MANIFEST}"), "--data-binary", &manifest]));
         std::fs::read_to_string(&out).is_ok_and(|text| text.contains("\"a:1\""))
     });
     registry.signal("TERM");
     assert!(registry.wait().success());
     let output = curl.wait().unwrap();
-    assert!(
-        output.success(),
-        "{}",
-        std::fs::read_to_string(log).unwrap()
-    );
+    assert!(output.success(), "{}", std::fs::read_to_string(log).unwrap());
     let text = std::fs::read_to_string(out).unwrap();
     assert!(
         text.ends_with("{\"type\":\"end\",\"reason\":\"the server is stopping\",\"missed\":0}\n"),
@@ -355,16 +272,12 @@ fn stuck_readers() {
     // Long names, so that the sockets' buffers are full soon.
     let repository = format!("{}/{}", "r".repeat(120), "s".repeat(120));
     let manifest = bare(&registry, &repository);
-    let mut stuck: Vec<_> = (0..3)
-        .map(|_| Listener::new(&registry, "?type=tag"))
-        .collect();
+    let mut stuck: Vec<_> = (0..3).map(|_| Listener::new(&registry, "?type=tag")).collect();
     let reader = {
         let mut listener = Listener::new(&registry, "?type=tag");
         thread::spawn(move || listener.events(ROUNDS * 64))
     };
-    let tags: Vec<_> = (0..64)
-        .map(|n| format!("{}{n:02}", "t".repeat(120)))
-        .collect();
+    let tags: Vec<_> = (0..64).map(|n| format!("{}{n:02}", "t".repeat(120))).collect();
     for _ in 0..ROUNDS {
         tag_all(&registry, &repository, manifest.as_bytes(), &tags);
     }
@@ -379,10 +292,7 @@ fn stuck_readers() {
             if event["type"] == "end" {
                 break event;
             }
-            assert_eq!(
-                event["tag"],
-                format!("{repository}:{}", tags[got % tags.len()])
-            );
+            assert_eq!(event["tag"], format!("{repository}:{}", tags[got % tags.len()]));
             got += 1;
         };
         assert_eq!(listener.event(), None);
@@ -391,9 +301,7 @@ fn stuck_readers() {
         assert_eq!(end["reason"], "too slow: events were lost, connect again");
     }
     assert_eq!(metric(&registry, "registry_event_readers_dropped_total"), 3);
-    eventually("all have gone", || {
-        metric(&registry, "registry_event_readers") == 0
-    });
+    eventually("all have gone", || metric(&registry, "registry_event_readers") == 0);
 }
 
 /// One whose client has gone is forgotten, once that is noticed: by a heartbeat.
@@ -404,20 +312,12 @@ fn readers_that_leave() {
     let mut listeners: Vec<_> = (0..20).map(|_| Listener::new(&registry, "")).collect();
     assert_eq!(metric(&registry, "registry_event_readers"), 20);
     listeners.truncate(5);
-    eventually("15 have gone", || {
-        metric(&registry, "registry_event_readers") == 5
-    });
+    eventually("15 have gone", || metric(&registry, "registry_event_readers") == 5);
     let mut stream = registry.connect();
-    stream
-        .write_all(b"GET /v1/events HTTP/1.0\r\n\r\n")
-        .unwrap();
-    eventually("one came", || {
-        metric(&registry, "registry_event_readers") == 6
-    });
+    stream.write_all(b"GET /v1/events HTTP/1.0\r\n\r\n").unwrap();
+    eventually("one came", || metric(&registry, "registry_event_readers") == 6);
     drop((listeners, stream));
-    eventually("all have gone", || {
-        metric(&registry, "registry_event_readers") == 0
-    });
+    eventually("all have gone", || metric(&registry, "registry_event_readers") == 0);
 }
 
 /// `id` of the tag event is what `docker images` shows.
@@ -429,8 +329,5 @@ fn ids_are_those_of_configs() {
     let id = listener.events(1)[0]["id"].as_str().unwrap().to_owned();
     let config: Digest = format!("sha256:{id}").parse().unwrap();
     assert_eq!(config, image.config);
-    assert_eq!(
-        registry.get(&format!("/v1/images/{id}/blobs/a")).text(),
-        "1"
-    );
+    assert_eq!(registry.get(&format!("/v1/images/{id}/blobs/a")).text(), "1");
 }

@@ -30,11 +30,7 @@ impl Listener {
     /// The same with more lines for the request's head.
     pub fn with(registry: &Registry, query: &str, headers: &str) -> Listener {
         let mut stream = registry.connect();
-        write!(
-            stream,
-            "GET /v1/events{query} HTTP/1.1\r\nHost: x\r\n{headers}\r\n"
-        )
-        .unwrap();
+        write!(stream, "GET /v1/events{query} HTTP/1.1\r\nHost: x\r\n{headers}\r\n").unwrap();
         let mut wire = BufReader::new(stream);
         let mut line = String::new();
         wire.read_line(&mut line).unwrap();
@@ -126,16 +122,8 @@ pub fn push(registry: &Registry, repository: &str, tag: &str, name: &str, conten
     let layer = compressed.finish().unwrap();
     let config = format!(r#"{{"architecture":"amd64","os":"linux","file":"{name}"}}"#);
     let manifest = image_manifest(
-        &descriptor(
-            OCI_CONFIG,
-            &registry.push_blob(repository, config.as_bytes()),
-            config.len(),
-        ),
-        &[descriptor(
-            OCI_LAYER,
-            &registry.push_blob(repository, &layer),
-            layer.len(),
-        )],
+        &descriptor(OCI_CONFIG, &registry.push_blob(repository, config.as_bytes()), config.len()),
+        &[descriptor(OCI_LAYER, &registry.push_blob(repository, &layer), layer.len())],
     );
     let reply = registry.push_manifest(repository, tag, OCI_MANIFEST, manifest.as_bytes());
     assert_eq!(reply.status, 201, "{}", reply.text());
@@ -175,17 +163,11 @@ pub fn fast_folder() -> TempDir {
 
 /// The value of a metric, 0 where it is not there yet.
 pub fn metric(registry: &Registry, line: &str) -> u64 {
-    let url = registry
-        .ready
-        .split("metrics on http://")
-        .nth(1)
-        .expect("a metrics URL");
+    let url = registry.ready.split("metrics on http://").nth(1).expect("a metrics URL");
     let address = url.split('/').next().unwrap().parse().expect("an address");
     let reply = crate::common::send_to(address, "GET", "/metrics", &[], b"").expect("metrics");
     let text = reply.text();
-    let found = text
-        .lines()
-        .find_map(|found| found.strip_prefix(line)?.strip_prefix(' '));
+    let found = text.lines().find_map(|found| found.strip_prefix(line)?.strip_prefix(' '));
     found.map_or(0, |value| value.parse().expect("a number"))
 }
 

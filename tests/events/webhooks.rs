@@ -46,16 +46,8 @@ struct Endpoint {
 
 impl Endpoint {
     fn new(mood: Mood) -> Endpoint {
-        let book = Book {
-            mood,
-            taken: Vec::new(),
-            refused: 0,
-        };
-        Endpoint::at(
-            "127.0.0.1:0".parse().unwrap(),
-            Arc::new(Mutex::new(book)),
-            None,
-        )
+        let book = Book { mood, taken: Vec::new(), refused: 0 };
+        Endpoint::at("127.0.0.1:0".parse().unwrap(), Arc::new(Mutex::new(book)), None)
     }
 
     fn at(
@@ -89,12 +81,7 @@ impl Endpoint {
                 }
             })
         };
-        Endpoint {
-            address,
-            book,
-            away,
-            thread: Some(thread),
-        }
+        Endpoint { address, book, away, thread: Some(thread) }
     }
 
     fn url(&self) -> String {
@@ -112,18 +99,13 @@ impl Endpoint {
     /// The events it has taken, in order.
     fn events(&self) -> Vec<Value> {
         let book = self.book.lock().unwrap();
-        book.taken
-            .iter()
-            .flat_map(|(_, events)| events.clone())
-            .collect()
+        book.taken.iter().flat_map(|(_, events)| events.clone()).collect()
     }
 
     /// The tags among them.
     fn tags(&self) -> Vec<String> {
         let events = self.events();
-        let tags = events
-            .iter()
-            .filter_map(|event| event["target"]["tag"].as_str());
+        let tags = events.iter().filter_map(|event| event["target"]["tag"].as_str());
         tags.map(str::to_owned).collect()
     }
 }
@@ -220,10 +202,7 @@ fn the_envelope() {
     let size = |path: &str| registry.dir.join(path).metadata().unwrap().len();
     let data = |digest: &registry::oci::Digest| {
         let hex = digest.hex();
-        size(&format!(
-            "layers/docker/registry/v2/blobs/sha256/{}/{hex}/data",
-            &hex[..2]
-        ))
+        size(&format!("layers/docker/registry/v2/blobs/sha256/{}/{hex}/data", &hex[..2]))
     };
     let target = |media_type: &str, part: &str, digest: &registry::oci::Digest| {
         json!({"mediaType": media_type, "digest": digest.to_string(), "repository": "team/app",
@@ -234,26 +213,15 @@ fn the_envelope() {
     tagged["tag"] = "1.0".into();
     let deleted = |digest: &registry::oci::Digest| json!({"digest": digest.to_string(), "repository": "team/app"});
     let want = [
-        (
-            "push",
-            "PUT",
-            target("application/octet-stream", "blobs", &image.layer),
-        ),
+        ("push", "PUT", target("application/octet-stream", "blobs", &image.layer)),
         ("push", "PUT", tagged),
-        (
-            "delete",
-            "DELETE",
-            json!({"repository": "team/app", "tag": "1.0"}),
-        ),
+        ("delete", "DELETE", json!({"repository": "team/app", "tag": "1.0"})),
         ("delete", "DELETE", deleted(&image.manifest)),
         ("delete", "DELETE", deleted(&image.layer)),
     ];
     let mut ids = HashSet::new();
     for (event, (action, method, target)) in endpoint.events().iter().zip(want) {
-        assert_eq!(
-            (&event["action"], &event["target"]),
-            (&action.into(), &target)
-        );
+        assert_eq!((&event["action"], &event["target"]), (&action.into(), &target));
         let request = &event["request"];
         assert_eq!(
             (request["method"].as_str(), request["host"].as_str()),
@@ -273,10 +241,7 @@ fn the_envelope() {
             key.eq_ignore_ascii_case(name).then_some(value)
         })
     };
-    assert_eq!(
-        header("content-type"),
-        Some("application/vnd.docker.distribution.events.v2+json")
-    );
+    assert_eq!(header("content-type"), Some("application/vnd.docker.distribution.events.v2+json"));
     assert_eq!(header("authorization"), Some("Bearer from-a-file"));
     assert_eq!(header("x-two"), Some("2"));
     assert!(!registry.log().contains("in-the-url"));
@@ -290,11 +255,7 @@ fn an_endpoint_that_fails_hangs_and_comes_back() {
     let well = Endpoint::new(Mood::Takes);
     let (url, other) = (endpoint.url(), well.url());
     let temp = TempDir::new().unwrap();
-    let arguments = [
-        &["--notify", url.as_str(), "--notify", &other],
-        &METRICS[..],
-    ]
-    .concat();
+    let arguments = [&["--notify", url.as_str(), "--notify", &other], &METRICS[..]].concat();
     let mut command = Registry::command(temp.path(), &arguments);
     command.env("NO_PROXY", "*");
     let registry = Registry::spawn(temp.path(), command);
@@ -306,9 +267,7 @@ fn an_endpoint_that_fails_hangs_and_comes_back() {
     let start = Instant::now();
     push_some(&registry, 5..10);
     // The server gives it five seconds.
-    eventually("it is given up and tried again", || {
-        endpoint.refused() > refused + 1
-    });
+    eventually("it is given up and tried again", || endpoint.refused() > refused + 1);
     assert!(start.elapsed() > Duration::from_secs(2));
     // Away, so that connections are refused.
     let (address, book) = (endpoint.address, Arc::clone(&endpoint.book));
@@ -325,9 +284,7 @@ fn an_endpoint_that_fails_hangs_and_comes_back() {
     assert_eq!(endpoint.tags(), tags(0..15));
     push_some(&registry, 15..16);
     eventually("and what comes then", || endpoint.tags() == tags(0..16));
-    eventually("the log says so", || {
-        registry.log().contains("notifications are taken again")
-    });
+    eventually("the log says so", || registry.log().contains("notifications are taken again"));
 }
 
 /// The server is killed while the endpoint is away, and while it sends.
@@ -348,9 +305,7 @@ fn a_killed_server_loses_nothing() {
     registry.kill();
     let endpoint = Endpoint::at(address, book, None);
     let mut registry = start();
-    eventually("what was queued before came", || {
-        endpoint.tags() == tags(0..20)
-    });
+    eventually("what was queued before came", || endpoint.tags() == tags(0..20));
     // In the middle of things: some may come twice.
     for round in 1..5 {
         push_some(&registry, round * 20..round * 20 + 20);
@@ -359,11 +314,8 @@ fn a_killed_server_loses_nothing() {
     }
     let sent = |ids: &mut HashSet<String>| -> Vec<String> {
         let events = endpoint.events();
-        let once = events
-            .iter()
-            .filter(|event| ids.insert(event["id"].to_string()));
-        once.filter_map(|event| event["target"]["tag"].as_str().map(str::to_owned))
-            .collect()
+        let once = events.iter().filter(|event| ids.insert(event["id"].to_string()));
+        once.filter_map(|event| event["target"]["tag"].as_str().map(str::to_owned)).collect()
     };
     eventually("all came", || sent(&mut HashSet::new()).len() >= 100);
     assert_eq!(sent(&mut HashSet::new()), tags(0..100));
@@ -374,9 +326,7 @@ fn a_killed_server_loses_nothing() {
     let registry = start();
     eventually("all came", || endpoint.tags().len() >= before + 10);
     push_some(&registry, 110..111);
-    eventually("the last came", || {
-        endpoint.tags().last().is_some_and(|tag| tag == "t110")
-    });
+    eventually("the last came", || endpoint.tags().last().is_some_and(|tag| tag == "t110"));
     assert_eq!(endpoint.tags()[before..], tags(100..111));
 }
 
@@ -415,11 +365,7 @@ fn over_tls() {
         PrivateKeyDer::Pkcs8(key.signing_key.serialize_der().into()),
     )
     .unwrap();
-    let book = Book {
-        mood: Mood::Takes,
-        taken: Vec::new(),
-        refused: 0,
-    };
+    let book = Book { mood: Mood::Takes, taken: Vec::new(), refused: 0 };
     let address = "127.0.0.1:0".parse().unwrap();
     let endpoint = Endpoint::at(address, Arc::new(Mutex::new(book)), Some(Arc::new(config)));
     let url = format!("https://localhost:{}/", endpoint.address.port());
@@ -436,9 +382,7 @@ fn over_tls() {
     });
     let mut registry = start(&wrong);
     push_some(&registry, 0..1);
-    eventually("it is refused", || {
-        registry.log().contains("a notification is tried again")
-    });
+    eventually("it is refused", || registry.log().contains("a notification is tried again"));
     assert!(registry.stop().success());
     let registry = start(&trusted);
     eventually("it came", || endpoint.tags() == tags(0..1));

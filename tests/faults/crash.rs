@@ -173,11 +173,9 @@ impl Model {
 fn summary(content: &Option<Content>) -> String {
     match content {
         None => "nothing".into(),
-        Some(content) => format!(
-            "{} bytes of {}",
-            content.len(),
-            Algorithm::Sha256.digest(content)
-        ),
+        Some(content) => {
+            format!("{} bytes of {}", content.len(), Algorithm::Sha256.digest(content))
+        }
     }
 }
 
@@ -213,10 +211,7 @@ impl Client<'_> {
                 break error;
             }
         };
-        assert!(
-            killing.load(Ordering::SeqCst),
-            "{error}, and nobody killed the server"
-        );
+        assert!(killing.load(Ordering::SeqCst), "{error}, and nobody killed the server");
     }
 
     fn step(&mut self) -> Step {
@@ -369,9 +364,8 @@ impl Client<'_> {
     fn mount(&mut self) -> Step {
         let to = self.repository();
         let own = self.repositories.clone();
-        let blobs = self
-            .model
-            .present(|name| matches!(name, Name::Blob(from, _) if own.contains(from)));
+        let blobs =
+            self.model.present(|name| matches!(name, Name::Blob(from, _) if own.contains(from)));
         if blobs.is_empty() {
             return Ok(());
         }
@@ -403,9 +397,7 @@ impl Client<'_> {
     }
 
     fn new_manifest(&mut self, repository: &str) -> Option<String> {
-        let blobs = self
-            .model
-            .present(|name| matches!(name, Name::Blob(r, _) if r == repository));
+        let blobs = self.model.present(|name| matches!(name, Name::Blob(r, _) if r == repository));
         if blobs.is_empty() {
             return None;
         }
@@ -423,9 +415,8 @@ impl Client<'_> {
             "layers": [part(self, OCI_LAYER), part(self, OCI_LAYER)],
             "annotations": {"seed": self.random.next().to_string()},
         });
-        let subjects = self
-            .model
-            .present(|name| matches!(name, Name::Manifest(r, _) if r == repository));
+        let subjects =
+            self.model.present(|name| matches!(name, Name::Manifest(r, _) if r == repository));
         if !subjects.is_empty() && self.random.one_in(3) {
             let (name, content) = self.random.pick(&subjects);
             let Name::Manifest(_, digest) = name else {
@@ -447,13 +438,8 @@ impl Client<'_> {
         };
         let names = [Name::Manifest(repository.into(), digest)]
             .into_iter()
-            .chain(
-                tags.iter()
-                    .map(|tag| Name::Tag(repository.into(), tag.clone())),
-            );
-        let change = names
-            .map(|name| (name, Some(Arc::clone(&content))))
-            .collect();
+            .chain(tags.iter().map(|tag| Name::Tag(repository.into(), tag.clone())));
+        let change = names.map(|name| (name, Some(Arc::clone(&content)))).collect();
         let headers = [("Content-Type", OCI_MANIFEST)];
         self.change(&change, 201, |c| c.send("PUT", &path, &headers, &content))
     }
@@ -462,17 +448,14 @@ impl Client<'_> {
     /// been deleted since: those are pushed again.
     fn move_tag(&mut self) -> Step {
         let repository = self.repository();
-        let manifests = self
-            .model
-            .present(|name| matches!(name, Name::Manifest(r, _) if *r == repository));
+        let manifests =
+            self.model.present(|name| matches!(name, Name::Manifest(r, _) if *r == repository));
         if manifests.is_empty() {
             return Ok(());
         }
         let (_, content) = self.random.pick(&manifests);
         let manifest: Value = serde_json::from_slice(content).expect("as it was pushed");
-        let blobs = self
-            .model
-            .present(|name| matches!(name, Name::Blob(r, _) if *r == repository));
+        let blobs = self.model.present(|name| matches!(name, Name::Blob(r, _) if *r == repository));
         let is_there = |part: &Value| {
             blobs.iter().any(|(name, _)| {
                 matches!(name, Name::Blob(_, digest) if part["digest"] == digest.to_string())
@@ -499,9 +482,8 @@ impl Client<'_> {
         let (name, content) = self.random.pick(&found);
         let mut changes = vec![(name.clone(), None)];
         if let Name::Manifest(repository, _) = name {
-            let tags = self
-                .model
-                .present(|name| matches!(name, Name::Tag(r, _) if r == repository));
+            let tags =
+                self.model.present(|name| matches!(name, Name::Tag(r, _) if r == repository));
             let named = tags.into_iter().filter(|(_, named)| named == content);
             changes.extend(named.map(|(tag, _)| (tag, None)));
         }
@@ -671,10 +653,7 @@ fn nothing_acknowledged_is_lost() {
             });
             registry.wait();
             if random.one_in(KILLED_STARTS) {
-                kill_start(
-                    temp.path(),
-                    Duration::from_micros(random.below(START_MS * 1000)),
-                );
+                kill_start(temp.path(), Duration::from_micros(random.below(START_MS * 1000)));
             }
             registry = Registry::start_in(temp.path(), &["--log-level", "warn"]);
             println!("store {store}, round {round}");
@@ -706,11 +685,7 @@ fn uploads_survive() {
     for (reason, answered, algorithm) in [
         ("the request was answered", true, Algorithm::Sha256),
         ("the request was under way", false, Algorithm::Sha256),
-        (
-            "the algorithm is not the usual one",
-            true,
-            Algorithm::Sha512,
-        ),
+        ("the algorithm is not the usual one", true, Algorithm::Sha512),
     ] {
         let temp = TempDir::new().expect("a temporary folder");
         let mut registry = Registry::start_in(temp.path(), &[]);
@@ -781,24 +756,14 @@ fn one_writer_while_an_upload_is_read_again() {
         let mut open = fs::read_dir(&descriptors).expect("a running registry");
         open.any(|fd| fs::read_link(fd.expect("an entry").path()).is_ok_and(|path| path == data))
     });
-    for (method, path, body) in [
-        ("PATCH", &location, &b"other bytes"[..]),
-        ("PUT", &put, b""),
-    ] {
+    for (method, path, body) in [("PATCH", &location, &b"other bytes"[..]), ("PUT", &put, b"")] {
         let reply = registry.send(method, path, &[], body);
-        assert!(
-            matches!(reply.status, 404 | 409),
-            "{method}: {}",
-            reply.text()
-        );
+        assert!(matches!(reply.status, 404 | 409), "{method}: {}", reply.text());
     }
     assert_eq!(first.reply().expect("an answer").status, 201);
     let reply = registry.get(&format!("/v2/a/blobs/{digest}"));
     assert!(reply.status == 200 && reply.body == content);
     let reply = registry.send("PUT", &put, &[], b"");
-    assert_eq!(
-        (reply.status, reply.code()),
-        (404, "BLOB_UPLOAD_UNKNOWN".into())
-    );
+    assert_eq!((reply.status, reply.code()), (404, "BLOB_UPLOAD_UNKNOWN".into()));
     assert_sound(&registry);
 }

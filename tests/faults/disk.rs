@@ -36,10 +36,7 @@ impl Mount {
         let folder = TempDir::new().expect("a temporary folder");
         let mut mount = Command::new("mount");
         run(mount.args(options).arg(what).arg(folder.path()));
-        Mount {
-            folder,
-            _backing: backing,
-        }
+        Mount { folder, _backing: backing }
     }
 
     fn tmpfs(options: &str) -> Mount {
@@ -54,9 +51,7 @@ impl Mount {
         let file = File::create_new(&image).expect("the image of a disk");
         file.set_len(DISK).expect("a sparse file");
         // No blocks kept back for root.
-        run(Command::new("mkfs.ext4")
-            .args(["-q", "-m", "0"])
-            .arg(&image));
+        run(Command::new("mkfs.ext4").args(["-q", "-m", "0"]).arg(&image));
         Mount::new(&image, &["-o", "loop"], Some(backing))
     }
 
@@ -70,9 +65,7 @@ impl Mount {
     /// `ro` or `rw`.
     fn remount(&self, mode: &str) {
         let options = format!("remount,bind,{mode}");
-        run(Command::new("mount")
-            .args(["-o", &options])
-            .arg(self.path()));
+        run(Command::new("mount").args(["-o", &options]).arg(self.path()));
     }
 
     pub fn path(&self) -> &Path {
@@ -226,12 +219,7 @@ fn stock(registry: Registry) -> Stocked {
     let image = registry.push_image("a", "v1", std::str::from_utf8(LAYER).expect("ASCII"));
     let layer = Algorithm::Sha256.digest(LAYER);
     let part = |media_type| descriptor(media_type, &layer, LAYER.len());
-    Stocked {
-        registry,
-        image,
-        layer,
-        next: image_manifest(&part(OCI_CONFIG), &[part(OCI_LAYER)]),
-    }
+    Stocked { registry, image, layer, next: image_manifest(&part(OCI_CONFIG), &[part(OCI_LAYER)]) }
 }
 
 impl Stocked {
@@ -249,11 +237,7 @@ impl Stocked {
             ("/v2/_catalog".into(), br#"{"repositories":["a"]}"#),
         ] {
             let reply = registry.get(&path);
-            assert_eq!(
-                (reply.status, reply.text().as_bytes()),
-                (200, want),
-                "{path}"
-            );
+            assert_eq!((reply.status, reply.text().as_bytes()), (200, want), "{path}");
         }
         for reference in ["v1", &self.image.to_string()] {
             let reply = registry.get(&format!("/v2/a/manifests/{reference}"));
@@ -382,17 +366,11 @@ fn index_on_a_full_disk() {
     assert_full("a new repository", &refused);
     // A second time: the database may have stopped working at the first.
     assert_full("a new repository again", &push(pushed));
-    assert_eq!(
-        stocked.push_next().status,
-        201,
-        "a known one needs no space"
-    );
+    assert_eq!(stocked.push_next().status, 201, "a known one needs no space");
     let catalog = || registry.get("/v2/_catalog").json()["repositories"].clone();
     assert_eq!(catalog().as_array().map(Vec::len), Some(pushed + 1));
     drop((filler, rest));
-    eventually("pushes work again once there is space", || {
-        push(pushed).status == 201
-    });
+    eventually("pushes work again once there is space", || push(pushed).status == 201);
     assert_eq!(catalog().as_array().map(Vec::len), Some(pushed + 2));
     assert_sound(registry);
 }
@@ -407,17 +385,9 @@ fn starts_that_fail() {
     for (dir, arguments, names) in [
         (full.path(), &[][..], full.text()),
         (read_only.path(), &[], read_only.text()),
-        (
-            elsewhere.path(),
-            &["--layers", read_only.text()],
-            read_only.text(),
-        ),
+        (elsewhere.path(), &["--layers", read_only.text()], read_only.text()),
         // Without a store there is nothing to read.
-        (
-            elsewhere.path(),
-            &["--read-only", "--layers", read_only.text()],
-            read_only.text(),
-        ),
+        (elsewhere.path(), &["--read-only", "--layers", read_only.text()], read_only.text()),
     ] {
         let (code, stdout, stderr) = outcome(Registry::command(dir, arguments));
         assert_eq!((code, stdout.as_str()), (1, ""), "{arguments:?}: {stderr}");

@@ -24,10 +24,7 @@ const OCI_TAR: &str = "application/vnd.oci.image.layer.v1.tar";
 
 /// Pushes an image; gives the digests of its layers.
 fn push(registry: &Registry, name: &str, layers: &[&[u8]]) -> Vec<Digest> {
-    let digests: Vec<Digest> = layers
-        .iter()
-        .map(|layer| registry.push_blob(name, layer))
-        .collect();
+    let digests: Vec<Digest> = layers.iter().map(|layer| registry.push_blob(name, layer)).collect();
     let config = br#"{"os":"linux","architecture":"amd64","rootfs":{"type":"layers"}}"#;
     let digest = registry.push_blob(name, config);
     let layers: Vec<Value> = digests
@@ -95,9 +92,7 @@ fn content(file: &str) -> Vec<u8> {
 
 fn five_files() -> Vec<u8> {
     let tar = Tar::default();
-    let tar = FILES
-        .iter()
-        .fold(tar, |tar, file| tar.file(file, &content(file)));
+    let tar = FILES.iter().fold(tar, |tar, file| tar.file(file, &content(file)));
     tar.finish()
 }
 
@@ -156,11 +151,8 @@ fn refusal(reply: &Reply) -> String {
 /// All that comes as the answer to a GET, whole or not.
 fn raw(registry: &Registry, path: &str) -> Vec<u8> {
     let mut stream = registry.connect();
-    write!(
-        stream,
-        "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
-    )
-    .expect("it reads");
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        .expect("it reads");
     let mut bytes = Vec::new();
     // A connection that is broken off may end in a reset.
     let _ = stream.read_to_end(&mut bytes);

@@ -23,9 +23,7 @@ fn of_a_full_disk() {
     let mut registry = Registry::start_in(disk.path(), &[&at[..], &["--index-jobs", "0"]].concat());
     let content = noise(1, 100_000);
     for name in ["before", "after"] {
-        let mut tar = Tar::default()
-            .file("file", &content)
-            .file("name", name.as_bytes());
+        let mut tar = Tar::default().file("file", &content).file("name", name.as_bytes());
         // Rows enough to need room.
         for number in 0..20_000 {
             let digest = Algorithm::Sha256.digest(format!("{name}{number}").as_bytes());
@@ -55,19 +53,11 @@ fn of_a_full_disk() {
     assert_eq!(error.raw_os_error(), Some(libc::EIO), "{}", mount.log());
     let why = |line: &str| line.contains("after:1") && line.contains("No space left");
     eventually("it is told", || mount.log().lines().any(why));
-    assert_eq!(
-        fs::read(mount.path.join("before:1/file")).expect("no room needed"),
-        content
-    );
+    assert_eq!(fs::read(mount.path.join("before:1/file")).expect("no room needed"), content);
     let nothing = fs::metadata(mount.path.join("before:1/nothing")).expect_err("nothing");
     assert_eq!(nothing.kind(), ErrorKind::NotFound);
 
     drop(filler);
-    eventually("there is room", || {
-        look("after").is_ok_and(|name| name == b"after")
-    });
-    assert_eq!(
-        fs::read(mount.path.join("after:1/file")).expect("room"),
-        content
-    );
+    eventually("there is room", || look("after").is_ok_and(|name| name == b"after"));
+    assert_eq!(fs::read(mount.path.join("after:1/file")).expect("room"), content);
 }

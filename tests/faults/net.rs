@@ -83,10 +83,7 @@ fn truncated_uploads() {
         assert!(reply.status == 200 && reply.body == content, "{what}");
         assert_eq!(registry.delete(&blob_path("a", &digest)).status, 202);
     }
-    assert_eq!(
-        registry.get("/v2/a/tags/list").json()["tags"],
-        serde_json::json!([])
-    );
+    assert_eq!(registry.get("/v2/a/tags/list").json()["tags"], serde_json::json!([]));
     assert_sound(&registry);
 }
 
@@ -99,11 +96,7 @@ fn slow_heads() {
         ("nothing comes", "", ""),
         ("half a head comes", head, ""),
         ("a head comes byte by byte", head, "x"),
-        (
-            "no second request comes",
-            "GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n",
-            "",
-        ),
+        ("no second request comes", "GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n", ""),
     ] {
         let mut wire = Wire::new(&registry);
         let start = Instant::now();
@@ -149,14 +142,10 @@ fn slow_bodies() {
         let least = TIMEOUT - Duration::from_millis(100);
         assert!(took >= least && took < LATEST, "{what}: {took:?}");
     }
-    eventually("what came stays", || {
-        registry.get(&upload).header("range") == Some("0-9")
-    });
+    eventually("what came stays", || registry.get(&upload).header("range") == Some("0-9"));
 
     let nameless = registry.store().join("repositories/b/_uploads");
-    eventually("an upload that nobody can go on with is gone", || {
-        files(&nameless).is_empty()
-    });
+    eventually("an upload that nobody can go on with is gone", || files(&nameless).is_empty());
 
     let content = noise(1, PIECE * PIECES);
     let digest = Algorithm::Sha256.digest(&content);
@@ -240,10 +229,7 @@ fn idle_connections() {
     });
     pull();
     let grown = memory(&registry, "VmRSS").saturating_sub(before);
-    assert!(
-        grown < IDLE as u64 * EACH + 2 * SLACK,
-        "grown by {grown} KiB"
-    );
+    assert!(grown < IDLE as u64 * EACH + 2 * SLACK, "grown by {grown} KiB");
     for wire in idle.iter_mut().step_by(100) {
         assert_eq!(wire.get("/v2/").status, 200, "still of use");
     }
@@ -262,11 +248,7 @@ fn connection_limit() {
     let mut third = Wire::new(&registry);
     third.head("GET", "/healthz", "");
     assert!(third.is_silent(Duration::from_millis(300)));
-    assert_eq!(
-        second.get("/v2/").status,
-        200,
-        "those within the limit go on"
-    );
+    assert_eq!(second.get("/v2/").status, 200, "those within the limit go on");
     drop(first);
     assert_eq!(third.reply().expect("an answer").text(), "ok\n");
     drop(second);
@@ -300,28 +282,21 @@ fn handshakes() {
         wire.send(bytes).expect("the registry reads");
         wire.rest();
         let took = start.elapsed();
-        assert!(
-            took < LATEST && (took >= TIMEOUT) == waits,
-            "{what}: {took:?}"
-        );
+        assert!(took < LATEST && (took >= TIMEOUT) == waits, "{what}: {took:?}");
     }
     let log = registry.log();
     assert!(!log.contains("panicked"), "{log}");
     let mut wire = Wire::new(&registry);
-    assert!(
-        wire.is_silent(Duration::from_millis(50)),
-        "it still accepts"
-    );
+    assert!(wire.is_silent(Duration::from_millis(50)), "it still accepts");
 }
 
 /// Nothing was asked on a connection without a handshake, so that a stop need
 /// not wait for `--header-timeout`.
 #[test]
 fn handshakes_do_not_delay_the_stop() {
-    for (what, bytes) in [
-        ("nothing", &b""[..]),
-        ("the start of a record", b"\x16\x03\x01\x02\x00\x01"),
-    ] {
+    for (what, bytes) in
+        [("nothing", &b""[..]), ("the start of a record", b"\x16\x03\x01\x02\x00\x01")]
+    {
         let mut registry = start_tls(&[]);
         let mut silent = Wire::new(&registry);
         silent.send(bytes).expect("the registry reads");
@@ -355,8 +330,7 @@ fn more_uploads_than_files() {
         // In one piece: a small second one may wait for an acknowledgement.
         let head =
             format!("{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n");
-        wire.send([head.as_bytes(), body].concat())
-            .expect("the registry reads");
+        wire.send([head.as_bytes(), body].concat()).expect("the registry reads");
         let reply = wire.reply().expect("an answer");
         assert_eq!(reply.status, 202, "{method} {path}: {}", reply.text());
         reply.header("location").expect("a location").to_owned()
@@ -369,10 +343,7 @@ fn more_uploads_than_files() {
             ask("PATCH", &location, format!("{i:04}, ").as_bytes())
         })
         .collect();
-    assert_eq!(
-        registry.get(&blob_path("a", &digest)).text(),
-        "pushed before"
-    );
+    assert_eq!(registry.get(&blob_path("a", &digest)).text(), "pushed before");
     registry.push_image("a", "v1", "pushed after");
     for i in [0, 1, UPLOADS / 2, UPLOADS - 1] {
         ask("PATCH", &locations[i], b"continued, ");
@@ -398,11 +369,7 @@ fn huge_heads() {
     };
     let lines = "X: y\r\n".repeat(200);
     for (what, head, statuses) in [
-        (
-            "a long header",
-            padded("GET /v2/ HTTP/1.1\r\nHost: x\r\nX: "),
-            &[431][..],
-        ),
+        ("a long header", padded("GET /v2/ HTTP/1.1\r\nHost: x\r\nX: "), &[431][..]),
         // The limit is the head's, so hyper cannot always tell which part it was.
         ("a long path", padded("GET /v2/"), &[414, 431]),
         ("a long method", padded("X"), &[400, 431]),
@@ -414,10 +381,7 @@ fn huge_heads() {
     ] {
         let mut wire = Wire::new(&registry);
         wire.send(&head).expect("the registry reads");
-        let status = wire
-            .reply()
-            .unwrap_or_else(|e| panic!("{what}: {e}"))
-            .status;
+        let status = wire.reply().unwrap_or_else(|e| panic!("{what}: {e}")).status;
         assert!(statuses.contains(&status), "{what}: {status}");
         assert_eq!(wire.rest(), b"", "{what}: closed");
     }
@@ -451,72 +415,24 @@ fn garbage() {
         ("noise", noise, &[400][..]),
         ("NULs", vec![0; 100], &[400]),
         ("no path", b"GET\r\n\r\n".to_vec(), &[400]),
-        (
-            "a NUL in the path",
-            b"GET /v2/\0 HTTP/1.1\r\n\r\n".to_vec(),
-            &[400],
-        ),
-        (
-            "a blank in the path",
-            b"GET /v2/ a HTTP/1.1\r\n\r\n".to_vec(),
-            &[400],
-        ),
-        (
-            "a path without a slash",
-            b"GET v2/.. HTTP/1.1\r\n\r\n".to_vec(),
-            &[400, 404],
-        ),
-        (
-            "no such version",
-            b"GET /v2/ HTTP/7.7\r\n\r\n".to_vec(),
-            &[400],
-        ),
-        (
-            "HTTP/2 with no TLS",
-            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(),
-            &[400],
-        ),
-        (
-            "a TLS hello",
-            b"\x16\x03\x01\x00\x05\x01\x00\x00\x01\x00".to_vec(),
-            &[400],
-        ),
-        (
-            "a header without a colon",
-            b"GET /v2/ HTTP/1.1\r\nHost\r\n\r\n".to_vec(),
-            &[400],
-        ),
-        (
-            "an escape in a header",
-            b"GET /v2/ HTTP/1.1\r\nX: \x1b[2J\r\n\r\n".to_vec(),
-            &[400],
-        ),
+        ("a NUL in the path", b"GET /v2/\0 HTTP/1.1\r\n\r\n".to_vec(), &[400]),
+        ("a blank in the path", b"GET /v2/ a HTTP/1.1\r\n\r\n".to_vec(), &[400]),
+        ("a path without a slash", b"GET v2/.. HTTP/1.1\r\n\r\n".to_vec(), &[400, 404]),
+        ("no such version", b"GET /v2/ HTTP/7.7\r\n\r\n".to_vec(), &[400]),
+        ("HTTP/2 with no TLS", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), &[400]),
+        ("a TLS hello", b"\x16\x03\x01\x00\x05\x01\x00\x00\x01\x00".to_vec(), &[400]),
+        ("a header without a colon", b"GET /v2/ HTTP/1.1\r\nHost\r\n\r\n".to_vec(), &[400]),
+        ("an escape in a header", b"GET /v2/ HTTP/1.1\r\nX: \x1b[2J\r\n\r\n".to_vec(), &[400]),
         ("a negative length", patch("Content-Length: -1", ""), &[400]),
-        (
-            "two lengths",
-            patch("Content-Length: 1\r\nContent-Length: 2", "xx"),
-            &[400],
-        ),
-        (
-            "a length past 64 bits",
-            patch("Content-Length: 99999999999999999999", "x"),
-            &[400],
-        ),
-        (
-            "a chunk that is none",
-            patch("Transfer-Encoding: chunked", "zz\r\n"),
-            &[400],
-        ),
+        ("two lengths", patch("Content-Length: 1\r\nContent-Length: 2", "xx"), &[400]),
+        ("a length past 64 bits", patch("Content-Length: 99999999999999999999", "x"), &[400]),
+        ("a chunk that is none", patch("Transfer-Encoding: chunked", "zz\r\n"), &[400]),
         (
             "a chunk past 64 bits",
             patch("Transfer-Encoding: chunked", "fffffffffffffffff\r\n"),
             &[400],
         ),
-        (
-            "another coding",
-            patch("Transfer-Encoding: gzip", "x"),
-            &[400],
-        ),
+        ("another coding", patch("Transfer-Encoding: gzip", "x"), &[400]),
     ] {
         let mut wire = Wire::new(&registry);
         wire.send(&bytes).expect("the registry reads");
@@ -524,19 +440,13 @@ fn garbage() {
         let reply = wire.rest();
         // Some are cut off without a word.
         if !reply.is_empty() {
-            let status = String::from_utf8_lossy(&reply)[9..12]
-                .parse()
-                .expect("a status");
+            let status = String::from_utf8_lossy(&reply)[9..12].parse().expect("a status");
             assert!(statuses.contains(&status), "{what}: {status}");
         }
         assert_sound(&registry);
     }
     let reply = registry.get(&upload);
-    assert_eq!(
-        (reply.status, reply.header("range")),
-        (204, Some("0-0")),
-        "nothing was taken"
-    );
+    assert_eq!((reply.status, reply.header("range")), (204, Some("0-0")), "nothing was taken");
 }
 
 /// A client that has sent everything may say so, and is answered.
@@ -565,9 +475,7 @@ fn half_closed() {
     assert_eq!(wire.rest(), b"");
     wire = Wire::new(&registry);
     wire.head("GET", &blob_path("a", &digest), "");
-    wire.stream()
-        .shutdown(Shutdown::Both)
-        .expect("an open connection");
+    wire.stream().shutdown(Shutdown::Both).expect("an open connection");
     assert_sound(&registry);
 }
 
@@ -626,13 +534,7 @@ fn hostile_requests() {
         (format!("/v2/a/blobs/uploads/{}", long(1000)), 404),
         ("/v2/a/blobs/uploads/%2e%2e".into(), 404),
         ("/v2/a/referrers/sha256:..".into(), 400),
-        (
-            format!(
-                "/v2/a/referrers/sha256:{sha256}?artifactType={}",
-                long(1000)
-            ),
-            200,
-        ),
+        (format!("/v2/a/referrers/sha256:{sha256}?artifactType={}", long(1000)), 200),
         ("/../../../../etc/passwd".into(), 404),
         ("/%2e%2e/%2e%2e/etc/passwd".into(), 404),
         ("/v2/%".into(), 404),
@@ -660,22 +562,13 @@ fn hostile_requests() {
 
     // A body of any length costs what it may be, not what it says.
     let mut large = Wire::new(&registry);
-    let header = format!(
-        "Content-Type: {OCI_MANIFEST}\r\nContent-Length: {}",
-        1u64 << 60
-    );
+    let header = format!("Content-Type: {OCI_MANIFEST}\r\nContent-Length: {}", 1u64 << 60);
     large.head("PUT", "/v2/a/manifests/v2", &header);
-    large
-        .stream()
-        .set_write_timeout(Some(SOON))
-        .expect("a timeout");
+    large.stream().set_write_timeout(Some(SOON)).expect("a timeout");
     drop(large.stream().write_all(&vec![b' '; 1 << 20]));
     large.half_close();
     let reply = large.rest();
-    assert!(
-        reply.is_empty() || reply.starts_with(b"HTTP/1.1 413 "),
-        "{reply:?}"
-    );
+    assert!(reply.is_empty() || reply.starts_with(b"HTTP/1.1 413 "), "{reply:?}");
     let after = memory(&registry, "VmRSS");
     assert!(after < before + SLACK, "{before} KiB became {after} KiB");
     assert_sound(&registry);

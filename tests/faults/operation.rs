@@ -26,12 +26,7 @@ fn one_server_a_folder() {
     let text = |path: &Path| path.to_str().expect("UTF-8").to_owned();
     for (what, dir, arguments, names) in [
         ("the same DIR", dir.path(), &[][..], text(dir.path())),
-        (
-            "the same blobs",
-            other.path(),
-            &arguments,
-            layers.to_owned(),
-        ),
+        ("the same blobs", other.path(), &arguments, layers.to_owned()),
         (
             "the same blobs, only to read",
             other.path(),
@@ -42,10 +37,7 @@ fn one_server_a_folder() {
         let (code, stdout, stderr) = outcome(Registry::command(dir, arguments));
         assert_eq!((code, stdout.as_str()), (1, ""), "{what}: {stderr}");
         assert!(stderr.contains(&names), "{what}: {stderr}");
-        assert!(
-            stderr.contains("in use by another server"),
-            "{what}: {stderr}"
-        );
+        assert!(stderr.contains("in use by another server"), "{what}: {stderr}");
     }
     first.push_image("a", "v1", "the first is not disturbed");
     first.kill();
@@ -74,15 +66,12 @@ fn drain() {
     assert_eq!(idle.get("/readyz").text(), "ok\n");
     // A request whose head is on its way when the signal comes.
     let mut ready = Wire::new(&registry);
-    ready
-        .send("GET /readyz HTTP/1.1\r\nHost: x\r\n")
-        .expect("the registry reads");
+    ready.send("GET /readyz HTTP/1.1\r\nHost: x\r\n").expect("the registry reads");
     let mut pull = registry.connect();
     write!(pull, "GET /v2/a/blobs/{digest} HTTP/1.1\r\nHost: x\r\n\r\n")
         .expect("the registry reads");
     let mut pulled = vec![0; 1 << 20];
-    pull.read_exact(&mut pulled)
-        .expect("the start of an answer");
+    pull.read_exact(&mut pulled).expect("the start of an answer");
     let mut push = Wire::new(&registry);
     let path = format!("/v2/a/blobs/uploads/?digest={pushed_digest}");
     push.head("POST", &path, &format!("Content-Length: {}", pushed.len()));
@@ -91,9 +80,7 @@ fn drain() {
 
     registry.signal("TERM");
     wait_for_stop(&registry);
-    eventually("new connections are refused", || {
-        TcpStream::connect(registry.address).is_err()
-    });
+    eventually("new connections are refused", || TcpStream::connect(registry.address).is_err());
     assert_eq!(idle.rest(), b"", "an idle connection is closed");
     ready.send("\r\n").expect("the registry reads");
     let reply = ready.reply().expect("an answer");
@@ -101,8 +88,7 @@ fn drain() {
     assert_eq!(ready.rest(), b"");
     push.send(&pushed[SIZE / 2..]).expect("the registry reads");
     assert_eq!(push.reply().expect("an answer").status, 201);
-    pull.read_to_end(&mut pulled)
-        .expect("the rest of the answer");
+    pull.read_to_end(&mut pulled).expect("the rest of the answer");
     assert!(pulled.ends_with(&content), "the pull is whole");
     assert_eq!(registry.wait().code(), Some(0));
     assert!(!registry.log().contains("ran out"), "{}", registry.log());
@@ -219,10 +205,7 @@ fn health() {
         assert_eq!((reply.status, reply.text().as_str()), (200, "ok\n"));
         assert_eq!(registry.head(path).status, 200);
         let reply = registry.delete(path);
-        assert_eq!(
-            (reply.status, reply.header("allow")),
-            (405, Some("GET, HEAD"))
-        );
+        assert_eq!((reply.status, reply.header("allow")), (405, Some("GET, HEAD")));
     }
 }
 
@@ -231,10 +214,7 @@ fn samples(text: &str) -> BTreeMap<&str, f64> {
     let mut samples = BTreeMap::new();
     for line in text.lines().filter(|line| !line.is_empty()) {
         if let Some(comment) = line.strip_prefix("# ") {
-            assert!(
-                comment.starts_with("HELP ") || comment.starts_with("TYPE "),
-                "{line}"
-            );
+            assert!(comment.starts_with("HELP ") || comment.starts_with("TYPE "), "{line}");
             continue;
         }
         let (name, value) = line.rsplit_once(' ').expect("a name and a value");
@@ -249,9 +229,7 @@ fn samples(text: &str) -> BTreeMap<&str, f64> {
 fn metrics() {
     let registry = Registry::start(&["--metrics-listen", "127.0.0.1:0"]);
     let url = registry.ready.split("metrics on http://").nth(1);
-    let address = url
-        .and_then(|url| url.split('/').next())
-        .expect("in the ready line");
+    let address = url.and_then(|url| url.split('/').next()).expect("in the ready line");
     let address: SocketAddr = address.parse().expect("an address");
     assert_ne!(address, registry.address);
     let get = |address: SocketAddr, path: &str| {
@@ -281,10 +259,7 @@ fn metrics() {
     let reply = get(address, "/metrics");
     assert_eq!(reply.status, 200);
     let media_type = reply.header("content-type").expect("a type");
-    assert!(
-        media_type.starts_with("text/plain; version=0.0.4"),
-        "{media_type}"
-    );
+    assert!(media_type.starts_with("text/plain; version=0.0.4"), "{media_type}");
     let text = reply.text();
     let samples = samples(&text);
     let requests = |route: &str, method: &str, status: u16| {
@@ -309,32 +284,14 @@ fn metrics() {
         ("ping", "other", 405, 1.0),
         ("unknown", "GET", 404, 1.0),
     ] {
-        assert_eq!(
-            requests(route, method, status),
-            want,
-            "{route} {method} {status}: {text}"
-        );
+        assert_eq!(requests(route, method, status), want, "{route} {method} {status}: {text}");
     }
     let bytes = content.len() as f64;
-    assert_eq!(
-        samples.get("registry_upload_bytes_total"),
-        Some(&bytes),
-        "{text}"
-    );
-    assert_eq!(
-        samples.get("registry_blob_bytes_total"),
-        Some(&(3.0 * bytes)),
-        "{text}"
-    );
+    assert_eq!(samples.get("registry_upload_bytes_total"), Some(&bytes), "{text}");
+    assert_eq!(samples.get("registry_blob_bytes_total"), Some(&(3.0 * bytes)), "{text}");
     assert!(samples.contains_key("registry_http_connections"), "{text}");
-    assert!(
-        text.contains("# TYPE registry_http_requests_total counter\n"),
-        "{text}"
-    );
-    assert!(
-        samples.contains_key("registry_http_request_seconds_count{route=\"blob\"}"),
-        "{text}"
-    );
+    assert!(text.contains("# TYPE registry_http_requests_total counter\n"), "{text}");
+    assert!(samples.contains_key("registry_http_request_seconds_count{route=\"blob\"}"), "{text}");
 }
 
 /// One line of the access log, its values as they stand there.
@@ -374,10 +331,7 @@ fn access_log() {
     let shown_in_text: fn(&str) -> String = |s| s.to_owned();
     let shown_in_json: fn(&str) -> String =
         |s| serde_json::from_str(&format!("\"{s}\"")).expect("the escapes are JSON's");
-    let forms: [Form; 2] = [
-        ("text", text_line, shown_in_text),
-        ("json", json_line, shown_in_json),
-    ];
+    let forms: [Form; 2] = [("text", text_line, shown_in_text), ("json", json_line, shown_in_json)];
     for (form, parse, shown) in forms {
         let registry = Registry::start(&["--log", form]);
         let content = noise(1, 150_000);
@@ -398,36 +352,22 @@ fn access_log() {
         ];
         for (method, path, agent, body, status, _) in requests {
             let length = body.len();
-            wire.head(
-                method,
-                path,
-                &format!("User-Agent: {agent}\r\nContent-Length: {length}"),
-            );
+            wire.head(method, path, &format!("User-Agent: {agent}\r\nContent-Length: {length}"));
             wire.send(body).expect("the registry reads");
             let reply = wire.reply().expect("an answer");
             assert_eq!(reply.status, status, "{method} {path}: {}", reply.text());
-            ids.push((
-                reply.header("x-request-id").expect("an id").to_owned(),
-                reply.body.len(),
-            ));
+            ids.push((reply.header("x-request-id").expect("an id").to_owned(), reply.body.len()));
         }
         drop(registry.head(&blob));
 
         let mut lines = Vec::new();
         eventually("all requests are in the log", || {
             let log = registry.log();
-            lines = log
-                .lines()
-                .filter(|l| l.contains("user_agent"))
-                .map(str::to_owned)
-                .collect();
+            lines = log.lines().filter(|l| l.contains("user_agent")).map(str::to_owned).collect();
             lines.len() == requests.len() + 1
         });
         for byte in registry.log().bytes() {
-            assert!(
-                byte == b'\n' || (0x20..0x7f).contains(&byte),
-                "{byte} in the log"
-            );
+            assert!(byte == b'\n' || (0x20..0x7f).contains(&byte), "{byte} in the log");
         }
         for ((line, (method, path, agent, _, status, bytes)), (id, answered)) in
             lines.iter().map(|line| parse(line)).zip(requests).zip(&ids)
@@ -440,11 +380,7 @@ fn access_log() {
             });
             let path = shown(&path.replace('"', r"\u0022"));
             // Of a refusal, whatever its text is.
-            let bytes = if bytes == usize::MAX {
-                *answered
-            } else {
-                bytes
-            };
+            let bytes = if bytes == usize::MAX { *answered } else { bytes };
             for (key, want) in [
                 ("id", id.clone()),
                 ("client", client.clone()),
@@ -460,20 +396,12 @@ fn access_log() {
             assert!((0.0..10_000.0).contains(&ms), "{line:?}");
         }
         let head = parse(lines.last().expect("of HEAD"));
-        assert_eq!(
-            (head["method"].as_str(), head["bytes"].as_str()),
-            ("HEAD", "0")
-        );
+        assert_eq!((head["method"].as_str(), head["bytes"].as_str()), ("HEAD", "0"));
         if form == "json" {
             // Every line, not only requests'.
             registry.signal("HUP");
-            eventually("a line that is no request's", || {
-                registry.log().contains("reload")
-            });
-            registry
-                .log()
-                .lines()
-                .for_each(|line| drop(json_line(line)));
+            eventually("a line that is no request's", || registry.log().contains("reload"));
+            registry.log().lines().for_each(|line| drop(json_line(line)));
             let ready = json_line(&registry.ready);
             assert_eq!(ready["message"], "ready");
         }
@@ -492,16 +420,12 @@ fn bytes_of_a_broken_download() {
     let mut stream = registry.connect();
     let path = format!("/v2/a/blobs/{digest}");
     write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").expect("the registry reads");
-    stream
-        .read_exact(&mut vec![0; READ])
-        .expect("the start of an answer");
+    stream.read_exact(&mut vec![0; READ]).expect("the start of an answer");
     drop(stream);
     let mut bytes = 0;
     eventually("the download is in the log", || {
         let log = registry.log();
-        let line = log
-            .lines()
-            .find(|l| l.contains("method=GET") && l.contains(&path));
+        let line = log.lines().find(|l| l.contains("method=GET") && l.contains(&path));
         line.is_some_and(|line| {
             bytes = text_line(line)["bytes"].parse().expect("a number");
             true
@@ -535,23 +459,11 @@ fn ready_line() {
             let listen = ready["listen"].as_array().expect("addresses");
             assert_eq!(listen.len(), 2, "{ready}");
             assert!(listen.contains(&Value::from(url)), "{ready}");
-            assert_eq!(
-                (&ready["layers"], &ready["db"]),
-                (&layers.into(), &db.into())
-            );
-            assert!(
-                ready["ms"]
-                    .as_f64()
-                    .is_some_and(|ms| ms > 0.0 && ms < 10_000.0),
-                "{ready}"
-            );
+            assert_eq!((&ready["layers"], &ready["db"]), (&layers.into(), &db.into()));
+            assert!(ready["ms"].as_f64().is_some_and(|ms| ms > 0.0 && ms < 10_000.0), "{ready}");
         } else {
             for part in [&url, "http://127.0.0.2:", &layers, &db, " ms"] {
-                assert!(
-                    registry.ready.contains(part),
-                    "{part} in {}",
-                    registry.ready
-                );
+                assert!(registry.ready.contains(part), "{part} in {}", registry.ready);
             }
         }
         assert!(registry.ready.ends_with('\n'));
@@ -572,10 +484,7 @@ fn flags() -> BTreeMap<String, (Option<String>, String)> {
         command
     });
     assert_eq!(code, 0);
-    let options = help
-        .split("\nOptions:\n")
-        .nth(1)
-        .expect("a list of options");
+    let options = help.split("\nOptions:\n").nth(1).expect("a list of options");
     let mut flags = BTreeMap::new();
     let mut current = String::new();
     for line in options.lines().map(str::trim) {
@@ -678,25 +587,15 @@ fn variables_are_checked() {
         });
         assert!(matches!(code, 1 | 2), "{variable}: {code}");
         assert_eq!(stdout, "", "{variable}");
-        assert!(
-            stderr.contains(&format!("--{flag}")),
-            "{variable}: {stderr}"
-        );
-        assert_eq!(
-            files(temp.path()),
-            <[std::path::PathBuf; 0]>::default(),
-            "{variable}"
-        );
+        assert!(stderr.contains(&format!("--{flag}")), "{variable}: {stderr}");
+        assert_eq!(files(temp.path()), <[std::path::PathBuf; 0]>::default(), "{variable}");
     }
 }
 
 #[test]
 fn variables_are_used() {
     let [dir, layers] = [(); 2].map(|()| TempDir::new().expect("a temporary folder"));
-    drop(Registry::start(&[
-        "--layers",
-        layers.path().to_str().expect("UTF-8"),
-    ]));
+    drop(Registry::start(&["--layers", layers.path().to_str().expect("UTF-8")]));
     let mut command = serve();
     command
         .env("REGISTRY_DIR", dir.path())
@@ -709,46 +608,24 @@ fn variables_are_used() {
     let registry = Registry::spawn(dir.path(), command);
     let ready: Value = serde_json::from_str(&registry.ready).expect("JSON");
     let canonical = |path: &Path| fs::canonicalize(path).expect("a folder");
-    assert_eq!(
-        ready["layers"],
-        canonical(layers.path()).to_str().expect("UTF-8")
-    );
-    assert_eq!(
-        ready["db"],
-        canonical(dir.path()).join("db").to_str().expect("UTF-8")
-    );
+    assert_eq!(ready["layers"], canonical(layers.path()).to_str().expect("UTF-8"));
+    assert_eq!(ready["db"], canonical(dir.path()).join("db").to_str().expect("UTF-8"));
     assert_eq!(ready["listen"].as_array().map(Vec::len), Some(2));
     assert_eq!(ready["read_only"], true);
     assert!(ready["metrics"].is_string(), "{ready}");
-    assert_eq!(
-        registry
-            .send("POST", "/v2/a/blobs/uploads/", &[], b"")
-            .status,
-        405
-    );
+    assert_eq!(registry.send("POST", "/v2/a/blobs/uploads/", &[], b"").status, 405);
     assert_eq!(registry.log(), "");
 
     // The flag wins, and PORT serves when nothing else says where to listen.
     let mut command = serve();
     command.arg("--dir").arg(dir.path()).args(["--log", "text"]);
-    command
-        .env("REGISTRY_DIR", "/dev/null/x")
-        .env("REGISTRY_LOG", "json");
+    command.env("REGISTRY_DIR", "/dev/null/x").env("REGISTRY_LOG", "json");
     command.env("REGISTRY_READ_ONLY", "false").env("PORT", "0");
     drop(registry);
     let registry = Registry::spawn(dir.path(), command);
-    assert!(
-        registry.ready.starts_with("registry "),
-        "{}",
-        registry.ready
-    );
+    assert!(registry.ready.starts_with("registry "), "{}", registry.ready);
     assert_ne!(registry.address.port(), 8000);
-    assert_eq!(
-        registry
-            .send("POST", "/v2/a/blobs/uploads/", &[], b"")
-            .status,
-        202
-    );
+    assert_eq!(registry.send("POST", "/v2/a/blobs/uploads/", &[], b"").status, 202);
 }
 
 /// Variables by which Docker and Kubernetes tell of a service or a linked
@@ -802,19 +679,9 @@ fn settings_that_stop_the_start() {
         (&["--tls-cert", file], &[], 1, "--tls-key"),
         (&["--tls-key", file], &[], 1, "--tls-cert"),
         (&["--tls-cert", file, "--tls-key", file], &[], 1, file),
-        (
-            &["--tls-cert", "/none", "--tls-key", "/none"],
-            &[],
-            1,
-            "/none",
-        ),
+        (&["--tls-cert", "/none", "--tls-key", "/none"], &[], 1, "/none"),
         (&["--layers", "/none"], &[], 1, "/none"),
-        (
-            &["--listen", "127.0.0.1:9", "--port", "9"],
-            &[],
-            1,
-            "127.0.0.1:9",
-        ),
+        (&["--listen", "127.0.0.1:9", "--port", "9"], &[], 1, "127.0.0.1:9"),
         (
             &["--listen", "127.0.0.1:9", "--metrics-listen", "127.0.0.1:9"],
             &[],
@@ -833,11 +700,7 @@ fn settings_that_stop_the_start() {
         command.current_dir(&temp).args(arguments);
         command.envs(variables.iter().copied());
         let (exit, stdout, stderr) = outcome(command);
-        assert_eq!(
-            (exit, stdout.as_str()),
-            (code, ""),
-            "{arguments:?}: {stderr}"
-        );
+        assert_eq!((exit, stdout.as_str()), (code, ""), "{arguments:?}: {stderr}");
         assert!(stderr.contains(names), "{arguments:?}: {stderr}");
         assert!(!stderr.contains("panicked"), "{stderr}");
     }
@@ -855,18 +718,11 @@ fn abandoned_uploads() {
     assert_eq!(reply.status, 202);
     let content = noise(1, 1000);
     let mut wire = Wire::new(&registry);
-    wire.head(
-        "PATCH",
-        &slow,
-        &format!("Content-Length: {}", content.len()),
-    );
+    wire.head("PATCH", &slow, &format!("Content-Length: {}", content.len()));
     let mut pieces = content.chunks(4);
     eventually("abandoned uploads are gone", || {
-        wire.send(pieces.next().expect("enough for a while"))
-            .expect("the registry reads");
-        [&abandoned, &never_begun]
-            .iter()
-            .all(|path| registry.get(path).status == 404)
+        wire.send(pieces.next().expect("enough for a while")).expect("the registry reads");
+        [&abandoned, &never_begun].iter().all(|path| registry.get(path).status == 404)
     });
     let uploads = registry.store().join("repositories/a/_uploads");
     assert_eq!(files(&uploads).len(), 2, "the other's data and its start");
@@ -889,11 +745,7 @@ fn memory_does_not_follow_size() {
         let registry = Registry::start(&[]);
         let location = registry.start_upload("a");
         let mut wire = Wire::new(&registry);
-        wire.head(
-            "PATCH",
-            &location,
-            &format!("Content-Length: {}", pieces * PIECE),
-        );
+        wire.head("PATCH", &location, &format!("Content-Length: {}", pieces * PIECE));
         let mut piece = noise(1, PIECE);
         let mut hasher = Algorithm::Sha256.hasher();
         for i in 0..pieces {
@@ -909,8 +761,5 @@ fn memory_does_not_follow_size() {
         memory(&registry, "VmHWM")
     };
     let (small, large) = (peak(10), peak(1024));
-    assert!(
-        large < small + SLACK,
-        "{small} KiB for 10 MiB, {large} KiB for 1 GiB"
-    );
+    assert!(large < small + SLACK, "{small} KiB for 10 MiB, {large} KiB for 1 GiB");
 }

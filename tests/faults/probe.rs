@@ -31,23 +31,18 @@ impl Wire {
     /// The head of a request; `headers` without the last line's end.
     pub fn head(&mut self, method: &str, path: &str, headers: &str) {
         let end = if headers.is_empty() { "" } else { "\r\n" };
-        self.send(format!(
-            "{method} {path} HTTP/1.1\r\nHost: x\r\n{headers}{end}\r\n"
-        ))
-        .expect("the registry reads");
+        self.send(format!("{method} {path} HTTP/1.1\r\nHost: x\r\n{headers}{end}\r\n"))
+            .expect("the registry reads");
     }
 
     pub fn get(&mut self, path: &str) -> Reply {
         self.head("GET", path, "");
-        self.reply()
-            .unwrap_or_else(|e| panic!("the answer to GET {path}: {e}"))
+        self.reply().unwrap_or_else(|e| panic!("the answer to GET {path}: {e}"))
     }
 
     /// Nothing more will be sent, but an answer is waited for.
     pub fn half_close(&self) {
-        self.stream()
-            .shutdown(Shutdown::Write)
-            .expect("an open connection");
+        self.stream().shutdown(Shutdown::Write).expect("an open connection");
     }
 
     /// The next answer, which must say its length.
@@ -84,13 +79,9 @@ impl Wire {
 
     /// Whether nothing comes for a while, not even the end.
     pub fn is_silent(&mut self, time: Duration) -> bool {
-        self.stream()
-            .set_read_timeout(Some(time))
-            .expect("a timeout");
+        self.stream().set_read_timeout(Some(time)).expect("a timeout");
         let silent = matches!(self.0.fill_buf(), Err(e) if e.kind() == io::ErrorKind::WouldBlock);
-        self.stream()
-            .set_read_timeout(Some(SOON))
-            .expect("a timeout");
+        self.stream().set_read_timeout(Some(SOON)).expect("a timeout");
         silent
     }
 }
@@ -103,10 +94,7 @@ pub fn memory(registry: &Registry, field: &str) -> u64 {
         .lines()
         .find(|line| line.starts_with(field))
         .unwrap_or_else(|| panic!("{field} in {status}"));
-    line.split_whitespace()
-        .nth(1)
-        .and_then(|kib| kib.parse().ok())
-        .expect("a number of KiB")
+    line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).expect("a number of KiB")
 }
 
 /// Fails unless the registry still serves and nothing in it panicked.
@@ -151,9 +139,5 @@ pub fn outcome(mut command: Command) -> (i32, String, String) {
     }
     let output = child.wait_with_output().expect("its output");
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
-    (
-        output.status.code().expect("no signal ended it"),
-        text(output.stdout),
-        text(output.stderr),
-    )
+    (output.status.code().expect("no signal ended it"), text(output.stdout), text(output.stderr))
 }

@@ -47,16 +47,9 @@ fn sample() -> Vec<u8> {
 
 /// What a shell command makes of `plain` in the folder.
 fn compress(folder: &Path, command: &str) -> Vec<u8> {
-    let output = Command::new("sh")
-        .args(["-ec", command])
-        .current_dir(folder)
-        .output()
-        .expect("a shell");
-    assert!(
-        output.status.success(),
-        "{command}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    let output =
+        Command::new("sh").args(["-ec", command]).current_dir(folder).output().expect("a shell");
+    assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
     output.stdout
 }
 
@@ -104,13 +97,7 @@ fn cut(folder: &Path, stream: &[u8]) -> Result<Cut, Error> {
         }
         Err(error) => return Err(error),
     };
-    Ok(Cut {
-        compression,
-        source,
-        copied,
-        whole,
-        spans,
-    })
+    Ok(Cut { compression, source, copied, whole, spans })
 }
 
 const PIECES: &str = "split -b 3000000 plain piece. && for piece in piece.*; do";
@@ -190,18 +177,9 @@ fn check(folder: &Path, command: &str, plain: &[u8], compression: Compression, s
     spans.sort_by_key(|(_, offset, _)| offset.wrapping_mul(0x9e37_79b9_7f4a_7c15));
     let mut output = Vec::new();
     for (checkpoint, offset, length) in spans {
-        decode(
-            cut.compression,
-            checkpoint,
-            &cut.source,
-            &mut output,
-            length,
-        )
-        .unwrap_or_else(|e| panic!("{command}, span at {offset}: {e}"));
-        assert!(
-            output == plain[offset..][..length],
-            "{command}: the span at {offset} differs"
-        );
+        decode(cut.compression, checkpoint, &cut.source, &mut output, length)
+            .unwrap_or_else(|e| panic!("{command}, span at {offset}: {e}"));
+        assert!(output == plain[offset..][..length], "{command}: the span at {offset} differs");
     }
 }
 
@@ -211,9 +189,7 @@ fn a_window_too_large_is_refused() {
     need("zstd", "zstd");
     let folder = tempfile::tempdir().unwrap();
     let stream = compress(folder.path(), "printf plain | zstd -q --long=28");
-    let error = cut(folder.path(), &stream)
-        .err()
-        .map(|error| error.to_string());
+    let error = cut(folder.path(), &stream).err().map(|error| error.to_string());
     assert_eq!(
         error.as_deref(),
         Some("the zstd stream at offset 0 needs more than 128 MiB of memory to decode")
@@ -272,11 +248,7 @@ fn what_follows_a_member_is_taken_as_gzip_takes_it() {
     }
     for length in 3..member.len() {
         compare("gzip", &member[..length], folder.path());
-        compare(
-            "gzip",
-            &member.repeat(2)[..member.len() + length],
-            folder.path(),
-        );
+        compare("gzip", &member.repeat(2)[..member.len() + length], folder.path());
     }
 }
 

@@ -30,13 +30,9 @@ fn make_tree(root: &Path) {
     fs::hard_link(root.join("sizes/1"), root.join("zz")).expect("a link");
     run(Command::new("mkfifo").arg(root.join("fifo")));
     fs::create_dir(root.join("empty")).expect("a folder");
-    run(Command::new("chmod")
-        .arg("7751")
-        .arg(root.join("sizes/513")));
+    run(Command::new("chmod").arg("7751").arg(root.join("sizes/513")));
     let touch = |date: &str, name: &str| {
-        run(Command::new("touch")
-            .args(["-h", "-d", date])
-            .arg(root.join(name)));
+        run(Command::new("touch").args(["-h", "-d", date]).arg(root.join(name)));
     };
     touch("1969-12-30 12:00:00.5 UTC", "sizes/0");
     touch("2024-02-29 23:59:59.123456789 UTC", "sizes/1");
@@ -58,8 +54,7 @@ fn make_sparse(root: &Path) {
         let file = File::create(root.join(name)).expect("a file");
         file.set_len(size).expect("a length");
         for &offset in extents {
-            file.write_all_at(&noise(offset + 1, 4096), offset)
-                .expect("data");
+            file.write_all_at(&noise(offset + 1, 4096), offset).expect("data");
         }
     };
     let many: Vec<u64> = (0..60).map(|n| n * 16_384).collect();
@@ -90,11 +85,7 @@ fn tars_of_other_programs_are_read_as_they_read_them() {
     let mut tar = |name: &str, arguments: &[&str], root: &str| {
         let path = at(&format!("{name}.tar"));
         let mut command = Command::new("tar");
-        command
-            .arg("--create")
-            .arg("--file")
-            .arg(&path)
-            .args(arguments);
+        command.arg("--create").arg("--file").arg(&path).args(arguments);
         run(command.arg("--directory").arg(at(root)).arg("."));
         tars.push(path);
     };
@@ -108,11 +99,7 @@ fn tars_of_other_programs_are_read_as_they_read_them() {
         tar(format, options, "plain");
     }
     for format in ["oldgnu", "gnu", "posix"] {
-        tar(
-            &format!("{format}-long"),
-            &[&format!("--format={format}")],
-            "long",
-        );
+        tar(&format!("{format}-long"), &[&format!("--format={format}")], "long");
     }
     tar("sparse-old", &["--format=gnu", "--sparse"], "sparse");
     for version in ["0.0", "0.1", "1.0"] {
@@ -129,12 +116,9 @@ fn tars_of_other_programs_are_read_as_they_read_them() {
         .arg(at("long"))
         .arg("."));
     tars.push(busybox);
-    for (format, root) in [
-        ("pax", "long"),
-        ("gnutar", "long"),
-        ("pax", "sparse"),
-        ("ustar", "sparse"),
-    ] {
+    for (format, root) in
+        [("pax", "long"), ("gnutar", "long"), ("pax", "sparse"), ("ustar", "sparse")]
+    {
         let path = at(&format!("bsdtar-{format}-{root}.tar"));
         let mut command = Command::new("bsdtar");
         command.arg("-cf").arg(&path).args(["--format", format]);
@@ -200,34 +184,15 @@ fn mangled_tars_are_read_as_gnu_tar_and_tarfile_agree_or_refused() {
             })
             .collect();
         let halves = halves.into_iter();
-        halves
-            .flat_map(|half| half.join().expect("no panic"))
-            .collect()
+        halves.flat_map(|half| half.join().expect("no panic")).collect()
     });
-    let read = verdicts
-        .iter()
-        .filter(|verdict| **verdict == Ok(true))
-        .count();
+    let read = verdicts.iter().filter(|verdict| **verdict == Ok(true)).count();
     let wrong: Vec<String> = verdicts.into_iter().filter_map(Result::err).collect();
-    assert!(
-        wrong.is_empty(),
-        "{} of {}:\n{}",
-        wrong.len(),
-        tars.len(),
-        wrong.join("\n")
-    );
+    assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), tars.len(), wrong.join("\n"));
     // Else the test would compare nothing.
     assert!(tars.len() >= 2_500, "{}", tars.len());
-    assert!(
-        read * 5 > tars.len(),
-        "only {read} of {} are read",
-        tars.len()
-    );
-    assert!(
-        read * 5 < tars.len() * 4,
-        "as many as {read} of {} are read",
-        tars.len()
-    );
+    assert!(read * 5 > tars.len(), "only {read} of {} are read", tars.len());
+    assert!(read * 5 < tars.len() * 4, "as many as {read} of {} are read", tars.len());
 }
 
 /// Whether it is read; an error when it is, but not alike.
@@ -248,16 +213,11 @@ fn compare(path: &Path, bytes: &[u8], python: &PythonListing) -> Result<bool, St
         };
     }
     let gnu = gnu(path).map_err(|error| format!("GNU tar fails: {error}"))?;
-    let as_printed: Vec<_> = mine
-        .iter()
-        .map(|member| as_gnu_prints(member.row.clone()))
-        .collect();
+    let as_printed: Vec<_> = mine.iter().map(|member| as_gnu_prints(member.row.clone())).collect();
     if gnu != as_printed {
         return Err(format!("GNU tar sees {gnu:#?}, we {as_printed:#?}"));
     }
-    let python = python
-        .as_ref()
-        .map_err(|error| format!("tarfile fails: {error}"))?;
+    let python = python.as_ref().map_err(|error| format!("tarfile fails: {error}"))?;
     let alike = python.len() == mine.len()
         && python
             .iter()

@@ -120,10 +120,7 @@ fn header(name: &[u8], flag: u8, size: usize) -> Block {
 }
 
 fn put(block: &mut [u8], field: &str, value: &[u8]) {
-    let (_, at, length) = FIELDS
-        .iter()
-        .find(|(name, ..)| *name == field)
-        .expect("a field");
+    let (_, at, length) = FIELDS.iter().find(|(name, ..)| *name == field).expect("a field");
     block[*at..at + length].fill(0);
     let value = &value[..value.len().min(*length)];
     block[*at..at + value.len()].copy_from_slice(value);
@@ -160,15 +157,7 @@ fn record(keyword: &[u8], value: &[u8]) -> Vec<u8> {
     while length.to_string().len() + rest != length {
         length = length.to_string().len() + rest;
     }
-    [
-        length.to_string().as_bytes(),
-        b" ",
-        keyword,
-        b"=",
-        value,
-        b"\n",
-    ]
-    .concat()
+    [length.to_string().as_bytes(), b" ", keyword, b"=", value, b"\n"].concat()
 }
 
 /// Up to three extended headers, a member, another one.
@@ -181,55 +170,24 @@ fn chain(random: &mut Random) -> Vec<u8> {
         extension(random, &mut tar);
     }
     let types: &[u8] = b"00000000\0\0\x00111222345567S";
-    let flag = if random.once_in(20) {
-        random.pick(TYPES)
-    } else {
-        random.pick(types)
-    };
-    let name: &[u8] = random.pick(&[
-        b"file",
-        b"file",
-        b"file",
-        b"dir/",
-        b"a//b/./../c",
-        b"/abs",
-        b"",
-    ]);
-    let odd_size = if matches!(flag, b'0' | 0 | b'7') {
-        1
-    } else {
-        6
-    };
-    let size = if random.once_in(odd_size) {
-        random.pick(&[0, 1, 511, 512, 513])
-    } else {
-        0
-    };
+    let flag = if random.once_in(20) { random.pick(TYPES) } else { random.pick(types) };
+    let name: &[u8] =
+        random.pick(&[b"file", b"file", b"file", b"dir/", b"a//b/./../c", b"/abs", b""]);
+    let odd_size = if matches!(flag, b'0' | 0 | b'7') { 1 } else { 6 };
+    let size = if random.once_in(odd_size) { random.pick(&[0, 1, 511, 512, 513]) } else { 0 };
     let mut block = header(name, flag, size);
     if matches!(flag, b'1' | b'2') || random.once_in(10) {
-        put(
-            &mut block,
-            "link",
-            random.pick(&[b"target", b"../up", b"target/"]),
-        );
+        put(&mut block, "link", random.pick(&[b"target", b"../up", b"target/"]));
     }
     if matches!(flag, b'3' | b'4') || random.once_in(10) {
         put(&mut block, "major", b"0000010\0");
         put(&mut block, "minor", b"0000003\0");
     }
     if random.once_in(3) {
-        put(
-            &mut block,
-            "magic",
-            random.pick(&[b"ustar  \0", b"\0\0\0\0\0\0\0\0", b"ustar\0  "]),
-        );
+        put(&mut block, "magic", random.pick(&[b"ustar  \0", b"\0\0\0\0\0\0\0\0", b"ustar\0  "]));
     }
     if random.once_in(6) {
-        put(
-            &mut block,
-            "prefix",
-            random.pick(&[b"prefix", b"up/to/", b"1452477"]),
-        );
+        put(&mut block, "prefix", random.pick(&[b"prefix", b"up/to/", b"1452477"]));
     }
     sign(&mut block);
     tar.extend_from_slice(&block);
@@ -242,16 +200,8 @@ fn extension(random: &mut Random, tar: &mut Vec<u8>) {
     let flag = random.pick(b"LLLKKKxxxxxxxgX");
     let mut body = Vec::new();
     if let b'L' | b'K' = flag {
-        let names: [&[u8]; 8] = [
-            b"long\0",
-            b"long\0",
-            b"long\0",
-            b"long",
-            b"long/\0",
-            b"",
-            b"long\0junk",
-            b"\0",
-        ];
+        let names: [&[u8]; 8] =
+            [b"long\0", b"long\0", b"long\0", b"long", b"long/\0", b"", b"long\0junk", b"\0"];
         body.extend_from_slice(random.pick(&names));
     } else {
         for _ in 0..random.pick(&[0, 1, 1, 1, 2, 3]) {
@@ -264,58 +214,18 @@ fn extension(random: &mut Random, tar: &mut Vec<u8>) {
         sign(&mut block);
     }
     tar.extend_from_slice(&block);
-    text(
-        tar,
-        &body,
-        if random.once_in(12) {
-            random.pick(b"1. ")
-        } else {
-            0
-        },
-    );
+    text(tar, &body, if random.once_in(12) { random.pick(b"1. ") } else { 0 });
 }
 
 fn odd_record(random: &mut Random) -> Vec<u8> {
     let records: [(&[u8], &[&[u8]]); 18] = [
-        (
-            b"path",
-            &[
-                b"pax",
-                b"pax",
-                b"pax/name",
-                b"pax/",
-                b"",
-                b"a\0b",
-                b"\xff\n",
-            ],
-        ),
+        (b"path", &[b"pax", b"pax", b"pax/name", b"pax/", b"", b"a\0b", b"\xff\n"]),
         (b"linkpath", &[b"pax target", b"pax target", b"", b"a\0b"]),
         (
             b"size",
-            &[
-                b"0",
-                b"1",
-                b"513",
-                b"512",
-                b"0512",
-                b" 1",
-                b"-1",
-                b"1.5",
-                b"9223372036854775808",
-            ],
+            &[b"0", b"1", b"513", b"512", b"0512", b" 1", b"-1", b"1.5", b"9223372036854775808"],
         ),
-        (
-            b"uid",
-            &[
-                b"7",
-                b"4294967295",
-                b"4294967296",
-                b"-1",
-                b"",
-                b"1_0",
-                b"+1",
-            ],
-        ),
+        (b"uid", &[b"7", b"4294967295", b"4294967296", b"-1", b"", b"1_0", b"+1"]),
         (b"gid", &[b"8", b"3000000", b"0x10", b"1 "]),
         (
             b"mtime",
@@ -335,10 +245,7 @@ fn odd_record(random: &mut Random) -> Vec<u8> {
         ),
         (b"atime", &[b"5", b"5.5"]),
         (b"comment", &[b"", b"a\n12 path=hidden\nb", b"=", b"\0"]),
-        (
-            b"hdrcharset",
-            &[b"BINARY", b"ISO-IR 10646 2000 UTF-8", b"latin-1", b"\xff"],
-        ),
+        (b"hdrcharset", &[b"BINARY", b"ISO-IR 10646 2000 UTF-8", b"latin-1", b"\xff"]),
         (b"uname", &[b"user", b"", b"us\0er"]),
         (b"SCHILY.xattr.user.a", &[b"value", b"", b"\0\xff\n"]),
         (b"SCHILY.xattr.", &[b"value"]),
@@ -354,19 +261,9 @@ fn odd_record(random: &mut Random) -> Vec<u8> {
     let (keyword, values) = records[random.below(last)];
     let mut record = record(keyword, random.pick(values));
     if random.once_in(15) {
-        let lengths: [&[u8]; 7] = [
-            b"0",
-            b"5",
-            b"99999999999999999999",
-            b"012",
-            b"-12",
-            b"",
-            b" 12",
-        ];
-        let blank = record
-            .iter()
-            .position(|&byte| byte == b' ')
-            .expect("a blank");
+        let lengths: [&[u8]; 7] =
+            [b"0", b"5", b"99999999999999999999", b"012", b"-12", b"", b" 12"];
+        let blank = record.iter().position(|&byte| byte == b' ').expect("a blank");
         record.splice(..blank, random.pick(&lengths).iter().copied());
     }
     if random.once_in(25) {
@@ -454,11 +351,7 @@ fn sparse(random: &mut Random) -> Vec<u8> {
             }
         }
         let whole = lines.len().next_multiple_of(BLOCK) + stored;
-        let mut block = header(
-            b"GNUSparseFile.0/sparse",
-            random.pick(b"00000000\x005"),
-            whole,
-        );
+        let mut block = header(b"GNUSparseFile.0/sparse", random.pick(b"00000000\x005"), whole);
         if random.once_in(10) {
             put(&mut block, "magic", random.pick(&VALUES[34..38]));
         }
@@ -539,11 +432,7 @@ fn fields() -> Vec<(String, Vec<u8>)> {
 }
 
 fn seed(flag: u8, magic: &[u8], prefix: &[u8]) -> Vec<u8> {
-    let size = if matches!(flag, b'0' | 0 | b'S') {
-        513
-    } else {
-        0
-    };
+    let size = if matches!(flag, b'0' | 0 | b'S') { 513 } else { 0 };
     let mut block = header(b"member", flag, size);
     put(&mut block, "magic", magic);
     put(&mut block, "prefix", prefix);

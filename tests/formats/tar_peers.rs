@@ -147,10 +147,7 @@ fn inside(member: &Member, stored: &[u8]) -> Inside {
         }
     };
     let pairs = member.xattrs.iter();
-    Inside {
-        xattrs: pairs.map(|(name, value)| (hex(name), hex(value))).collect(),
-        content,
-    }
+    Inside { xattrs: pairs.map(|(name, value)| (hex(name), hex(value))).collect(), content }
 }
 
 fn sha256(bytes: &[u8]) -> String {
@@ -164,26 +161,14 @@ fn hex(bytes: &[u8]) -> String {
 
 fn unhex(text: &str) -> Vec<u8> {
     let pairs = (0..text.len()).step_by(2);
-    pairs
-        .map(|at| u8::from_str_radix(&text[at..at + 2], 16).expect("hex"))
-        .collect()
+    pairs.map(|at| u8::from_str_radix(&text[at..at + 2], 16).expect("hex")).collect()
 }
 
 /// `tar --list`. An error is what it says and exits with.
 pub fn gnu(path: &Path) -> Listing {
     let output = Command::new("tar")
-        .args([
-            "--list",
-            "--verbose",
-            "--numeric-owner",
-            "--full-time",
-            "--utc",
-        ])
-        .args([
-            "--quoting-style=escape",
-            "--quote-chars= ",
-            "--absolute-names",
-        ])
+        .args(["--list", "--verbose", "--numeric-owner", "--full-time", "--utc"])
+        .args(["--quoting-style=escape", "--quote-chars= ", "--absolute-names"])
         .args(["--warning=no-unknown-keyword", "--file"])
         .arg(path)
         .env("LC_ALL", "C")
@@ -198,17 +183,10 @@ pub fn gnu(path: &Path) -> Listing {
 
 fn gnu_row(line: &str) -> Row {
     let mut words = words(line).into_iter().filter(|word| !word.is_empty());
-    let mut word = || {
-        words
-            .next()
-            .unwrap_or_else(|| panic!("a short line: {line:?}"))
-    };
+    let mut word = || words.next().unwrap_or_else(|| panic!("a short line: {line:?}"));
     let pair = |text: &str, by| {
         let (one, two) = text.split_once(by).expect("a pair");
-        (
-            one.parse().expect("a number"),
-            two.parse().expect("a number"),
-        )
+        (one.parse().expect("a number"), two.parse().expect("a number"))
     };
     let (mode, owner, size, date) = (word(), word(), word(), word());
     let letter = mode.chars().next().expect("a letter");
@@ -286,23 +264,14 @@ fn time(date: &str, clock: &str) -> (i64, u32) {
         part.parse::<i64>().expect("a clock")
     });
     let mut parts = date.rsplitn(3, '-');
-    let mut part = || {
-        parts
-            .next()
-            .expect("a date")
-            .parse::<i64>()
-            .expect("a date")
-    };
+    let mut part = || parts.next().expect("a date").parse::<i64>().expect("a date");
     let (day, month, year) = (part(), part(), part());
     // Days of the Gregorian calendar, in years that begin in March.
     let year = if month <= 2 { year - 1 } else { year };
     let (era, of_era) = (year.div_euclid(400), year.rem_euclid(400));
     let of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
     let days = era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468;
-    (
-        ((days * 24 + hour) * 60 + minute) * 60 + second,
-        nanoseconds(fraction),
-    )
+    (((days * 24 + hour) * 60 + minute) * 60 + second, nanoseconds(fraction))
 }
 
 /// Of a time before 1970 GNU tar prints the fraction as if it counted back.
@@ -361,10 +330,7 @@ impl PythonRow {
         let is_link = matches!(row.kind, 'l' | 'h');
         let is_device = matches!(row.kind, 'c' | 'b');
         let mtime = row.mtime.0 as f64 + f64::from(row.mtime.1) / 1e9;
-        let joined = ours
-            .times
-            .as_ref()
-            .map(|times| format!("{times}/{}", row.name));
+        let joined = ours.times.as_ref().map(|times| format!("{times}/{}", row.name));
         let joined = joined.as_ref().map(|name| name.trim_end_matches('/'));
         // A name from an extended header has no prefix.
         (self.name == row.name || Some(self.name.as_str()) == joined)
@@ -387,17 +353,10 @@ pub fn tarfile(paths: &[PathBuf]) -> Vec<PythonListing> {
         .spawn()
         .expect("python3 runs");
     let mut stdin = child.stdin.take().expect("piped");
-    let lines: String = paths
-        .iter()
-        .map(|path| format!("{}\n", path.display()))
-        .collect();
+    let lines: String = paths.iter().map(|path| format!("{}\n", path.display())).collect();
     let writer = std::thread::spawn(move || stdin.write_all(lines.as_bytes()));
     let output = child.wait_with_output().expect("python3 ends");
-    assert!(
-        output.status.success(),
-        "tarfile_list.py: {}",
-        output.status
-    );
+    assert!(output.status.success(), "tarfile_list.py: {}", output.status);
     writer.join().expect("no panic").expect("python3 reads");
     let listings: Vec<PythonListing> = output
         .stdout
@@ -435,10 +394,7 @@ fn python_member(member: &Value) -> (PythonRow, Inside) {
             device: [0, 1].map(|at| text(&member["device"][at])),
         },
         Inside {
-            xattrs: xattrs
-                .iter()
-                .map(|(name, value)| (name.clone(), text(value)))
-                .collect(),
+            xattrs: xattrs.iter().map(|(name, value)| (name.clone(), text(value))).collect(),
             content: text(&member["content"]),
         },
     )

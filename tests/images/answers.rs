@@ -117,9 +117,7 @@ fn heads() {
         let mut head = client.send("HEAD", &path, &[]);
         for reply in [&mut got, &mut head] {
             let passing = ["date", "x-request-id"];
-            reply
-                .headers
-                .retain(|(name, _)| !passing.contains(&name.as_str()));
+            reply.headers.retain(|(name, _)| !passing.contains(&name.as_str()));
         }
         assert_eq!((head.status, head.headers), (200, got.headers), "{path}");
         for known in [&etag, &format!("\"x\", W/{etag}"), "*"] {
@@ -160,10 +158,7 @@ fn ranges() {
                 let range = format!("bytes={start}-{}", end - 1);
                 let reply = client.send("GET", &path, &[("Range", &range)]);
                 assert_eq!(reply.status, 206, "{what}: {name} {range}");
-                assert!(
-                    reply.body == content[*start..*end],
-                    "{what}: {name} {range}"
-                );
+                assert!(reply.body == content[*start..*end], "{what}: {name} {range}");
                 let part = format!("bytes {start}-{}/{length}", end - 1);
                 assert_eq!(reply.header("content-range"), Some(part.as_str()));
             }
@@ -267,10 +262,9 @@ fn not_read() {
         ("edit/opaque/.wh..wh..opq", 404),
         ("posix/%00", 404),
     ] {
-        for url in [
-            format!("/v1/images/{ODD}/blobs/{path}"),
-            format!("/v2/odd/_files/blobs/1/{path}"),
-        ] {
+        for url in
+            [format!("/v1/images/{ODD}/blobs/{path}"), format!("/v2/odd/_files/blobs/1/{path}")]
+        {
             let reply = client.get(&url);
             assert!(!refused(&reply, status, &url).is_empty());
             assert_eq!(reply.header("x-content-type-options"), Some("nosniff"));
@@ -282,11 +276,7 @@ fn not_read() {
                 let reply = client.get(&url);
                 // A listing and a tar can show a link that leads nowhere.
                 let link = fixture().image(ODD).unpacked.contains_key(path.as_bytes());
-                assert_eq!(
-                    reply.status,
-                    if link && view == "tree" { 200 } else { 404 },
-                    "{url}"
-                );
+                assert_eq!(reply.status, if link && view == "tree" { 200 } else { 404 }, "{url}");
             }
         }
     }
@@ -357,11 +347,7 @@ fn platforms() {
 
     let mut client = Client::new(&registry);
     let [one, two] = images.map(|(_, name)| rows(&fixture.image(name).unpacked));
-    for id in [
-        "multi:1".to_owned(),
-        digest.to_string(),
-        digest.hex()[..12].to_owned(),
-    ] {
+    for id in ["multi:1".to_owned(), digest.to_string(), digest.hex()[..12].to_owned()] {
         for (platform, want) in [
             (String::new(), &one),
             (format!("&platform=linux/{host}"), &one),

@@ -144,13 +144,7 @@ fn build() -> Fixture {
         push(&home, &engine, &made, packing, registry);
     }
     drop(engine);
-    Fixture {
-        cleaner,
-        home,
-        registry: made,
-        images: images.into(),
-        packings,
-    }
+    Fixture { cleaner, home, registry: made, images: images.into(), packings }
 }
 
 fn build_by_docker(home: &Home, engine: &Engine, registry: &Registry) {
@@ -202,10 +196,7 @@ fn run_odd(home: &Home, folder: &str) {
     let root = home.path("bundle/rootfs");
     let script = format!("{root}/odd.py");
     fs::write(&script, ODD_FILES).expect("a file");
-    home.run(
-        "chroot",
-        &[&root, "python3", "/odd.py", &format!("/{folder}")],
-    );
+    home.run("chroot", &[&root, "python3", "/odd.py", &format!("/{folder}")]);
     fs::remove_file(script).expect("the script");
 }
 
@@ -245,25 +236,15 @@ fn add_by_podman(home: &Home, registry: &Registry) {
         &file,
         &context,
     ]);
-    home.podman(&[
-        "push",
-        "--quiet",
-        "--tls-verify=false",
-        "--format=oci",
-        &tag,
-    ]);
+    home.podman(&["push", "--quiet", "--tls-verify=false", "--format=oci", &tag]);
 }
 
 /// Layers that Docker and podman unpack at best, but cannot push again: links to
 /// files of lower layers without any such file, as Docker wrote them on aufs,
 /// and sparse files.
 fn add_for_umoci(home: &Home, registry: &Registry) {
-    const TARGETS: [&str; 4] = [
-        "etc/debian_version",
-        "umoci/hard2",
-        "umoci/soft1",
-        "usr/bin/passwd",
-    ];
+    const TARGETS: [&str; 4] =
+        ["etc/debian_version", "umoci/hard2", "umoci/soft1", "usr/bin/passwd"];
     let image = format!("{}:special", home.path("layout"));
     let from = format!("docker://{}/{ODD}", registry.host());
     home.copy(&from, &format!("oci:{image}"), &[]);
@@ -279,12 +260,7 @@ fn add_for_umoci(home: &Home, registry: &Registry) {
     home.run("tar", &[&["--delete", "-f", &tar][..], &TARGETS].concat());
     add_layer(home, &image, &tar);
     run_odd(home, "sparse");
-    let sparse = tar_up(
-        home,
-        "posix",
-        "sparse",
-        &[&["--sparse"], &XATTRS[..]].concat(),
-    );
+    let sparse = tar_up(home, "posix", "sparse", &[&["--sparse"], &XATTRS[..]].concat());
     add_layer(home, &image, &sparse);
     let to = format!("docker://{}/{SPECIAL}", registry.host());
     home.copy(&format!("oci:{image}"), &to, &[]);
@@ -353,8 +329,6 @@ impl Fixture {
 
     pub fn image(&self, name: &str) -> &Image {
         let mut images = self.images.iter();
-        images
-            .find(|image| image.name == name)
-            .expect("one of them")
+        images.find(|image| image.name == name).expect("one of them")
     }
 }

@@ -20,9 +20,8 @@ use crate::fixture::{ODD_FILES, SPECIAL, fixture};
 fn mounted() {
     let mut mounts: HashMap<u32, Mount> = HashMap::new();
     for (what, registry, image) in fixture().all() {
-        let mount = mounts
-            .entry(registry.pid())
-            .or_insert_with(|| Mount::start(&registry.dir, &[]));
+        let mount =
+            mounts.entry(registry.pid()).or_insert_with(|| Mount::start(&registry.dir, &[]));
         let found = tree::read(&mount.path.join(image.name));
         assert_same(&what, &found, &image.unpacked);
     }
@@ -38,12 +37,7 @@ fn stats() {
             let paths = walk(root).into_iter().skip(1);
             let name = |path: &Path| path.strip_prefix(root).expect("below").to_owned();
             paths
-                .map(|path| {
-                    (
-                        name(&path).as_os_str().as_bytes().to_vec(),
-                        Stat::read(&path),
-                    )
-                })
+                .map(|path| (name(&path).as_os_str().as_bytes().to_vec(), Stat::read(&path)))
                 .collect()
         };
         assert_same(image.name, &stats(&root), &stats(unpacked));
@@ -81,10 +75,7 @@ fn contents() {
                 continue;
             }
             let want = fs::read(&path).expect("a file");
-            assert_content(
-                &root.join(path.strip_prefix(unpacked).expect("below")),
-                &want,
-            );
+            assert_content(&root.join(path.strip_prefix(unpacked).expect("below")), &want);
             files += 1;
         }
     }
@@ -106,10 +97,7 @@ fn sparse() {
         for hole in places[1..].chunks_exact(2) {
             // From the end of data to the next.
             let (data, end) = (hole[0], hole[1]);
-            assert!(
-                data <= end && end <= want.len() as i64,
-                "{path:?}: {places:?}"
-            );
+            assert!(data <= end && end <= want.len() as i64, "{path:?}: {places:?}");
         }
         let mut data = vec![false; want.len().div_ceil(512)];
         for piece in places[1..].chunks_exact(2) {
@@ -117,10 +105,7 @@ fn sparse() {
             data[blocks].fill(true);
         }
         for (block, is_data) in want.chunks(512).zip(data) {
-            assert!(
-                is_data || block.iter().all(|&b| b == 0),
-                "{path:?}: {places:?}"
-            );
+            assert!(is_data || block.iter().all(|&b| b == 0), "{path:?}: {places:?}");
         }
     }
     // As the file system had them that the layer was packed from.
@@ -129,11 +114,7 @@ fn sparse() {
     need("python3", "python3");
     run(Command::new("python3").args(["-c", ODD_FILES]).arg(&made));
     for name in ["sizes/sparse", "sizes/hole", "sizes/3000000", "sizes/0"] {
-        assert_eq!(
-            holes(&root.join("sparse").join(name)),
-            holes(&made.join(name)),
-            "{name}"
-        );
+        assert_eq!(holes(&root.join("sparse").join(name)), holes(&made.join(name)), "{name}");
     }
 }
 

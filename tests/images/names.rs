@@ -12,17 +12,11 @@ fn round_trip() {
     let fixture = fixture();
     let (image, mut client) = (fixture.image(SPECIAL), Client::new(&fixture.registry));
     let (repository, tag) = SPECIAL.split_once(':').expect("a tag");
-    let [v1, v2] = [
-        format!("/v1/images/{repository}%3A{tag}/"),
-        format!("/v2/{repository}/_files/"),
-    ];
+    let [v1, v2] =
+        [format!("/v1/images/{repository}%3A{tag}/"), format!("/v2/{repository}/_files/")];
     // The same under the repository, and with every byte encoded.
     let ways = |view: &str, entry: &Shown| {
-        let all: String = entry
-            .path
-            .iter()
-            .map(|byte| format!("%{byte:02X}"))
-            .collect();
+        let all: String = entry.path.iter().map(|byte| format!("%{byte:02X}")).collect();
         [
             format!("{v1}{view}{}", entry.url),
             format!("{v2}{view}/{tag}{}", entry.url),
@@ -68,11 +62,7 @@ fn round_trip() {
     }
     assert!(seen > 200, "{seen}");
     let unpacked = rows(&image.unpacked);
-    assert!(
-        unpacked
-            .keys()
-            .any(|path| std::str::from_utf8(path).is_err())
-    );
+    assert!(unpacked.keys().any(|path| std::str::from_utf8(path).is_err()));
 }
 
 /// Follows the links from page to page, or asks for the next one itself.
@@ -89,9 +79,8 @@ fn pages(client: &mut Client, address: &str, limit: usize, follow: bool) -> Vec<
         let last = found.last().map(|entry| entry.url.clone());
         next = match (link, last) {
             (Some(link), Some(_)) if follow => {
-                let target = link
-                    .strip_prefix('<')
-                    .and_then(|rest| rest.strip_suffix(">; rel=\"next\""));
+                let target =
+                    link.strip_prefix('<').and_then(|rest| rest.strip_suffix(">; rel=\"next\""));
                 Some(target.unwrap_or_else(|| panic!("{link}")).to_owned())
             }
             (Some(_), Some(last)) => Some(format!("{first}&after={last}")),

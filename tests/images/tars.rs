@@ -25,11 +25,7 @@ fn unpack(registry: &Registry, path: &str) -> (TempDir, Tree) {
     let reply = Client::new(registry).get(path);
     assert_eq!(reply.status, 200, "{path}: {}", reply.text());
     let gzip = path.contains("gzip=1");
-    let media_type = if gzip {
-        "application/gzip"
-    } else {
-        "application/x-tar"
-    };
+    let media_type = if gzip { "application/gzip" } else { "application/x-tar" };
     assert_eq!(reply.header("content-type"), Some(media_type));
     let folder = TempDir::new().expect("a temporary folder");
     let [tar, root] = ["tar", "root"].map(|name| folder.path().join(name));
@@ -85,14 +81,7 @@ fn subtrees() {
     let fixture = fixture();
     let image = fixture.image(SPECIAL);
     let repository = SPECIAL.replace(':', "/_files/tar/");
-    for folder in [
-        "posix",
-        "podman/names",
-        "umoci/times",
-        "sparse",
-        "links",
-        "usr/bin",
-    ] {
+    for folder in ["posix", "podman/names", "umoci/times", "sparse", "links", "usr/bin"] {
         let inside = below(&image.unpacked, folder);
         assert!(!inside.is_empty(), "{folder}");
         for path in [
@@ -148,14 +137,7 @@ fn sparse() {
         assert!(whole.body == want, "{name}");
         // About the edges of what is stored.
         for edge in [1 << 20, 3 << 20, (3 << 20) + 65536, 9 << 20, want.len()] {
-            for start in [
-                edge - 5000,
-                edge - 1,
-                edge,
-                edge + 1,
-                edge + 691,
-                edge + 5000,
-            ] {
+            for start in [edge - 5000, edge - 1, edge, edge + 1, edge + 691, edge + 5000] {
                 let end = (start + 6000).min(want.len());
                 if start >= end {
                     continue;

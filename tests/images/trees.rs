@@ -31,11 +31,7 @@ fn kept_by_other(image: &Image, mut tree: Tree) -> Tree {
             file.xattrs.retain(|name, _| name == b"security.capability");
         }
     }
-    if podman {
-        tree
-    } else {
-        without_engine_files(tree)
-    }
+    if podman { tree } else { without_engine_files(tree) }
 }
 
 /// The clients that judge us agree with one another.
@@ -70,11 +66,7 @@ fn listed() {
 #[track_caller]
 fn in_order(entries: &[Shown]) {
     let parts = |entry: &Shown| -> Vec<Vec<u8>> {
-        entry
-            .path
-            .split(|b| *b == b'/')
-            .map(<[u8]>::to_vec)
-            .collect()
+        entry.path.split(|b| *b == b'/').map(<[u8]>::to_vec).collect()
     };
     for pair in entries.windows(2) {
         assert!(parts(&pair[0]) < parts(&pair[1]), "{pair:#?}");
@@ -88,12 +80,7 @@ fn contents() {
         let mut client = Client::new(registry);
         let mut total = 0;
         for (path, row) in rows(&image.unpacked) {
-            let Row {
-                size: Some(size),
-                digest: Some(digest),
-                ..
-            } = row
-            else {
+            let Row { size: Some(size), digest: Some(digest), .. } = row else {
                 continue;
             };
             let path = encode(&path);
@@ -133,9 +120,7 @@ fn packed() {
     }
     let layers = named_by_layers(fixture.image(ODD));
     for marker in ["etc/.wh.issue", "edit/opaque/.wh..wh..opq", "edit/.wh.h1"] {
-        let found = layers
-            .iter()
-            .any(|(_, names)| names.contains(marker.as_bytes()));
+        let found = layers.iter().any(|(_, names)| names.contains(marker.as_bytes()));
         assert!(found, "{marker}: did the Docker engine use overlays?");
     }
 }
@@ -150,10 +135,7 @@ fn layers() {
         let entries = shown(&Client::new(&fixture.registry).get(&path));
         let mut from: BTreeMap<&str, usize> = BTreeMap::new();
         for entry in &entries {
-            let last = layers
-                .iter()
-                .rev()
-                .find(|(_, names)| names.contains(&entry.path));
+            let last = layers.iter().rev().find(|(_, names)| names.contains(&entry.path));
             let (layer, _) = last.unwrap_or_else(|| panic!("no layer has {entry:?}"));
             // A link to a file of another layer is in both.
             if image.unpacked[&entry.path].first_name.is_none() {
@@ -178,13 +160,7 @@ fn named_by_layers(image: &Image) -> Vec<(String, BTreeSet<Vec<u8>>)> {
             let hex = digest.trim_start_matches("sha256:");
             let blob = format!("{layout}/blobs/sha256/{hex}");
             let mut list = Command::new("tar");
-            list.args([
-                "--list",
-                "--gzip",
-                "--quoting-style=escape",
-                "--file",
-                &blob,
-            ]);
+            list.args(["--list", "--gzip", "--quoting-style=escape", "--file", &blob]);
             let output = run(list.env("LC_ALL", "C"));
             let lines = output.stdout.split(|b| *b == b'\n');
             (digest.to_owned(), lines.map(unescape).collect())
@@ -202,11 +178,7 @@ fn unescape(line: &[u8]) -> Vec<u8> {
             name.push(*first);
             continue;
         }
-        let digits = rest
-            .iter()
-            .take_while(|b| b.is_ascii_digit())
-            .count()
-            .min(3);
+        let digits = rest.iter().take_while(|b| b.is_ascii_digit()).count().min(3);
         let (code, tail) = rest.split_at(digits.max(1));
         rest = tail;
         name.push(match code {

@@ -22,9 +22,7 @@ fn text(command: &mut Command) -> String {
 fn assert_same_lines(what: &str, ours: &[u8], unpacked: &[u8]) {
     let [ours, unpacked] = [ours, unpacked].map(|text| text.split(|&b| b == b'\n'));
     let counts = (ours.clone().count(), unpacked.clone().count());
-    let differ = ours
-        .zip(unpacked)
-        .filter(|(ours, unpacked)| ours != unpacked);
+    let differ = ours.zip(unpacked).filter(|(ours, unpacked)| ours != unpacked);
     let differ = differ.map(|(a, b)| format!("{}\n{}", a.escape_ascii(), b.escape_ascii()));
     let differ: Vec<String> = differ.take(10).collect();
     let same = differ.is_empty() && counts.0 == counts.1;
@@ -40,28 +38,17 @@ fn chroot() {
 print(ssl.OPENSSL_VERSION, sqlite3.connect(':memory:').execute('select 6 * 7').fetchone())";
     for command in [
         &["python3", "-B", "-c", script][..],
-        &[
-            "sh",
-            "-ec",
-            "ls -AR /usr/lib && cat /etc/os-release && command -v dpkg && echo /e*/h*",
-        ],
+        &["sh", "-ec", "ls -AR /usr/lib && cat /etc/os-release && command -v dpkg && echo /e*/h*"],
         &["dpkg", "--list"],
         &["dpkg", "--verify"],
-        &[
-            "sh",
-            "-ec",
-            "find / -xdev ! -type d -printf '%p %s %m %n %t %l\n' | sort",
-        ],
+        &["sh", "-ec", "find / -xdev ! -type d -printf '%p %s %m %n %t %l\n' | sort"],
     ] {
         let [ours, unpacked] = [root.as_path(), Path::new(&image.root)].map(|root| {
             let mut chroot = Command::new("chroot");
             run(chroot.arg(root).args(command).env("LC_ALL", "C")).stdout
         });
         assert_same_lines(&format!("{command:?}"), &ours, &unpacked);
-        assert!(
-            !ours.is_empty() || command.contains(&"--verify"),
-            "{command:?}"
-        );
+        assert!(!ours.is_empty() || command.contains(&"--verify"), "{command:?}");
     }
     // It writes where it may.
     let mut chroot = Command::new("chroot");
@@ -116,20 +103,13 @@ fn overlay() {
     let temp = TempDir::new().expect("a temporary folder");
     // What it mounts is gone with it.
     let mut command = Command::new("unshare");
-    command
-        .args(["--mount", "sh", "-c", INSTALL, "sh"])
-        .arg(&root)
-        .arg(temp.path());
+    command.args(["--mount", "sh", "-c", INSTALL, "sh"]).arg(&root).arg(temp.path());
     let said = text(&mut command);
     for line in ["Inst probe (1 ", "\nprobed\n", "Removing probe"] {
         assert!(said.contains(line), "{line:?} is not in\n{said}");
     }
     assert!(temp.path().join("upper/repo/probe.deb").is_file());
-    assert_same(
-        PYTHON,
-        &tree::read(&root),
-        &fixture().image(PYTHON).unpacked,
-    );
+    assert_same(PYTHON, &tree::read(&root), &fixture().image(PYTHON).unpacked);
 }
 
 /// Copies have all there is.
@@ -142,10 +122,7 @@ fn copies() {
     let copy = |program: &str, arguments: &[&str], source: &Path| {
         let to = temp.path().join(program);
         fs::create_dir(&to).expect("a folder");
-        run(Command::new(program)
-            .args(arguments)
-            .arg(source.join("."))
-            .arg(&to));
+        run(Command::new(program).args(arguments).arg(source.join(".")).arg(&to));
         assert_same(program, &tree::read(&to), &image.unpacked);
         fs::remove_dir_all(&to).expect("the copy");
     };
@@ -179,10 +156,7 @@ fn walks() {
         let same = |what: &str, command: &str| {
             let [ours, unpacked] = [root.as_path(), Path::new(&image.root)].map(|root| {
                 let mut shell = Command::new("sh");
-                shell
-                    .args(["-ec", command])
-                    .current_dir(root)
-                    .env("LC_ALL", "C");
+                shell.args(["-ec", command]).current_dir(root).env("LC_ALL", "C");
                 run(&mut shell).stdout
             });
             assert_same_lines(&format!("{what} of {}", image.name), &ours, &unpacked);
@@ -192,10 +166,7 @@ fn walks() {
             r"find . -mindepth 1 \( -type d -printf '%p %y %m %U %G %T@\n' \
               -o -printf '%p %y %m %U %G %T@ %s %n %l\n' \) | sort",
         );
-        same(
-            "du",
-            "find . ! -type d -print0 | sort -z | du --bytes --files0-from=- | sort",
-        );
+        same("du", "find . ! -type d -print0 | sort -z | du --bytes --files0-from=- | sort");
         // What is below the root, which belongs to whoever unpacked it.
         same(
             "tar",

@@ -31,14 +31,8 @@ pub struct Row {
 
 pub type Rows = BTreeMap<Vec<u8>, Row>;
 
-const KINDS: [&str; 6] = [
-    "file",
-    "directory",
-    "symlink",
-    "character-device",
-    "block-device",
-    "fifo",
-];
+const KINDS: [&str; 6] =
+    ["file", "directory", "symlink", "character-device", "block-device", "fifo"];
 
 /// What the JSON should say.
 pub fn rows(tree: &Tree) -> Rows {
@@ -96,9 +90,7 @@ impl Shown {
     fn parse(value: &Value) -> Shown {
         let text = |key: &str| value[key].as_str();
         let number = |key: &str| {
-            value[key]
-                .as_i64()
-                .unwrap_or_else(|| panic!("{key} is no whole number in {value}"))
+            value[key].as_i64().unwrap_or_else(|| panic!("{key} is no whole number in {value}"))
         };
         let unsigned = |key: &str| u32::try_from(number(key)).expect("32 bits");
         let path = text("path").expect("a path");
@@ -140,9 +132,7 @@ impl Shown {
                 size: regular.then_some(size),
                 digest: text("digest").map(str::to_owned),
                 linkname,
-                device: value
-                    .get("major")
-                    .map(|_| (unsigned("major"), unsigned("minor"))),
+                device: value.get("major").map(|_| (unsigned("major"), unsigned("minor"))),
             },
             layer: text("layer").expect("a layer").to_owned(),
             image: text("image").expect("an image").to_owned(),
@@ -167,22 +157,15 @@ pub fn shown(reply: &Reply) -> Vec<Shown> {
 
 /// By path, each of which comes once.
 pub fn by_path(entries: &[Shown]) -> Rows {
-    let rows: Rows = entries
-        .iter()
-        .map(|entry| (entry.path.clone(), entry.row.clone()))
-        .collect();
+    let rows: Rows = entries.iter().map(|entry| (entry.path.clone(), entry.row.clone())).collect();
     assert_eq!(rows.len(), entries.len(), "a path comes twice");
     rows
 }
 
 /// A path in a URL, with nothing left to chance.
 pub fn encode(path: &[u8]) -> String {
-    const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
-        .remove(b'/')
-        .remove(b'-')
-        .remove(b'.')
-        .remove(b'_')
-        .remove(b'~');
+    const ESCAPED: &AsciiSet =
+        &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'.').remove(b'_').remove(b'~');
     percent_encode(path, ESCAPED).to_string()
 }
 
@@ -194,10 +177,7 @@ pub struct Client {
 
 impl Client {
     pub fn new(registry: &Registry) -> Client {
-        Client {
-            address: registry.address,
-            stream: BufReader::new(registry.connect()),
-        }
+        Client { address: registry.address, stream: BufReader::new(registry.connect()) }
     }
 
     pub fn get(&mut self, path: &str) -> Reply {

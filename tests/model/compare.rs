@@ -15,13 +15,9 @@ pub fn compare(store: &Store, layers: &[Vec<Member>]) {
     let image = store.image(layers);
     let tree = match (model::image(layers), &image) {
         (Ok(tree), Ok(_)) => tree,
-        (
-            Err(model::Refused),
-            Err(Error::Layer {
-                cause: index::Error::Refused { .. },
-                ..
-            }),
-        ) => return,
+        (Err(model::Refused), Err(Error::Layer { cause: index::Error::Refused { .. }, .. })) => {
+            return;
+        }
         (want, found) => panic!("want {want:?}, found {found:?}"),
     };
     let image = image.expect("matched above");
@@ -36,9 +32,7 @@ pub fn compare(store: &Store, layers: &[Vec<Member>]) {
 
 fn walk(image: &Arc<Image>) -> Vec<Node> {
     let root = image.root().clone();
-    Walk::new(Arc::clone(image), root)
-        .collect::<Result<_, _>>()
-        .unwrap()
+    Walk::new(Arc::clone(image), root).collect::<Result<_, _>>().unwrap()
 }
 
 fn text(path: &[u8]) -> &str {
@@ -66,25 +60,16 @@ fn same(image: &Arc<Image>, node: &Node, thing: &Thing) {
             let read = image.read(node, from as u64, &mut part).unwrap();
             assert_eq!(part[..read], want[from..][..read]);
             assert_eq!(read, 100.min(want.len() - from));
-            assert_eq!(
-                image.read(node, want.len() as u64 + 1, &mut part).unwrap(),
-                0
-            );
+            assert_eq!(image.read(node, want.len() as u64 + 1, &mut part).unwrap(), 0);
         }
         What::Directory(mode) => {
             let want = mode.map_or(0o755, |bits| 0o700 | u16::from(bits));
             assert_eq!((entry.kind, entry.mode), (Kind::Directory, want));
-            assert!(matches!(
-                image.read(node, 0, &mut []),
-                Err(Error::IsDirectory(_))
-            ));
+            assert!(matches!(image.read(node, 0, &mut []), Err(Error::IsDirectory(_))));
         }
         What::Symlink(target) => {
             assert_eq!(text(image.readlink(node).unwrap()), target);
-            assert!(matches!(
-                image.read(node, 0, &mut []),
-                Err(Error::NotAFile(_))
-            ));
+            assert!(matches!(image.read(node, 0, &mut []), Err(Error::NotAFile(_))));
         }
     }
 }
@@ -92,11 +77,8 @@ fn same(image: &Arc<Image>, node: &Node, thing: &Thing) {
 fn listing(image: &Arc<Image>, nodes: &[Node], tree: &Tree) {
     let found: Vec<&str> = nodes.iter().map(|node| text(&node.path)).collect();
     let root = [model::key("")];
-    let want: Vec<String> = tree
-        .keys()
-        .filter(|path| !root.contains(path))
-        .map(|path| path.join("/"))
-        .collect();
+    let want: Vec<String> =
+        tree.keys().filter(|path| !root.contains(path)).map(|path| path.join("/")).collect();
     assert_eq!(found, want);
     same(image, image.root(), &tree[&root[0]]);
     let mut groups = BTreeMap::new();
@@ -112,10 +94,7 @@ fn listing(image: &Arc<Image>, nodes: &[Node], tree: &Tree) {
         }
     }
     let inodes: BTreeSet<_> = groups.values().flatten().collect();
-    assert!(
-        groups.values().all(|inodes| inodes.len() == 1),
-        "{groups:?}"
-    );
+    assert!(groups.values().all(|inodes| inodes.len() == 1), "{groups:?}");
     assert_eq!(groups.len(), inodes.len(), "{groups:?}");
 }
 
@@ -227,9 +206,5 @@ pub fn show(image: &Arc<Image>) -> String {
             (_, links) => format!("{path}={links}"),
         }
     };
-    walk(image)
-        .into_iter()
-        .map(one)
-        .collect::<Vec<_>>()
-        .join(" ")
+    walk(image).into_iter().map(one).collect::<Vec<_>>().join(" ")
 }

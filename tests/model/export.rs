@@ -16,11 +16,7 @@ use super::store::Store;
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/model/odd_tar.py");
 
 fn python(arguments: &[&str], paths: &[&Path]) -> Vec<u8> {
-    run(Command::new("python3")
-        .arg(SCRIPT)
-        .args(arguments)
-        .args(paths))
-    .stdout
+    run(Command::new("python3").arg(SCRIPT).args(arguments).args(paths)).stdout
 }
 
 /// A megabyte of hole, data, a hole, data, a hole.
@@ -33,9 +29,12 @@ fn sparse_layer(dir: &Path) -> Vec<u8> {
     file.set_len(5 << 20).unwrap();
     file.sync_all().unwrap();
     let tar = dir.join("sparse.tar");
-    run(Command::new("tar")
-        .args(["--sparse", "--format=posix", "--numeric-owner", "-cf"])
-        .args([&tar, Path::new("-C"), dir, Path::new("sparse")]));
+    run(Command::new("tar").args(["--sparse", "--format=posix", "--numeric-owner", "-cf"]).args([
+        &tar,
+        Path::new("-C"),
+        dir,
+        Path::new("sparse"),
+    ]));
     fs::read(tar).unwrap()
 }
 
@@ -73,12 +72,7 @@ fn what_is_hard_to_tar() {
     let unpacked = dir.path().join("unpacked");
     fs::create_dir(&unpacked).unwrap();
     run(Command::new("tar")
-        .args([
-            "--numeric-owner",
-            "--exclude=console",
-            "--exclude=sda",
-            "-xf",
-        ])
+        .args(["--numeric-owner", "--exclude=console", "--exclude=sda", "-xf"])
         .args([&exported, Path::new("-C"), &unpacked]));
     let [mine, theirs] =
         [dir.path().join("sparse"), unpacked.join("sparse")].map(|p| fs::read(p).unwrap());
@@ -86,10 +80,7 @@ fn what_is_hard_to_tar() {
     assert!(fs::metadata(unpacked.join("sparse")).unwrap().blocks() < 1000);
     assert_eq!(fs::metadata(unpacked.join("a-linked")).unwrap().nlink(), 3);
     assert_eq!(fs::metadata(unpacked.join("before")).unwrap().mtime(), -2);
-    assert_eq!(
-        fs::read(unpacked.join("d/".repeat(150) + "deep")).unwrap(),
-        b"deep"
-    );
+    assert_eq!(fs::read(unpacked.join("d/".repeat(150) + "deep")).unwrap(), b"deep");
 }
 
 /// A directory, and a file, of an image.
@@ -104,10 +95,7 @@ fn a_part() {
         .finish();
     let image = store.image_of_tars(&[tar]).unwrap();
     for (path, want) in [
-        (
-            "",
-            "a/ a/b/ a/b/second=3 a/b/third=3 a/b/up>../first a/first=3",
-        ),
+        ("", "a/ a/b/ a/b/second=3 a/b/third=3 a/b/up>../first a/first=3"),
         ("a/b", "second=2 third=2 up>../first"),
         ("a/b/third", "third"),
         ("a/b/up", "up>../first"),

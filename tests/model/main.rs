@@ -114,125 +114,33 @@ fn merged() {
     };
     for (upper, want, why) in [
         (vec![], "d/ d/x d/y e/ e/z f s>d", "nothing"),
-        (
-            vec![marker_at("d/.wh.x")],
-            "d/ d/y e/ e/z f s>d",
-            "whiteout",
-        ),
+        (vec![marker_at("d/.wh.x")], "d/ d/y e/ e/z f s>d", "whiteout"),
         (vec![marker_at(".wh.d")], "e/ e/z f s>d", "of a directory"),
-        (
-            vec![marker_at("/./e/../.wh.d")],
-            "e/ e/z f s>d",
-            "other spellings",
-        ),
-        (
-            vec![marker_at("n/.wh.x")],
-            "d/ d/x d/y e/ e/z f s>d",
-            "nowhere",
-        ),
-        (
-            vec![marker_at("d/.wh.x"), file("d/x")],
-            "d/ d/x d/y e/ e/z f s>d",
-            "re-added",
-        ),
-        (
-            vec![file("d/x"), marker_at("d/.wh.x")],
-            "d/ d/x d/y e/ e/z f s>d",
-            "other order",
-        ),
-        (
-            vec![marker_at("d/.wh..wh..opq")],
-            "d/ e/ e/z f s>d",
-            "opaque, not declared",
-        ),
-        (
-            vec![file("d/n"), marker_at("d/.wh..wh..opq")],
-            "d/ d/n e/ e/z f s>d",
-            "opaque last",
-        ),
-        (
-            vec![marker_at(".wh..wh..opq"), file("n")],
-            "n",
-            "opaque root",
-        ),
-        (
-            vec![marker_at("s/.wh.x")],
-            "d/ d/x d/y e/ e/z f s>d",
-            "through a lower symlink",
-        ),
-        (
-            vec![marker_at("f/.wh.x")],
-            "d/ d/x d/y e/ e/z f s>d",
-            "below a lower file",
-        ),
-        (
-            vec![file("s/n")],
-            "d/ d/x d/y e/ e/z f s/ s/n",
-            "the symlink is replaced",
-        ),
-        (
-            vec![file("f/n")],
-            "d/ d/x d/y e/ e/z f/ f/n s>d",
-            "the file is replaced",
-        ),
+        (vec![marker_at("/./e/../.wh.d")], "e/ e/z f s>d", "other spellings"),
+        (vec![marker_at("n/.wh.x")], "d/ d/x d/y e/ e/z f s>d", "nowhere"),
+        (vec![marker_at("d/.wh.x"), file("d/x")], "d/ d/x d/y e/ e/z f s>d", "re-added"),
+        (vec![file("d/x"), marker_at("d/.wh.x")], "d/ d/x d/y e/ e/z f s>d", "other order"),
+        (vec![marker_at("d/.wh..wh..opq")], "d/ e/ e/z f s>d", "opaque, not declared"),
+        (vec![file("d/n"), marker_at("d/.wh..wh..opq")], "d/ d/n e/ e/z f s>d", "opaque last"),
+        (vec![marker_at(".wh..wh..opq"), file("n")], "n", "opaque root"),
+        (vec![marker_at("s/.wh.x")], "d/ d/x d/y e/ e/z f s>d", "through a lower symlink"),
+        (vec![marker_at("f/.wh.x")], "d/ d/x d/y e/ e/z f s>d", "below a lower file"),
+        (vec![file("s/n")], "d/ d/x d/y e/ e/z f s/ s/n", "the symlink is replaced"),
+        (vec![file("f/n")], "d/ d/x d/y e/ e/z f/ f/n s>d", "the file is replaced"),
         (vec![file("d")], "d e/ e/z f s>d", "file over directory"),
-        (
-            vec![symlink("d", "e")],
-            "d>e e/ e/z f s>d",
-            "symlink over directory",
-        ),
-        (
-            vec![directory("f/")],
-            "d/ d/x d/y e/ e/z f/ s>d",
-            "directory over file",
-        ),
-        (
-            vec![directory("d/")],
-            "d/ d/x d/y e/ e/z f s>d",
-            "directory over directory",
-        ),
-        (
-            vec![link("l", "f")],
-            "d/ d/x d/y e/ e/z f=2 l=2 s>d",
-            "link to a lower layer",
-        ),
-        (
-            vec![link("l", "s/x")],
-            "d/ d/x=2 d/y e/ e/z f l=2 s>d",
-            "through a lower symlink",
-        ),
-        (
-            vec![link("l", "s")],
-            "d/ d/x d/y e/ e/z f l>d s>d",
-            "to the symlink itself",
-        ),
-        (
-            vec![link("l", "f"), marker_at(".wh.f")],
-            "d/ d/x d/y e/ e/z l s>d",
-            "and its name taken",
-        ),
-        (
-            vec![link("f", "d/x")],
-            "d/ d/x=2 d/y e/ e/z f=2 s>d",
-            "over a file",
-        ),
+        (vec![symlink("d", "e")], "d>e e/ e/z f s>d", "symlink over directory"),
+        (vec![directory("f/")], "d/ d/x d/y e/ e/z f/ s>d", "directory over file"),
+        (vec![directory("d/")], "d/ d/x d/y e/ e/z f s>d", "directory over directory"),
+        (vec![link("l", "f")], "d/ d/x d/y e/ e/z f=2 l=2 s>d", "link to a lower layer"),
+        (vec![link("l", "s/x")], "d/ d/x=2 d/y e/ e/z f l=2 s>d", "through a lower symlink"),
+        (vec![link("l", "s")], "d/ d/x d/y e/ e/z f l>d s>d", "to the symlink itself"),
+        (vec![link("l", "f"), marker_at(".wh.f")], "d/ d/x d/y e/ e/z l s>d", "and its name taken"),
+        (vec![link("f", "d/x")], "d/ d/x=2 d/y e/ e/z f=2 s>d", "over a file"),
         (vec![link("f", "f")], "d/ d/x d/y e/ e/z f s>d", "to itself"),
         (vec![link("f", "n")], "d/ d/x d/y e/ e/z s>d", "to nothing"),
-        (
-            vec![link("f", "d")],
-            "d/ d/x d/y e/ e/z s>d",
-            "to a directory",
-        ),
-        (
-            vec![marker_at(".wh..wh.")],
-            "d/ d/x d/y e/ e/z f s>d",
-            "AUFS's own",
-        ),
-        (
-            vec![file(".wh.d/x")],
-            ".wh.d/ .wh.d/x d/ d/x d/y e/ e/z f s>d",
-            "on a directory",
-        ),
+        (vec![link("f", "d")], "d/ d/x d/y e/ e/z s>d", "to a directory"),
+        (vec![marker_at(".wh..wh.")], "d/ d/x d/y e/ e/z f s>d", "AUFS's own"),
+        (vec![file(".wh.d/x")], ".wh.d/ .wh.d/x d/ d/x d/y e/ e/z f s>d", "on a directory"),
     ] {
         let layers = [base(), upper];
         compare(&store, &layers);
@@ -247,11 +155,7 @@ fn regressions() {
     let store = Store::new();
     for layers in [
         // A name taken away, and given back by a link from above.
-        vec![
-            vec![file("a"), link("b", "a")],
-            vec![marker_at(".wh.a")],
-            vec![link("a", "b")],
-        ],
+        vec![vec![file("a"), link("b", "a")], vec![marker_at(".wh.a")], vec![link("a", "b")]],
         // A name that is a link to another name of its own inode.
         vec![vec![file("a"), link("b", "a")], vec![link("a", "b")]],
         // The same layer twice.
@@ -268,11 +172,7 @@ fn regressions() {
             vec![link("d", "a/c"), link("e", "b")],
         ],
         // A parent that was a symlink and is a directory by now.
-        vec![vec![
-            symlink("s", "."),
-            directory("s/s"),
-            symlink("s/a", "a"),
-        ]],
+        vec![vec![symlink("s", "."), directory("s/s"), symlink("s/a", "a")]],
         vec![],
         vec![vec![]],
     ] {

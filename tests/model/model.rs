@@ -99,10 +99,8 @@ fn walk(layer: &mut Layer, path: &[String], make: Option<Row>) -> Result<Option<
         }
         at.push(name);
         let line = layer.get(&at).cloned();
-        if let Some(Row::Thing(Thing {
-            what: What::Symlink(target),
-            ..
-        })) = line.as_ref().map(|line| &line.row)
+        if let Some(Row::Thing(Thing { what: What::Symlink(target), .. })) =
+            line.as_ref().map(|line| &line.row)
         {
             at.pop();
             links += 1;
@@ -122,50 +120,24 @@ fn walk(layer: &mut Layer, path: &[String], make: Option<Row>) -> Result<Option<
         let passage = matches!(make, Row::Passage);
         let hides = match &line {
             None => false,
-            Some(Line {
-                row: Row::Whiteout, ..
-            }) => true,
-            Some(Line {
-                row: Row::Passage,
-                hides,
-            }) if !passage => *hides,
-            Some(Line {
-                row: Row::Passage, ..
-            }) => continue,
-            Some(Line {
-                row: Row::Thing(thing),
-                ..
-            }) if is_directory(thing) => continue,
+            Some(Line { row: Row::Whiteout, .. }) => true,
+            Some(Line { row: Row::Passage, hides }) if !passage => *hides,
+            Some(Line { row: Row::Passage, .. }) => continue,
+            Some(Line { row: Row::Thing(thing), .. }) if is_directory(thing) => continue,
             Some(_) if passage => return Ok(None),
             Some(line) => line.hides,
         };
-        layer.insert(
-            at.clone(),
-            Line {
-                row: make.clone(),
-                hides,
-            },
-        );
+        layer.insert(at.clone(), Line { row: make.clone(), hides });
     }
     Ok(Some(at))
 }
 
 /// What a layer's members leave.
 fn layer(number: usize, members: &[Member]) -> Result<Layer, Refused> {
-    let thing = |what, place| {
-        Row::Thing(Thing {
-            what,
-            inode: (number, place),
-        })
-    };
+    let thing = |what, place| Row::Thing(Thing { what, inode: (number, place) });
     let implicit = || Some(thing(IMPLICIT, usize::MAX));
-    let mut layer = Layer::from([(
-        Key::new(),
-        Line {
-            row: thing(IMPLICIT, usize::MAX),
-            hides: false,
-        },
-    )]);
+    let mut layer =
+        Layer::from([(Key::new(), Line { row: thing(IMPLICIT, usize::MAX), hides: false })]);
     for (place, member) in members.iter().enumerate() {
         let (Member::File(path, _)
         | Member::Directory(path, _)
@@ -195,13 +167,7 @@ fn layer(number: usize, members: &[Member]) -> Result<Layer, Refused> {
                 at.push(removed.to_owned());
                 match layer.get_mut(&at) {
                     Some(line) => line.hides = true,
-                    None => drop(layer.insert(
-                        at,
-                        Line {
-                            row: Row::Whiteout,
-                            hides: false,
-                        },
-                    )),
+                    None => drop(layer.insert(at, Line { row: Row::Whiteout, hides: false })),
                 }
             }
             continue;
@@ -233,19 +199,15 @@ fn layer(number: usize, members: &[Member]) -> Result<Layer, Refused> {
         if !directory {
             below(&mut layer, &at);
         }
-        let hides = layer
-            .get(&at)
-            .is_some_and(|line| line.hides || matches!(line.row, Row::Whiteout));
+        let hides =
+            layer.get(&at).is_some_and(|line| line.hides || matches!(line.row, Row::Whiteout));
         layer.insert(at, Line { row, hides });
     }
     // Links whose targets came later.
     let names: Vec<Key> = layer.keys().cloned().collect();
     for name in names {
         if let Row::Foreign(target) = &layer[&name].row
-            && let Some(Line {
-                row: Row::Thing(thing),
-                ..
-            }) = layer.get(&key(target))
+            && let Some(Line { row: Row::Thing(thing), .. }) = layer.get(&key(target))
             && !is_directory(thing)
         {
             let row = Row::Thing(thing.clone());
@@ -305,10 +267,7 @@ pub fn follow(tree: &Tree, path: &str, last: bool) -> Found {
 
 /// The image that layers make.
 pub fn image(layers: &[Vec<Member>]) -> Result<Tree, Refused> {
-    let root = Thing {
-        what: IMPLICIT,
-        inode: (0, usize::MAX),
-    };
+    let root = Thing { what: IMPLICIT, inode: (0, usize::MAX) };
     let mut tree = Tree::from([(Key::new(), root)]);
     for (number, members) in layers.iter().enumerate() {
         let lower = tree.clone();

@@ -92,10 +92,7 @@ fn by_reference_and_id() {
     };
     assert!(unknown(&digest(1).to_string()));
     assert!(unknown("0123456789ab"));
-    assert!(
-        unknown(&format!("sha512:{}", &two.hex()[..20])),
-        "another algorithm"
-    );
+    assert!(unknown(&format!("sha512:{}", &two.hex()[..20])), "another algorithm");
     assert!(!unknown("team/other"));
     assert!(!unknown("team/app:other"));
 
@@ -139,22 +136,13 @@ fn the_store_is_the_truth() {
     let layer = open(&store, &hex).unwrap().layers[0].digest;
     store.storage.delete_blob(&b, &layer).unwrap();
     let gone = open(&store, &hex);
-    assert!(
-        matches!(
-            gone,
-            Err(Error::Storage(storage::Error::BlobUnknown { .. }))
-        ),
-        "{gone:?}"
-    );
+    assert!(matches!(gone, Err(Error::Storage(storage::Error::BlobUnknown { .. }))), "{gone:?}");
     store.storage.delete_manifest(&b, &image).unwrap();
     assert!(matches!(open(&store, &hex), Err(Error::Unknown(_))));
 }
 
 fn ids(config: Digest) -> Ids {
-    Ids {
-        config: Some(config),
-        ..Ids::default()
-    }
+    Ids { config: Some(config), ..Ids::default() }
 }
 
 #[test]
@@ -166,19 +154,13 @@ fn a_prefix_of_several_ids() {
     for end in ["1", "2"] {
         let manifest = store.push_tars(&app, "t", &[tar(end)], AMD64);
         let config: Digest = format!("sha256:{}", hex(end)).parse().unwrap();
-        store
-            .index
-            .add_images(&app, &manifest, &ids(config))
-            .unwrap();
+        store.index.add_images(&app, &manifest, &ids(config)).unwrap();
         manifests.push(manifest);
     }
     match open(&store, &"a".repeat(20)) {
         Err(Error::Ambiguous { candidates, prefix }) => {
             assert_eq!(prefix, "a".repeat(20));
-            let found: Vec<_> = candidates
-                .iter()
-                .map(|c| (c.id.clone(), c.manifest))
-                .collect();
+            let found: Vec<_> = candidates.iter().map(|c| (c.id.clone(), c.manifest)).collect();
             assert_eq!(found, [(hex("1"), manifests[0]), (hex("2"), manifests[1])]);
         }
         other => panic!("{other:?}"),
@@ -193,10 +175,7 @@ fn an_existing_store() {
         let app = repository("app");
         let image = store.push_tars(&app, "t", &[tar("x")], AMD64);
         let config = store.images.open(&id("app:t"), None).unwrap().config;
-        store
-            .index
-            .remove_images(&app, &image, &ids(config))
-            .unwrap();
+        store.index.remove_images(&app, &image, &ids(config)).unwrap();
         assert!(matches!(
             open(&store, &config.hex()),
             Err(Error::Index(index::Error::CatalogIncomplete(_)))
@@ -212,12 +191,7 @@ fn platforms() {
     let store = store();
     let app = repository("app");
     let push = |platform: (&str, &str), name: &str| {
-        store.push_tars(
-            &app,
-            &name.replace('/', "-"),
-            &[tar("x"), tar(name)],
-            platform,
-        )
+        store.push_tars(&app, &name.replace('/', "-"), &[tar("x"), tar(name)], platform)
     };
     let amd64 = push(AMD64, "amd64");
     let arm64 = push(("linux", "arm64"), "arm64");
@@ -272,21 +246,9 @@ fn platforms() {
         failed("app:many", "windows/amd64"),
         "linux/amd64 linux/arm/v6 linux/arm64 linux/riscv64 linux/s390x unknown/unknown"
     );
-    assert_eq!(
-        failed("app:many", "linux/s390x"),
-        digest(9).to_string(),
-        "not here"
-    );
-    assert_eq!(
-        failed("app:arm64", "linux/amd64"),
-        "linux/arm64",
-        "no index"
-    );
-    assert_eq!(
-        open(&store, "app:arm64").unwrap().manifest,
-        arm64,
-        "not asked for"
-    );
+    assert_eq!(failed("app:many", "linux/s390x"), digest(9).to_string(), "not here");
+    assert_eq!(failed("app:arm64", "linux/amd64"), "linux/arm64", "no index");
+    assert_eq!(open(&store, "app:arm64").unwrap().manifest, arm64, "not asked for");
 }
 
 #[test]
@@ -296,9 +258,7 @@ fn indexes_of_indexes() {
     let image = store.push_tars(&app, "t", &[tar("x")], AMD64);
     let platform: Platform = "linux/amd64".parse().unwrap();
     let open = |tag: &str| {
-        let opened = store
-            .images
-            .open(&id(&format!("app:{tag}")), Some(&platform));
+        let opened = store.images.open(&id(&format!("app:{tag}")), Some(&platform));
         opened.map(|image| image.manifest)
     };
     let mut inner = image;
@@ -340,10 +300,8 @@ fn indexes_of_indexes() {
 fn push(store: &Store, tag: &str, config: &str, layers: &[(&str, Digest)]) {
     let app = repository("app");
     let blob = store.push_blob(&app, config.as_bytes());
-    let layers: Vec<Value> = layers
-        .iter()
-        .map(|(media_type, digest)| descriptor(media_type, digest, 1))
-        .collect();
+    let layers: Vec<Value> =
+        layers.iter().map(|(media_type, digest)| descriptor(media_type, digest, 1)).collect();
     let manifest = json!({
         "schemaVersion": 2,
         "mediaType": OCI_MANIFEST,
@@ -363,31 +321,13 @@ fn odd_images() {
     let foreign = "application/vnd.oci.image.layer.nondistributable.v1.tar";
     for (tag, config, layers, warnings) in [
         ("right", said(&[&layer.to_string()]), vec![layer], vec![]),
-        (
-            "wrong",
-            said(&[&wrong]),
-            vec![layer],
-            vec!["has the diff_id"],
-        ),
+        ("wrong", said(&[&wrong]), vec![layer], vec!["has the diff_id"]),
         ("no-digest", said(&["x"]), vec![layer], vec!["not a digest"]),
-        (
-            "count",
-            said(&[]),
-            vec![layer],
-            vec!["0 diff_ids, the manifest 1"],
-        ),
+        ("count", said(&[]), vec![layer], vec!["0 diff_ids, the manifest 1"]),
         ("artifact", "{}".to_owned(), vec![layer], vec![]),
-        (
-            "twice",
-            said(&[layer.to_string().as_str(); 2]),
-            vec![layer, layer],
-            vec![],
-        ),
+        ("twice", said(&[layer.to_string().as_str(); 2]), vec![layer, layer], vec![]),
     ] {
-        let layers: Vec<_> = layers
-            .into_iter()
-            .map(|digest| (OCI_LAYER, digest))
-            .collect();
+        let layers: Vec<_> = layers.into_iter().map(|digest| (OCI_LAYER, digest)).collect();
         push(&store, tag, &config, &layers);
         let image = open(&store, &format!("app:{tag}")).unwrap();
         assert_eq!(image.warnings.len(), warnings.len(), "{tag}");
@@ -400,36 +340,24 @@ fn odd_images() {
     let empty = open(&store, "app:empty").unwrap();
     assert_eq!(compare::show(&empty), "");
 
-    push(
-        &store,
-        "foreign",
-        "{}",
-        &[(OCI_LAYER, layer), (foreign, digest(3))],
-    );
+    push(&store, "foreign", "{}", &[(OCI_LAYER, layer), (foreign, digest(3))]);
     match open(&store, "app:foreign") {
         Err(Error::ForeignLayer { layer, .. }) => assert_eq!(*layer, digest(3)),
         other => panic!("{other:?}"),
     }
     push(&store, "foreign-here", "{}", &[(foreign, layer)]);
-    assert_eq!(
-        compare::show(&open(&store, "app:foreign-here").unwrap()),
-        "x"
-    );
+    assert_eq!(compare::show(&open(&store, "app:foreign-here").unwrap()), "x");
 
     let text = store.push_blob(&app, b"no tar at all");
     push(&store, "text", "{}", &[(OCI_LAYER, text)]);
     match open(&store, "app:text") {
-        Err(Error::Layer {
-            cause: index::Error::Refused { layer, .. },
-            ..
-        }) => assert_eq!(*layer, text),
+        Err(Error::Layer { cause: index::Error::Refused { layer, .. }, .. }) => {
+            assert_eq!(*layer, text)
+        }
         other => panic!("{other:?}"),
     }
     push(&store, "many", "{}", &vec![(OCI_LAYER, layer); 501]);
-    assert!(matches!(
-        open(&store, "app:many"),
-        Err(Error::TooManyLayers { layers: 501, .. })
-    ));
+    assert!(matches!(open(&store, "app:many"), Err(Error::TooManyLayers { layers: 501, .. })));
 }
 
 /// A path may be long, what it costs has a limit all the same.
@@ -441,10 +369,7 @@ fn dots_that_lead_up_and_down() {
     let image = store.image_of_tars(&[tar]).unwrap();
     let far = format!("{deep}{}f", "../d/".repeat(780));
     assert!(far.len() < 4096);
-    assert!(matches!(
-        image.node(far.as_bytes(), true),
-        Err(Error::Loop(_))
-    ));
+    assert!(matches!(image.node(far.as_bytes(), true), Err(Error::Loop(_))));
     for path in [format!("{deep}../d/../d/f"), "d/../d/../".repeat(400)] {
         image.node(path.as_bytes(), true).unwrap();
     }

@@ -33,21 +33,13 @@ impl Store {
             false => TempDir::new(),
         };
         let dir = dir.expect("a temporary folder");
-        let options = Options {
-            root: dir.path().join("layers"),
-            read_only: false,
-            sparse_images: false,
-        };
+        let options =
+            Options { root: dir.path().join("layers"), read_only: false, sparse_images: false };
         let storage = Arc::new(Storage::open(&options).unwrap());
         let index = Arc::new(Index::open(&dir.path().join("db")).unwrap());
         let options = LayerOptions {
             jobs: 2,
-            limits: Limits {
-                entries: 10_000,
-                output: 1 << 30,
-                ratio: 2000,
-                path: 4096,
-            },
+            limits: Limits { entries: 10_000, output: 1 << 30, ratio: 2000, path: 4096 },
             cache: 32 << 20,
         };
         let layers = Layers::new(Arc::clone(&storage), Arc::clone(&index), &options).unwrap();
@@ -63,10 +55,7 @@ impl Store {
 
     pub fn push_blob(&self, repository: &Repository, bytes: &[u8]) -> Digest {
         let digest = Algorithm::Sha256.digest(bytes);
-        let id = self
-            .storage
-            .start_upload(repository, Algorithm::Sha256)
-            .unwrap();
+        let id = self.storage.start_upload(repository, Algorithm::Sha256).unwrap();
         let writer = self.storage.write_upload(repository, id).unwrap();
         let writer = writer.append(&[bytes.to_vec().into()]).unwrap();
         writer.commit(&digest).unwrap();
@@ -79,9 +68,7 @@ impl Store {
         let digest = Algorithm::Sha256.digest(&bytes);
         let manifest = Manifest::parse(&bytes, None).unwrap();
         let tags: Vec<Tag> = vec![tag.parse().unwrap()];
-        self.storage
-            .put_manifest(repository, &tags, &manifest, &digest, &bytes)
-            .unwrap();
+        self.storage.put_manifest(repository, &tags, &manifest, &digest, &bytes).unwrap();
         let contents = Contents::parse(&bytes).unwrap();
         let ids = ids(&self.storage, repository, &digest, &contents);
         self.index.add_images(repository, &digest, &ids).unwrap();
@@ -96,10 +83,8 @@ impl Store {
         tars: &[Vec<u8>],
         platform: (&str, &str),
     ) -> Digest {
-        let diff_ids: Vec<String> = tars
-            .iter()
-            .map(|tar| Algorithm::Sha256.digest(tar).to_string())
-            .collect();
+        let diff_ids: Vec<String> =
+            tars.iter().map(|tar| Algorithm::Sha256.digest(tar).to_string()).collect();
         let config = json!({
             "os": platform.0,
             "architecture": platform.1,
@@ -126,8 +111,7 @@ impl Store {
         self.images_made.set(number + 1);
         let tag = format!("t{number}");
         let digest = self.push_tars(&repository, &tag, tars, ("linux", "amd64"));
-        self.images
-            .open_in(&repository, &Reference::Digest(digest), None)
+        self.images.open_in(&repository, &Reference::Digest(digest), None)
     }
 
     pub fn image(&self, layers: &[Vec<Member>]) -> Result<Arc<Image>> {

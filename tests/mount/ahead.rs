@@ -23,12 +23,7 @@ fn who_reads_in_order_is_ahead() {
     let registry = Registry::start(&[]);
     let name = |number: u64| format!("{number:03}");
     let file = |tar: Tar, number| tar.file(format!("d/{}", name(number)), &noise(number, 100));
-    push(
-        &registry,
-        "a",
-        "1",
-        &[(0..120).fold(Tar::default(), file).finish()],
-    );
+    push(&registry, "a", "1", &[(0..120).fold(Tar::default(), file).finish()]);
     let mount = Mount::start(&registry.dir, &[]);
     let folder = mount.path.join("a:1/d");
     assert_eq!(list(&folder).len(), 120);
@@ -46,10 +41,8 @@ fn who_reads_in_order_is_ahead() {
 fn other_names_of_a_file() {
     let registry = Registry::start(&[]);
     for (name, length) in [("small", 1000), ("large", 300_000)] {
-        let tar = Tar::default()
-            .file("d/a", b"a")
-            .file("d/b", &noise(1, length))
-            .hard_link("d/c", "d/b");
+        let tar =
+            Tar::default().file("d/a", b"a").file("d/b", &noise(1, length)).hard_link("d/c", "d/b");
         push(&registry, name, "1", &[tar.finish()]);
     }
     let mount = Mount::start(&registry.dir, &[]);

@@ -43,16 +43,11 @@ struct Bug {
 impl Bug {
     fn new() -> Bug {
         need("cc", "gcc");
-        let bug = Bug {
-            temp: TempDir::new().unwrap(),
-        };
+        let bug = Bug { temp: TempDir::new().unwrap() };
         let source = bug.path("clock.c");
         fs::write(&source, CLOCK).unwrap();
         let mut compiler = Command::new("cc");
-        run(compiler
-            .args(["-shared", "-fPIC", "-o"])
-            .arg(bug.path("clock.so"))
-            .arg(source));
+        run(compiler.args(["-shared", "-fPIC", "-o"]).arg(bug.path("clock.so")).arg(source));
         bug
     }
 
@@ -97,9 +92,7 @@ fn of_a_mount() {
     // One on a thread that answers at once, and one where somebody waits.
     for (thread, name) in [("fuser", ""), ("open", "bad:1")] {
         let mut command = Command::new(REGISTRY);
-        command
-            .args(["mount", "--tag-ttl", "1ms", "--dir"])
-            .arg(&registry.dir);
+        command.args(["mount", "--tag-ttl", "1ms", "--dir"]).arg(&registry.dir);
         bug.put_in(&mut command, thread);
         let temp = TempDir::new().unwrap();
         let path = temp.path().join("mnt");
@@ -111,11 +104,7 @@ fn of_a_mount() {
         assert_eq!(mount.wait().code(), Some(1), "{}", mount.log());
         assert!(!is_mounted(&path), "{thread}");
         let log = mount.log();
-        for part in [
-            "a bug: the mount ends",
-            "a bug ended the mount",
-            "panicked at",
-        ] {
+        for part in ["a bug: the mount ends", "a bug ended the mount", "panicked at"] {
             assert!(log.contains(part), "{thread}: {part}; log:\n{log}");
         }
     }

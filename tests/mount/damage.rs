@@ -62,22 +62,17 @@ fn pieces(path: &Path, want: &[u8]) -> usize {
     let file = File::open(path).expect("it can be opened");
     let mut piece = vec![0; 4096];
     let errors =
-        (0..want.len())
-            .step_by(4096)
-            .filter(|&at| match file.read_at(&mut piece, at as u64) {
-                Ok(length) => {
-                    let end = want.len().min(at + 4096);
-                    assert!(
-                        piece[..length] == want[at..end],
-                        "{path:?}: wrong bytes at {at}"
-                    );
-                    false
-                }
-                Err(error) => {
-                    assert_eq!(error.raw_os_error(), Some(libc::EIO), "{path:?} at {at}");
-                    true
-                }
-            });
+        (0..want.len()).step_by(4096).filter(|&at| match file.read_at(&mut piece, at as u64) {
+            Ok(length) => {
+                let end = want.len().min(at + 4096);
+                assert!(piece[..length] == want[at..end], "{path:?}: wrong bytes at {at}");
+                false
+            }
+            Err(error) => {
+                assert_eq!(error.raw_os_error(), Some(libc::EIO), "{path:?} at {at}");
+                true
+            }
+        });
     errors.count()
 }
 
@@ -94,11 +89,7 @@ fn assert_told(mount: &Mount, layer: &Digest, path: &str, why: &str) {
 
 #[test]
 fn damaged() {
-    for (packing, layer) in [
-        ("tar", tar()),
-        ("gzip", gzip(&tar())),
-        ("zstd", zstd(&tar())),
-    ] {
+    for (packing, layer) in [("tar", tar()), ("gzip", gzip(&tar())), ("zstd", zstd(&tar()))] {
         let (registry, digest, path) = image(layer);
         let blob = File::options().read(true).write(true).open(&path).unwrap();
         let at = LARGE as u64 / 2;
@@ -109,17 +100,12 @@ fn damaged() {
         let mount = Mount::start(&registry.dir, &["--cache-size", "32MiB"]);
         let root = mount.path.join("a:1");
         let (large, other) = (noise(1, LARGE), noise(2, LARGE));
-        let error = fs::read(root.join("dir/large"))
-            .map(drop)
-            .expect_err(packing);
+        let error = fs::read(root.join("dir/large")).map(drop).expect_err(packing);
         assert_eq!(error.raw_os_error(), Some(libc::EIO), "{packing}");
         assert_told(&mount, &digest, "dir/large", "damaged");
         for round in 0..2 {
             let errors = pieces(&root.join("dir/large"), &large);
-            assert!(
-                (1..LARGE / 4096 / 2).contains(&errors),
-                "{packing}, {round}: {errors}"
-            );
+            assert!((1..LARGE / 4096 / 2).contains(&errors), "{packing}, {round}: {errors}");
             // In other parts of the layer.
             assert!(fs::read(root.join("other")).unwrap() == other, "{packing}");
             assert_eq!(fs::read(root.join("dir/first")).unwrap(), b"first");
@@ -128,10 +114,7 @@ fn damaged() {
         // Neither the kernel nor we kept anything of it.
         blob.write_all_at(&right, at).unwrap();
         assert_eq!(pieces(&root.join("dir/large"), &large), 0, "{packing}");
-        assert!(
-            fs::read(root.join("dir/large")).unwrap() == large,
-            "{packing}"
-        );
+        assert!(fs::read(root.join("dir/large")).unwrap() == large, "{packing}");
     }
 }
 
@@ -157,12 +140,7 @@ fn vanished() {
     assert_eq!(pieces(&root.join("dir/large"), &noise(1, LARGE)), 0);
 
     // Cut short: no other bytes than those that are right.
-    File::options()
-        .write(true)
-        .open(&path)
-        .unwrap()
-        .set_len(LARGE as u64 / 2)
-        .unwrap();
+    File::options().write(true).open(&path).unwrap().set_len(LARGE as u64 / 2).unwrap();
     let mount = Mount::start(&registry.dir, &["--cache-size", "32MiB"]);
     let root = mount.path.join("a:1");
     assert!(pieces(&root.join("dir/large"), &noise(1, LARGE)) > 0);

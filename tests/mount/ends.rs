@@ -20,12 +20,7 @@ fn registry() -> Registry {
 
 fn umount(arguments: &[&str], path: &Path) -> Output {
     let mut command = Command::new(REGISTRY);
-    command
-        .arg("umount")
-        .args(arguments)
-        .arg(path)
-        .output()
-        .expect("it starts")
+    command.arg("umount").args(arguments).arg(path).output().expect("it starts")
 }
 
 fn is_mounted(path: &Path) -> bool {
@@ -60,11 +55,7 @@ fn by_umount() {
     assert_eq!(list(&mount.path), set(["a:1"]));
     assert!(umount(&["--lazy"], &mount.path).status.success());
     assert!(!is_mounted(&mount.path));
-    assert_eq!(
-        std::io::read_to_string(&open).unwrap(),
-        "x",
-        "until it is closed"
-    );
+    assert_eq!(std::io::read_to_string(&open).unwrap(), "x", "until it is closed");
     drop(open);
     assert_eq!(mount.wait().code(), Some(0), "{}", mount.log());
     let again = umount(&[], &mount.path);
@@ -111,11 +102,7 @@ fn what_a_killed_one_left() {
 
 fn run_mount(registry: &Registry, path: &Path) -> Output {
     let mut command = Command::new(REGISTRY);
-    command
-        .arg("mount")
-        .arg("--dir")
-        .arg(&registry.dir)
-        .arg(path);
+    command.arg("mount").arg("--dir").arg(&registry.dir).arg(path);
     command.output().expect("it starts")
 }
 
@@ -140,31 +127,19 @@ fn in_the_background() {
     let [path, log] = ["mnt", "log"].map(|name| temp.path().join(name));
     let start = || {
         let mut command = Command::new(REGISTRY);
-        command
-            .args(["mount", "--background", "--dir"])
-            .arg(&registry.dir);
-        command
-            .arg("--log-file")
-            .arg(&log)
-            .arg(&path)
-            .output()
-            .unwrap()
+        command.args(["mount", "--background", "--dir"]).arg(&registry.dir);
+        command.arg("--log-file").arg(&log).arg(&path).output().unwrap()
     };
     let failed = start();
     assert_eq!(failed.status.code(), Some(1));
-    assert!(
-        String::from_utf8_lossy(&failed.stderr).contains("No such file"),
-        "{failed:?}"
-    );
+    assert!(String::from_utf8_lossy(&failed.stderr).contains("No such file"), "{failed:?}");
 
     fs::create_dir(&path).unwrap();
     let started = start();
     assert!(started.status.success(), "{started:?}");
     assert_eq!(fs::read_to_string(path.join("a:1/x")).unwrap(), "x");
     assert!(umount(&[], &path).status.success());
-    eventually("it ends", || {
-        fs::read_to_string(&log).unwrap().contains("unmounted")
-    });
+    eventually("it ends", || fs::read_to_string(&log).unwrap().contains("unmounted"));
 }
 
 #[test]
@@ -183,9 +158,7 @@ fn with_the_server() {
     let registry = Registry::start(&arguments);
     assert!(is_mounted(&path));
     assert!(umount(&[], &path).status.success());
-    eventually("it is noticed", || {
-        registry.log().contains("goes on without")
-    });
+    eventually("it is noticed", || registry.log().contains("goes on without"));
     assert_eq!(registry.get("/v2/").status, 200);
 }
 
@@ -212,27 +185,15 @@ fn without_an_ear() {
     let path = temp.path().join("mnt");
     fs::create_dir(&path).unwrap();
     let mut command = Command::new(REGISTRY);
-    command
-        .arg("mount")
-        .arg("--dir")
-        .arg(&registry.dir)
-        .arg(&path);
+    command.arg("mount").arg("--dir").arg(&registry.dir).arg(&path);
     let full = File::options().write(true).open("/dev/full").unwrap();
     let mut child = command.stdout(full).stderr(Stdio::null()).spawn().unwrap();
     eventually("it is mounted", || is_mounted(&path));
     std::thread::sleep(Duration::from_millis(300));
     let read = fs::read(path.join("a:1/x"));
-    run(Command::new("kill")
-        .args(["-TERM", &child.id().to_string()])
-        .stderr(Stdio::null()));
+    run(Command::new("kill").args(["-TERM", &child.id().to_string()]).stderr(Stdio::null()));
     let status = child.wait().unwrap();
-    drop(
-        Command::new("umount")
-            .arg("-l")
-            .arg(&path)
-            .stderr(Stdio::null())
-            .status(),
-    );
+    drop(Command::new("umount").arg("-l").arg(&path).stderr(Stdio::null()).status());
     assert_eq!(read.unwrap(), b"x");
     assert_eq!(status.code(), Some(0));
 }
@@ -244,25 +205,13 @@ fn in_another_namespace() {
     let registry = registry();
     let mut mount = Mount::start(&registry.dir, &[]);
     let mut holder = Command::new("unshare")
-        .args([
-            "--mount",
-            "--propagation",
-            "private",
-            "sh",
-            "-c",
-            "echo; exec cat",
-        ])
+        .args(["--mount", "--propagation", "private", "sh", "-c", "echo; exec cat"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
     let mut line = [0];
-    holder
-        .stdout
-        .as_mut()
-        .unwrap()
-        .read_exact(&mut line)
-        .unwrap();
+    holder.stdout.as_mut().unwrap().read_exact(&mut line).unwrap();
     assert!(umount(&[], &mount.path).status.success());
     assert!(!is_mounted(&mount.path));
     let there = run(Command::new("nsenter")

@@ -25,14 +25,10 @@ fn odd() -> (TempDir, Vec<u8>) {
     let temp = TempDir::new().unwrap();
     let root = temp.path().join("root");
     fs::create_dir(&root).unwrap();
-    run(Command::new("python3")
-        .args(["-c", ODD_FILES])
-        .arg(root.join("odd")));
+    run(Command::new("python3").args(["-c", ODD_FILES]).arg(root.join("odd")));
     // An empty attribute is none in a layer (docs/semantics.md).
     let remove = "import os, sys; os.removexattr(sys.argv[1], 'user.empty')";
-    run(Command::new("python3")
-        .args(["-c", remove])
-        .arg(root.join("odd/xattrs/file")));
+    run(Command::new("python3").args(["-c", remove]).arg(root.join("odd/xattrs/file")));
     // GNU tar packs each name of what is no regular file or symlink by itself.
     for name in ["fifo2", "char2"] {
         fs::remove_file(root.join("odd").join(name)).unwrap();
@@ -40,13 +36,7 @@ fn odd() -> (TempDir, Vec<u8>) {
     // Content of several parts of a layer.
     fs::write(root.join("large"), noise(7, 9_000_001)).unwrap();
     let tar = run(Command::new("tar")
-        .args([
-            "--create",
-            "--format=posix",
-            "--sparse",
-            "--xattrs",
-            "--xattrs-include=*",
-        ])
+        .args(["--create", "--format=posix", "--sparse", "--xattrs", "--xattrs-include=*"])
         .args(["--numeric-owner", "--sort=name", "--directory"])
         .arg(&root)
         .arg("."));
@@ -82,10 +72,7 @@ fn equal_what_was_packed() {
                 false => Vec::new(),
             };
             let name = path.strip_prefix(root).unwrap().as_os_str().as_bytes();
-            space
-                .entry(name.to_vec())
-                .or_default()
-                .push(metadata.blocks());
+            space.entry(name.to_vec()).or_default().push(metadata.blocks());
             found.insert(name.to_vec(), (metadata.nlink(), metadata.size(), holes));
         }
         found
@@ -102,12 +89,7 @@ fn read_in_every_way() {
     let (temp, tar) = odd();
     let registry = Registry::start(&[]);
     push(&registry, "odd", "1", &[tar]);
-    for path in [
-        "large",
-        "odd/sizes/3000000",
-        "odd/sizes/sparse",
-        "odd/sizes/1",
-    ] {
+    for path in ["large", "odd/sizes/3000000", "odd/sizes/sparse", "odd/sizes/1"] {
         // Nothing is decoded or kept yet.
         let mount = Mount::start(&registry.dir, &["--cache-size", "32MiB"]);
         let want = fs::read(temp.path().join("root").join(path)).unwrap();
@@ -199,32 +181,12 @@ fn refused_as_by_a_file_system() {
         ("below a file", open("dir/file/x"), libc::ENOTDIR),
         ("a loop", open("loop"), libc::ELOOP),
         ("a long name", open(&long), libc::ENAMETOOLONG),
-        (
-            "a directory, read",
-            fs::read(root.join("dir")).map(drop),
-            libc::EISDIR,
-        ),
+        ("a directory, read", fs::read(root.join("dir")).map(drop), libc::EISDIR),
         ("writing", write("dir/file"), libc::EROFS),
-        (
-            "making",
-            File::create(root.join("new")).map(drop),
-            libc::EROFS,
-        ),
-        (
-            "making above",
-            fs::create_dir(mount.path.join("new")),
-            libc::EROFS,
-        ),
-        (
-            "removing",
-            fs::remove_file(root.join("dir/file")),
-            libc::EROFS,
-        ),
-        (
-            "renaming",
-            fs::rename(root.join("dir"), root.join("d")),
-            libc::EROFS,
-        ),
+        ("making", File::create(root.join("new")).map(drop), libc::EROFS),
+        ("making above", fs::create_dir(mount.path.join("new")), libc::EROFS),
+        ("removing", fs::remove_file(root.join("dir/file")), libc::EROFS),
+        ("renaming", fs::rename(root.join("dir"), root.join("d")), libc::EROFS),
         (
             "modes",
             fs::set_permissions(root.join("dir/file"), PermissionsExt::from_mode(0o000)),
@@ -234,10 +196,7 @@ fn refused_as_by_a_file_system() {
         let error = result.expect_err(what);
         assert_eq!(error.raw_os_error(), Some(want), "{what}: {error}");
     }
-    assert_eq!(
-        fs::read_link(root.join("absolute")).unwrap(),
-        Path::new("/dir/file")
-    );
+    assert_eq!(fs::read_link(root.join("absolute")).unwrap(), Path::new("/dir/file"));
     assert_eq!(xattr(&root, "user.nothing"), Err(libc::ENODATA));
 }
 
@@ -265,25 +224,13 @@ fn merged() {
     assert_eq!(list(&old.join("dir")), set(["gone", "kept"]));
     assert_eq!(list(&new.join("dir")), set(["kept", "new"]));
     let number = |path: PathBuf| fs::symlink_metadata(path).unwrap().ino();
-    assert_eq!(
-        number(old.join("dir/kept")),
-        number(new.join("dir/kept")),
-        "one file"
-    );
-    assert_ne!(
-        number(old.join("dir")),
-        number(new.join("dir")),
-        "directories differ"
-    );
+    assert_eq!(number(old.join("dir/kept")), number(new.join("dir/kept")), "one file");
+    assert_ne!(number(old.join("dir")), number(new.join("dir")), "directories differ");
     assert_eq!(number(new.join("h1")), number(new.join("h2")));
     let links = |path: PathBuf| fs::symlink_metadata(path).unwrap().nlink();
     assert_eq!(links(old.join("h1")), 3);
     assert_eq!(links(new.join("h1")), 2, "a name was taken away");
-    assert_ne!(
-        number(old.join("h1")),
-        number(new.join("h1")),
-        "the counts differ"
-    );
+    assert_ne!(number(old.join("h1")), number(new.join("h1")), "the counts differ");
     let only = layer("x", "x");
     push(&registry, "only", "1", &[only]);
     assert_eq!(fs::read(mount.path.join("only:1/x")).unwrap(), b"x");

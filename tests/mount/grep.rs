@@ -47,32 +47,20 @@ struct Found {
 /// Has it print all lines of an image, and looks at every one.
 fn grep(image: &Path) -> Found {
     let mut command = Command::new("timeout");
-    command
-        .args(["--signal=KILL", "20", "grep", "-r", ""])
-        .arg(image);
+    command.args(["--signal=KILL", "20", "grep", "-r", ""]).arg(image);
     let output = command.output().expect("it starts");
     let text = String::from_utf8(output.stdout).expect("text");
     let complaints = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(
-        output.status.code().is_some_and(|code| code < 124),
-        "it hangs:\n{complaints}"
-    );
+    assert!(output.status.code().is_some_and(|code| code < 124), "it hangs:\n{complaints}");
     let mut next: BTreeMap<usize, usize> = BTreeMap::new();
     let mut versions = BTreeSet::new();
     for line in text.lines() {
-        let (path, line) = line
-            .strip_prefix(image.to_str().unwrap())
-            .unwrap()
-            .split_once(':')
-            .unwrap();
+        let (path, line) =
+            line.strip_prefix(image.to_str().unwrap()).unwrap().split_once(':').unwrap();
         let mut parts = line.split('/').map(|part| part.parse::<usize>().unwrap());
         let [version, file, number] = [0; 3].map(|_| parts.next().unwrap());
         assert_eq!(path, format!("/dir/{file}"), "{line}");
-        assert_eq!(
-            next.insert(file, number + 1).unwrap_or(0),
-            number,
-            "{path}: {line}"
-        );
+        assert_eq!(next.insert(file, number + 1).unwrap_or(0), number, "{path}: {line}");
         versions.insert((file, version));
     }
     let files = next.len();
@@ -82,11 +70,7 @@ fn grep(image: &Path) -> Found {
     if complaints.is_empty() {
         assert_eq!(whole, files, "a file that ends early");
     }
-    Found {
-        status: output.status,
-        complaints,
-        whole,
-    }
+    Found { status: output.status, complaints, whole }
 }
 
 /// An image that nobody takes away is all there.
@@ -156,14 +140,7 @@ fn stock(registry: &Registry) {
 
 fn command(registry: &Registry) -> Command {
     let mut command = Command::new(REGISTRY);
-    command.args([
-        "mount",
-        "--tag-ttl",
-        "50ms",
-        "--cache-size",
-        "32MiB",
-        "--dir",
-    ]);
+    command.args(["mount", "--tag-ttl", "50ms", "--cache-size", "32MiB", "--dir"]);
     command.arg(&registry.dir);
     command
 }
@@ -281,9 +258,7 @@ fn within_the_server() {
 
     let third = Registry::start_in(folder.path(), &arguments);
     beside(&third, &path, false, || detach(&path));
-    eventually("it is noticed", || {
-        third.log().matches("goes on without").count() > 0
-    });
+    eventually("it is noticed", || third.log().matches("goes on without").count() > 0);
     assert_eq!(third.get("/v2/").status, 200);
     let _mount = mount(&third, &path);
     assert_whole(&path.join("stays:1"));

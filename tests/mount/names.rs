@@ -25,20 +25,11 @@ fn layout() {
     let host = Platform::host();
     let host = host.to_string();
     let ours = push_for(&registry, &host, "multi", "ours", &[layer("for", "us")]);
-    let other = push_for(
-        &registry,
-        "linux/s390x",
-        "multi",
-        "other",
-        &[layer("for", "them")],
-    );
+    let other = push_for(&registry, "linux/s390x", "multi", "other", &[layer("for", "them")]);
     // As buildx adds one to each image: no image, so it is not listed.
     let attestation = push_for(&registry, "unknown/unknown", "multi", "about", &[]);
-    let children = [
-        (host.as_str(), ours),
-        ("linux/s390x", other),
-        ("unknown/unknown", attestation),
-    ];
+    let children =
+        [(host.as_str(), ours), ("linux/s390x", other), ("unknown/unknown", attestation)];
     push_index(&registry, "multi", "1", &children);
 
     let mount = Mount::start(&registry.dir, &[]);
@@ -85,19 +76,10 @@ fn layout() {
         assert!(!root.join(path).exists(), "{path}");
     }
     let image = root.join("team/app:1.4.2");
-    assert_eq!(
-        xattr(&image, "user.registry.digest"),
-        Ok(digest.to_string())
-    );
-    assert_eq!(
-        xattr(&image, "user.registry.reference"),
-        Ok("team/app:1.4.2".to_owned())
-    );
+    assert_eq!(xattr(&image, "user.registry.digest"), Ok(digest.to_string()));
+    assert_eq!(xattr(&image, "user.registry.reference"), Ok("team/app:1.4.2".to_owned()));
     let layer = registry::oci::Algorithm::Sha256.digest(&layer("a", "1"));
-    assert_eq!(
-        xattr(&image.join("a"), "user.registry.layer"),
-        Ok(layer.to_string())
-    );
+    assert_eq!(xattr(&image.join("a"), "user.registry.layer"), Ok(layer.to_string()));
     let content = registry::oci::Algorithm::Sha256.digest(b"1").hex();
     assert_eq!(xattr(&image.join("a"), "user.registry.sha256"), Ok(content));
 }
@@ -114,18 +96,12 @@ fn tags_come_move_and_go() {
 
     push(&registry, "a", "2", &[layer("x", "two")]);
     push(&registry, "b/c", "1", &[layer("x", "three")]);
-    eventually("a pushed tag shows", || {
-        list(root) == set(["a:1", "a:2", "b"])
-    });
+    eventually("a pushed tag shows", || list(root) == set(["a:1", "a:2", "b"]));
     assert_eq!(fs::read_to_string(root.join("b/c:1/x")).unwrap(), "three");
 
     push(&registry, "a", "1", &[layer("x", "moved")]);
     eventually("a tag moves", || fs::read_to_string(&x).unwrap() == "moved");
-    assert_eq!(
-        std::io::read_to_string(&open).unwrap(),
-        "one",
-        "what is open stays"
-    );
+    assert_eq!(std::io::read_to_string(&open).unwrap(), "one", "what is open stays");
 
     assert_eq!(registry.delete("/v2/a/manifests/2").status, 202);
     eventually("a deleted tag goes", || list(root) == set(["a:1", "b"]));
@@ -143,13 +119,9 @@ fn listings_are_only_names() {
     let number = fs::metadata(&inside).unwrap().ino();
     for _ in 0..3 {
         assert_eq!(list(&mount.path), set(["a:1", "b:1"]));
-        let pwd = run(Command::new("sh")
-            .args(["-c", "ls ../.. >&2; exec pwd -P"])
-            .current_dir(&inside));
-        assert_eq!(
-            String::from_utf8_lossy(&pwd.stdout).trim_end(),
-            inside.to_str().unwrap()
-        );
+        let pwd =
+            run(Command::new("sh").args(["-c", "ls ../.. >&2; exec pwd -P"]).current_dir(&inside));
+        assert_eq!(String::from_utf8_lossy(&pwd.stdout).trim_end(), inside.to_str().unwrap());
         assert_eq!(fs::metadata(&inside).unwrap().ino(), number);
     }
     let why = "cannot be shown";
@@ -168,9 +140,7 @@ fn what_cannot_be_shown() {
     for name in ["bad:1", &format!("bad@{digest}")] {
         let bad = mount.path.join(name);
         assert!(fs::metadata(&bad).unwrap().is_dir());
-        let error = fs::read_dir(&bad)
-            .and_then(|mut dir| dir.next().unwrap())
-            .expect_err("no tar");
+        let error = fs::read_dir(&bad).and_then(|mut dir| dir.next().unwrap()).expect_err("no tar");
         assert_eq!(error.raw_os_error(), Some(libc::EIO));
         let error = fs::metadata(bad.join("x")).expect_err("no tar");
         assert_eq!(error.raw_os_error(), Some(libc::EIO));
@@ -178,29 +148,18 @@ fn what_cannot_be_shown() {
         assert!(why.contains("not a tar"), "{why}");
         mount.assert_told(&why);
     }
-    assert_eq!(
-        fs::read_to_string(mount.path.join("good:1/x")).unwrap(),
-        "x"
-    );
+    assert_eq!(fs::read_to_string(mount.path.join("good:1/x")).unwrap(), "x");
 }
 
 #[test]
 fn other_looks() {
     let registry = Registry::start(&[]);
-    let other = push_for(
-        &registry,
-        "linux/s390x",
-        "a",
-        "s390x",
-        &[layer("for", "them")],
-    );
+    let other = push_for(&registry, "linux/s390x", "a", "s390x", &[layer("for", "them")]);
     push_index(&registry, "a", "1", &[("linux/s390x", other)]);
     let read = |mount: &Mount, path: &str| fs::read_to_string(mount.path.join(path)).unwrap();
 
-    let mount = Mount::start(
-        &registry.dir,
-        &["--platform", "linux/s390x", "--uid", "7", "--gid", "8"],
-    );
+    let mount =
+        Mount::start(&registry.dir, &["--platform", "linux/s390x", "--uid", "7", "--gid", "8"]);
     assert_eq!(read(&mount, "a:1/for"), "them");
     for path in ["", "a:1", "a:1/for"] {
         let metadata = fs::metadata(mount.path.join(path)).unwrap();
@@ -215,9 +174,7 @@ fn other_looks() {
     let why = xattr(&mount.path.join("a:1"), "user.registry.error").unwrap();
     assert!(why.contains("linux/s390x"), "{why}");
     assert_eq!(
-        registry
-            .get(&format!("/v2/a/manifests/{other}"))
-            .header("content-type"),
+        registry.get(&format!("/v2/a/manifests/{other}")).header("content-type"),
         Some(OCI_MANIFEST)
     );
 }
@@ -281,10 +238,7 @@ fn ten_thousand_tags() {
     assert!(fs::metadata(&mount.path).unwrap().is_dir());
     assert!(!mount.path.join("b:1").exists());
     assert!(!watch.is_open(), "mounting looks at tags");
-    assert_eq!(
-        fs::read(mount.path.join(format!("a:{}/x", TAGS - 1))).unwrap(),
-        b"x"
-    );
+    assert_eq!(fs::read(mount.path.join(format!("a:{}/x", TAGS - 1))).unwrap(), b"x");
     assert!(watch.is_open(), "nothing is seen");
     let watch = Watch::new(&[&first]);
     assert_eq!(list(&mount.path).len(), TAGS);

@@ -56,24 +56,15 @@ fn ten_images() {
     let registry = Registry::start(&[]);
     push_many(&registry, &base.finish(), 10);
     let mount = Mount::start(&registry.dir, &[]);
-    let roots: Vec<_> = (0..10)
-        .map(|tag| mount.path.join(format!("app:{tag}")))
-        .collect();
+    let roots: Vec<_> = (0..10).map(|tag| mount.path.join(format!("app:{tag}"))).collect();
     let number = |path: &Path| fs::symlink_metadata(path).unwrap().ino();
     let mut directories = std::collections::HashSet::new();
     for (tag, root) in roots.iter().enumerate() {
         for name in ["large", "cold", "link", "fifo", "dir/0", "dir/19"] {
-            assert_eq!(
-                number(&root.join(name)),
-                number(&roots[0].join(name)),
-                "{name} in {tag}"
-            );
+            assert_eq!(number(&root.join(name)), number(&roots[0].join(name)), "{name} in {tag}");
         }
         for name in ["", "dir", "dir/own"] {
-            assert!(
-                directories.insert(number(&root.join(name))),
-                "{name} in {tag}"
-            );
+            assert!(directories.insert(number(&root.join(name))), "{name} in {tag}");
         }
         assert_eq!(list(&root.join("dir/own")), set([&tag.to_string()]));
     }
@@ -86,10 +77,7 @@ fn ten_images() {
     }
     forget(&File::open(roots[3].join("large")).unwrap());
     let large = File::open(roots[7].join("large")).unwrap();
-    assert!(
-        !resident(&large).into_iter().any(|page| page),
-        "it is kept twice"
-    );
+    assert!(!resident(&large).into_iter().any(|page| page), "it is kept twice");
     assert!(fs::read(roots[7].join("large")).unwrap() == noise(1, LARGE));
 }
 
@@ -130,16 +118,12 @@ fn memory() {
     assert_eq!(lines, 1 + IMAGES * (5 + FOLDERS * (1 + FILES)));
     let walked = peak(mount.pid());
     let mut grep = Command::new("grep");
-    grep.args(["-r", "--count", "nowhere"])
-        .stdout(Stdio::null());
+    grep.args(["-r", "--count", "nowhere"]).stdout(Stdio::null());
     for image in (0..IMAGES).step_by(20) {
         grep.arg(mount.path.join(format!("app:{image}")));
     }
     assert_eq!(grep.status().expect("it starts").code(), Some(1));
     let read = peak(mount.pid());
     println!("KiB at most: {before} mounted, {walked} walked, {read} read");
-    assert!(
-        read < CACHE + BESIDES,
-        "{before} KiB mounted, {walked} walked, {read} read"
-    );
+    assert!(read < CACHE + BESIDES, "{before} KiB mounted, {walked} walked, {read} read");
 }

@@ -21,10 +21,8 @@ pub fn push_for(
     tag: &str,
     layers: &[Vec<u8>],
 ) -> Digest {
-    let layers: Vec<(Digest, usize)> = layers
-        .iter()
-        .map(|layer| (registry.push_blob(name, layer), layer.len()))
-        .collect();
+    let layers: Vec<(Digest, usize)> =
+        layers.iter().map(|layer| (registry.push_blob(name, layer), layer.len())).collect();
     push_of(registry, platform, name, tag, &layers)
 }
 
@@ -36,18 +34,13 @@ pub fn push_of(
     tag: &str,
     layers: &[(Digest, usize)],
 ) -> Digest {
-    let diff_ids: Vec<String> = layers
-        .iter()
-        .map(|(digest, _)| digest.to_string())
-        .collect();
+    let diff_ids: Vec<String> = layers.iter().map(|(digest, _)| digest.to_string()).collect();
     let (os, architecture) = platform.split_once('/').expect("OS/ARCH");
     let config = json!({"os": os, "architecture": architecture,
         "rootfs": {"type": "layers", "diff_ids": diff_ids}})
     .to_string();
-    let descriptors: Vec<Value> = layers
-        .iter()
-        .map(|(digest, length)| descriptor(OCI_TAR, digest, *length))
-        .collect();
+    let descriptors: Vec<Value> =
+        layers.iter().map(|(digest, length)| descriptor(OCI_TAR, digest, *length)).collect();
     let digest = registry.push_blob(name, config.as_bytes());
     let manifest = image_manifest(&descriptor(OCI_CONFIG, &digest, config.len()), &descriptors);
     push_text(registry, name, tag, OCI_MANIFEST, &manifest)
@@ -69,10 +62,7 @@ pub fn push(registry: &Registry, name: &str, tag: &str, layers: &[Vec<u8>]) -> D
 pub fn push_index(registry: &Registry, name: &str, tag: &str, children: &[(&str, Digest)]) {
     let child = |(platform, digest): &(&str, Digest)| {
         let (os, architecture) = platform.split_once('/').expect("OS/ARCH");
-        let size = registry
-            .get(&format!("/v2/{name}/manifests/{digest}"))
-            .body
-            .len();
+        let size = registry.get(&format!("/v2/{name}/manifests/{digest}")).body.len();
         let mut child = descriptor(OCI_MANIFEST, digest, size);
         child["platform"] = json!({"os": os, "architecture": architecture});
         child
@@ -122,7 +112,5 @@ pub fn xattr(path: &Path, name: &str) -> Result<String, i32> {
 }
 
 pub fn errno() -> i32 {
-    std::io::Error::last_os_error()
-        .raw_os_error()
-        .expect("an errno")
+    std::io::Error::last_os_error().raw_os_error().expect("an errno")
 }

@@ -36,10 +36,7 @@ fn readers_and_everything_else() {
     let mut registry = Registry::start(&[]);
     push(&registry, "stays", "1", &[many(0)]);
     push(&registry, "moves", "1", &[many(1000)]);
-    let mut mount = Mount::start(
-        &registry.dir,
-        &["--tag-ttl", "50ms", "--cache-size", "32MiB"],
-    );
+    let mut mount = Mount::start(&registry.dir, &["--tag-ttl", "50ms", "--cache-size", "32MiB"]);
     let over = AtomicBool::new(false);
     let root = &mount.path.clone();
     thread::scope(|scope| {
@@ -75,25 +72,15 @@ fn readers_and_everything_else() {
         for round in 0..6 {
             push(&registry, "moves", "1", &[many(1000 * (round % 2 + 1))]);
             push(&registry, &format!("new/{round}"), "1", &[layer("x", "x")]);
-            assert_eq!(
-                fs::read(root.join(format!("new/{round}:1/x"))).unwrap(),
-                b"x"
-            );
-            assert_eq!(
-                registry
-                    .delete(&format!("/v2/new/{round}/manifests/1"))
-                    .status,
-                202
-            );
+            assert_eq!(fs::read(root.join(format!("new/{round}:1/x"))).unwrap(), b"x");
+            assert_eq!(registry.delete(&format!("/v2/new/{round}/manifests/1")).status, 202);
         }
         registry.kill();
         thread::sleep(Duration::from_millis(200));
         mount.signal("KILL");
         mount.wait();
         // What the kernel keeps, it keeps for a time.
-        eventually("a dead mount answers nothing", || {
-            fs::metadata(root).is_err()
-        });
+        eventually("a dead mount answers nothing", || fs::metadata(root).is_err());
         drop(ends);
         for reader in readers {
             assert!(reader.join().unwrap() > 0, "nothing was read");
@@ -107,17 +94,13 @@ fn readers_and_everything_else() {
 fn nobody_waits_for_another() {
     let registry = Registry::start(&["--index-jobs", "0"]);
     push(&registry, "small", "1", &[layer("x", "x")]);
-    let large = Tar::default()
-        .file("large", &noise(3, 200_000_000))
-        .finish();
+    let large = Tar::default().file("large", &noise(3, 200_000_000)).finish();
     push(&registry, "large", "1", &[large]);
     let mount = Mount::start(&registry.dir, &["--tag-ttl", "1ms", "--threads", "1"]);
     assert!(mount.path.join("small:1/x").exists());
     thread::scope(|scope| {
         let waiting = scope.spawn(|| {
-            let length = fs::metadata(mount.path.join("large:1/large"))
-                .unwrap()
-                .len();
+            let length = fs::metadata(mount.path.join("large:1/large")).unwrap().len();
             (length, Instant::now())
         });
         let start = Instant::now();
@@ -133,10 +116,7 @@ fn nobody_waits_for_another() {
         assert!(before > 10, "{before} looks while the index was made");
         let longest = looks.iter().map(|(_, took)| *took).max().unwrap();
         let index = end - start;
-        assert!(
-            longest < index / 2,
-            "one look took {longest:?}, the index {index:?}"
-        );
+        assert!(longest < index / 2, "one look took {longest:?}, the index {index:?}");
     });
 }
 
@@ -181,10 +161,7 @@ fn index_removed_beside_it() {
     let again = Registry::start_in(&dir, &[]);
     push(&again, "three", "1", &[layer("d/a", "three")]);
     let folder = mount.path.join("three:1");
-    assert_eq!(
-        fs::read(folder.join("d/a")).unwrap_err().raw_os_error(),
-        Some(libc::EIO)
-    );
+    assert_eq!(fs::read(folder.join("d/a")).unwrap_err().raw_os_error(), Some(libc::EIO));
     let reason = xattr(&folder, "user.registry.error").unwrap();
     assert!(reason.contains("made anew"), "{reason}");
     assert_eq!(fs::read(mount.path.join("one:1/e/f/g")).unwrap(), b"g");

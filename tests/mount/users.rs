@@ -34,33 +34,13 @@ fn may(user: bool, path: &Path) -> bool {
 }
 
 fn image(registry: &Registry) {
-    let member = |mode, uid| Member {
-        mode,
-        uid,
-        ..Member::default()
-    };
+    let member = |mode, uid| Member { mode, uid, ..Member::default() };
     let tar = Tar::default()
         .file("all", b"x")
         .member("root", b"x", &member(0o600, 0))
         .member("user", b"x", &member(0o600, 65534))
-        .member(
-            "null",
-            b"",
-            &Member {
-                kind: b'3',
-                device: (1, 3),
-                ..member(0o666, 0)
-            },
-        )
-        .member(
-            "disk",
-            b"",
-            &Member {
-                kind: b'4',
-                device: (7, 0),
-                ..member(0o666, 0)
-            },
-        )
+        .member("null", b"", &Member { kind: b'3', device: (1, 3), ..member(0o666, 0) })
+        .member("disk", b"", &Member { kind: b'4', device: (7, 0), ..member(0o666, 0) })
         .finish();
     push(registry, "a", "1", &[tar]);
 }
@@ -76,16 +56,10 @@ fn look_at_roots_mount() {
         fs::set_permissions(folder, Permissions::from_mode(0o755)).unwrap();
         let root = mount.path.join("a:1");
         assert!(may(false, &root.join("all")), "{}", mount.log());
-        for (name, user, other) in [
-            ("all", true, true),
-            ("root", false, true),
-            ("user", true, true),
-        ] {
-            assert_eq!(
-                may(true, &root.join(name)),
-                user && others,
-                "{name} {others}"
-            );
+        for (name, user, other) in
+            [("all", true, true), ("root", false, true), ("user", true, true)]
+        {
+            assert_eq!(may(true, &root.join(name)), user && others, "{name} {others}");
             assert_eq!(may(false, &root.join(name)), other, "{name}");
         }
         for name in ["null", "disk"] {
@@ -110,9 +84,7 @@ fn mount_themselves() {
     let program = temp.path().join("registry");
     fs::copy(REGISTRY, &program).unwrap();
     for folder in [temp.path(), &registry.dir] {
-        run(Command::new("chown")
-            .args(["-R", "65534:65534"])
-            .arg(folder));
+        run(Command::new("chown").args(["-R", "65534:65534"]).arg(folder));
     }
     let mut command = as_user(program.to_str().unwrap());
     command.arg("mount").arg("--dir").arg(&registry.dir);
@@ -120,18 +92,11 @@ fn mount_themselves() {
     let root = path.join("a:1");
     for (name, user) in [("all", true), ("root", false), ("user", true)] {
         assert_eq!(may(true, &root.join(name)), user, "{name}");
-        assert!(
-            !may(false, &root.join(name)),
-            "{name}: root has no business there"
-        );
+        assert!(!may(false, &root.join(name)), "{name}: root has no business there");
     }
     for name in ["null", "disk"] {
         let mut read = as_user("head");
-        let output = read
-            .args(["-c", "1"])
-            .arg(root.join(name))
-            .output()
-            .unwrap();
+        let output = read.args(["-c", "1"]).arg(root.join(name)).output().unwrap();
         assert!(!output.status.success(), "{name} is opened");
         let complaint = String::from_utf8_lossy(&output.stderr);
         assert!(complaint.contains("Permission denied"), "{complaint}");
@@ -166,20 +131,13 @@ fn let_others_look() {
     fs::create_dir(&path).unwrap();
     fs::copy(REGISTRY, &program).unwrap();
     for folder in [temp.path(), &registry.dir] {
-        run(Command::new("chown")
-            .args(["-R", "65534:65534"])
-            .arg(folder));
+        run(Command::new("chown").args(["-R", "65534:65534"]).arg(folder));
         fs::set_permissions(folder, Permissions::from_mode(0o755)).unwrap();
     }
     for (settings, code, says) in [("user_allow_other\n", 0, ""), ("", 3, "user_allow_other")] {
         let mut command = Command::new("unshare");
         command.args(["--mount", "sh", "-c", ALLOW_OTHER, settings]);
-        let output = command
-            .arg(&program)
-            .arg(&registry.dir)
-            .arg(&path)
-            .output()
-            .unwrap();
+        let output = command.arg(&program).arg(&registry.dir).arg(&path).output().unwrap();
         assert_eq!(output.status.code(), Some(code), "{settings:?}: {output:?}");
         let complaint = String::from_utf8_lossy(&output.stderr);
         assert!(complaint.contains(says), "{settings:?}: {complaint}");
@@ -199,16 +157,9 @@ fn no_rights_by_programs() {
     for (name, mode) in [("id", 0o6755), ("cat", 0o755)] {
         fs::set_permissions(packed.join(name), Permissions::from_mode(mode)).unwrap();
     }
-    run(Command::new("setcap")
-        .arg("cap_dac_override=ep")
-        .arg(packed.join("cat")));
+    run(Command::new("setcap").arg("cap_dac_override=ep").arg(packed.join("cat")));
     let tar = run(Command::new("tar")
-        .args([
-            "--create",
-            "--format=posix",
-            "--xattrs",
-            "--xattrs-include=*",
-        ])
+        .args(["--create", "--format=posix", "--xattrs", "--xattrs-include=*"])
         .arg("--directory")
         .arg(&packed)
         .arg("."));

@@ -55,10 +55,7 @@ fn server() -> Server {
     let owner = [("Authorization", "Basic b3duZXI6b3duZXI=")];
     let catalog = registry.send("GET", "/v2/_catalog", &owner, b"");
     assert_eq!(catalog.status, 200);
-    Server {
-        registry,
-        _temp: temp,
-    }
+    Server { registry, _temp: temp }
 }
 
 impl Server {
@@ -81,11 +78,7 @@ impl Server {
             user => Some(format!("Basic {}", BASE64.encode(format!("{user}:{user}")))),
         };
         let mut headers = headers.to_vec();
-        headers.extend(
-            login
-                .as_ref()
-                .map(|login| ("Authorization", login.as_str())),
-        );
+        headers.extend(login.as_ref().map(|login| ("Authorization", login.as_str())));
         self.registry.send(method, path, &headers, body)
     }
 
@@ -98,8 +91,7 @@ impl Server {
         let checksum = image.checksum();
         let checksum = [("X-Docker-Checksum-Payload", checksum.as_str())];
         let put = |part: &str, headers: &[(&str, &str)], body: &[u8]| {
-            self.send_with(who, "PUT", &at(&image.id, part), headers, body)
-                .status
+            self.send_with(who, "PUT", &at(&image.id, part), headers, body).status
         };
         [
             put("json", &[], &image.json),
@@ -166,12 +158,7 @@ fn matrix() {
         ("GET", at(top, "tree/"), b"", [200, 200, 404, 404]),
         ("GET", at(&images[0].id, "json"), b"", [200, 200, 404, 404]),
         ("PUT", at(&new.id, "json"), &new.json, [200, 403, 200, 401]),
-        (
-            "PUT",
-            at(&new.id, "layer"),
-            &new.layer,
-            [200, 403, 200, 401],
-        ),
+        ("PUT", at(&new.id, "layer"), &new.layer, [200, 403, 200, 401]),
         ("PUT", at(&new.id, "checksum"), b"", [412, 403, 412, 401]),
         ("DELETE", named("/images"), b"", [204, 403, 404, 401]),
         ("DELETE", named("/tags/none"), b"", [404, 403, 404, 401]),
@@ -179,11 +166,7 @@ fn matrix() {
         ("DELETE", named("/tags"), b"", [0, 403, 404, 401]),
         ("DELETE", named("/"), b"", [200, 403, 404, 401]),
     ] {
-        for (who, want) in ["owner", "reader", "stranger", ""]
-            .into_iter()
-            .zip(want)
-            .rev()
-        {
+        for (who, want) in ["owner", "reader", "stranger", ""].into_iter().zip(want).rev() {
             if want > 0 {
                 let reply = server.send(who, method, &path, body);
                 let text = reply.text();
@@ -218,52 +201,31 @@ fn hidden() {
     let child = Image::new("child", Some(&images[2]), Tar::default().finish());
     assert_eq!(server.push_image("stranger", &child)[0], 400);
     assert_eq!(server.tag("stranger", "other/a", "1", &images[2].id), 404);
-    assert_eq!(
-        server
-            .get("stranger", "/v1/repositories/other/a/tags")
-            .status,
-        404
-    );
+    assert_eq!(server.get("stranger", "/v1/repositories/other/a/tags").status, 404);
 
     // Who has the same image may push it, and then use it; who has another may not
     // under this id, and changes nothing.
     let base = &images[0];
-    let other = Image {
-        layer: gzip(&Tar::default().file("evil", b"x").finish()),
-        ..base.clone()
-    };
+    let other = Image { layer: gzip(&Tar::default().file("evil", b"x").finish()), ..base.clone() };
     assert_eq!(server.push_image("stranger", &other), [200, 200, 409]);
     assert_eq!(server.get("stranger", &at(&base.id, "json")).status, 404);
     assert_eq!(server.get("owner", &at(&base.id, "layer")).body, base.layer);
     assert_eq!(server.push_image("stranger", base), [200; 3]);
-    assert_eq!(
-        server.get("stranger", &at(&base.id, "layer")).body,
-        base.layer
-    );
+    assert_eq!(server.get("stranger", &at(&base.id, "layer")).body, base.layer);
     assert_eq!(server.tag("stranger", "other/a", "1", &base.id), 200);
-    assert_eq!(
-        server.get("stranger", &at(&images[1].id, "json")).status,
-        404
-    );
+    assert_eq!(server.get("stranger", &at(&images[1].id, "json")).status, 404);
 }
 
 /// Two push under one id: each sees what is his own, until one was first.
 #[test]
 fn pushed_by_two() {
     let server = server();
-    let [mine, yours] = ["mine", "yours"].map(|text| {
-        Image::new(
-            "same id",
-            None,
-            gzip(&Tar::default().file(text, b"").finish()),
-        )
-    });
+    let [mine, yours] = ["mine", "yours"]
+        .map(|text| Image::new("same id", None, gzip(&Tar::default().file(text, b"").finish())));
     let put = |who: &str, image: &Image, part: &str, body: &[u8]| {
         let checksum = image.checksum();
         let headers = [("X-Docker-Checksum-Payload", checksum.as_str())];
-        server
-            .send_with(who, "PUT", &at(&image.id, part), &headers, body)
-            .status
+        server.send_with(who, "PUT", &at(&image.id, part), &headers, body).status
     };
     assert_eq!(put("owner", &mine, "json", &mine.json), 200);
     assert_eq!(put("stranger", &yours, "layer", &yours.layer), 404);
@@ -275,16 +237,9 @@ fn pushed_by_two() {
     assert_eq!(put("stranger", &mine, "checksum", b""), 400);
     assert_eq!(put("owner", &mine, "checksum", b""), 200);
     assert_eq!(server.get("stranger", &at(&mine.id, "json")).status, 404);
-    assert_eq!(
-        server.get("reader", &at(&mine.id, "json")).status,
-        404,
-        "no tag yet"
-    );
+    assert_eq!(server.get("reader", &at(&mine.id, "json")).status, 404, "no tag yet");
     assert_eq!(server.tag("owner", "team/old", "1", &mine.id), 200);
-    assert_eq!(
-        server.get("reader", &at(&mine.id, "layer")).body,
-        mine.layer
-    );
+    assert_eq!(server.get("reader", &at(&mine.id, "layer")).body, mine.layer);
 }
 
 /// The way Docker 1 goes: a password once, then tokens.
@@ -310,16 +265,9 @@ fn by_tokens() {
     assert_eq!(server.push_image(&read, &other), [403; 3]);
     assert_eq!(server.tag(&read, "team/old", "2", &images[2].id), 403);
     let read = token("owner", "GET", "/v1/repositories/team/old/images", b"");
-    assert_eq!(
-        server.tag(&read, "team/old", "2", &images[2].id),
-        403,
-        "to read only"
-    );
+    assert_eq!(server.tag(&read, "team/old", "2", &images[2].id), 403, "to read only");
     let forged = write.replace("team/old", "open/old");
-    assert_eq!(
-        server.get(&forged, "/v1/repositories/team/old/tags").status,
-        401
-    );
+    assert_eq!(server.get(&forged, "/v1/repositories/team/old/tags").status, 401);
 }
 
 /// A private repository is none for those who have not logged in.
@@ -333,10 +281,7 @@ fn private() {
     for private in [true, false, true] {
         let access = if private { "private" } else { "public" };
         let body = json!({"access": access}).to_string();
-        assert_eq!(
-            server.send("owner", "PUT", path, body.as_bytes()).status,
-            200
-        );
+        assert_eq!(server.send("owner", "PUT", path, body.as_bytes()).status, 200);
         let [named, found] = if private { [401, 404] } else { [200, 200] };
         for (path, want) in [
             ("/v1/repositories/open/app/tags", named),

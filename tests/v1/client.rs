@@ -60,10 +60,8 @@ pub fn chain(seed: &str) -> Vec<Image> {
         .file("program", seed.as_bytes());
     let base = Image::new(&name("base"), None, gzip(&base.finish()));
     let middle = Image::new(&name("middle"), Some(&base), gzip(&Tar::default().finish()));
-    let top = Tar::default()
-        .directory("etc")
-        .file("etc/.wh.gone", b"")
-        .symlink("etc/link", "hosts");
+    let top =
+        Tar::default().directory("etc").file("etc/.wh.gone", b"").symlink("etc/link", "hosts");
     let top = Image::new(&name("top"), Some(&middle), gzip(&top.finish()));
     vec![base, middle, top]
 }
@@ -81,12 +79,7 @@ pub fn at(id: &str, part: &str) -> String {
 
 #[track_caller]
 pub fn ok(reply: Reply, what: &str) -> Reply {
-    assert!(
-        matches!(reply.status, 200 | 204),
-        "{what}: {} {}",
-        reply.status,
-        reply.text()
-    );
+    assert!(matches!(reply.status, 200 | 204), "{what}: {} {}", reply.status, reply.text());
     reply
 }
 
@@ -107,10 +100,8 @@ pub fn put_layer(registry: &Registry, image: &Image) -> Reply {
 }
 
 pub fn put_checksum(registry: &Registry, image: &Image, checksum: &str) -> Reply {
-    let headers = [
-        ("X-Docker-Checksum-Payload", checksum),
-        ("X-Docker-Checksum", "tarsum+sha256:00"),
-    ];
+    let headers =
+        [("X-Docker-Checksum-Payload", checksum), ("X-Docker-Checksum", "tarsum+sha256:00")];
     registry.send("PUT", &at(&image.id, "checksum"), &headers, b"")
 }
 
@@ -172,11 +163,7 @@ pub fn pull(registry: &Registry, repository: &str, tag: &str) -> Vec<Image> {
         let layer = ok(registry.get(&at(id, "layer")), "layer");
         let size = json.header("x-docker-size").expect("a size");
         assert_eq!(size, layer.body.len().to_string());
-        Image {
-            id: id.to_owned(),
-            json: json.body,
-            layer: layer.body,
-        }
+        Image { id: id.to_owned(), json: json.body, layer: layer.body }
     });
     let pulled: Vec<Image> = pulled.collect();
     assert_eq!(pulled.last().map(|image| image.id.as_str()), Some(&top[..]));

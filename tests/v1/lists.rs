@@ -22,22 +22,12 @@ fn tags() {
         assert_eq!(reply.header("content-type"), Some("application/json"));
     }
     let all = registry.get("/v1/repositories");
-    assert_eq!(
-        all.json(),
-        json!({"team/old:1": top, "team/old:base": base})
-    );
+    assert_eq!(all.json(), json!({"team/old:1": top, "team/old:base": base}));
 
     let about = registry.get(&format!("{path}/1/json")).json();
-    assert!(
-        about["last_update"]
-            .as_u64()
-            .is_some_and(|time| time > 1_700_000_000)
-    );
+    assert!(about["last_update"].as_u64().is_some_and(|time| time > 1_700_000_000));
     assert_eq!(about["docker_version"], "1.3.0");
-    assert_eq!(
-        (&about["arch"], &about["os"]),
-        (&json!("amd64"), &json!("linux"))
-    );
+    assert_eq!((&about["arch"], &about["os"]), (&json!("amd64"), &json!("linux")));
     // A repository's is that of `latest`.
     let about = registry.get("/v1/repositories/team/old/json").json();
     assert_eq!(about["last_update"], Value::Null);
@@ -61,16 +51,10 @@ fn tags() {
     assert_eq!(registry.delete(&format!("{path}/base")).status, 200);
     assert_eq!(registry.delete(&format!("{path}/base")).status, 404);
     assert_eq!(registry.get(&format!("{path}/base")).status, 404);
-    assert_eq!(
-        registry.delete("/v1/repositories/team/old/images").status,
-        204
-    );
+    assert_eq!(registry.delete("/v1/repositories/team/old/images").status, 204);
     assert_eq!(registry.get(&format!("{path}/1")).status, 200);
     for delete in ["/v1/repositories/team/old/", path] {
-        ok(
-            put_tag(&registry, "team/old", "1", top),
-            "the images are there still",
-        );
+        ok(put_tag(&registry, "team/old", "1", top), "the images are there still");
         assert_eq!(registry.delete(delete).status, 200, "{delete}");
         assert_eq!(registry.get(path).json(), json!({}));
         assert_eq!(registry.get("/v2/team/old/manifests/1").status, 404);
@@ -90,23 +74,15 @@ fn search_and_catalog() {
     let search = |query: &str| registry.get(&format!("/v1/search{query}")).json();
     let names = |page: &Value| -> Vec<String> {
         let results = page["results"].as_array().expect("results").iter();
-        results
-            .map(|found| found["name"].as_str().expect("a name").to_owned())
-            .collect()
+        results.map(|found| found["name"].as_str().expect("a name").to_owned()).collect()
     };
     let found = search("?q=OLD-0");
     assert_eq!(found["query"], "OLD-0");
     assert_eq!(found["num_results"], 10);
     assert_eq!(names(&found).len(), 10);
-    assert_eq!(
-        found["results"][0],
-        json!({"name": "team/old-00", "description": ""})
-    );
+    assert_eq!(found["results"][0], json!({"name": "team/old-00", "description": ""}));
     let found = search("?q=old&page=2&n=20");
-    assert_eq!(
-        (&found["num_results"], &found["num_pages"]),
-        (&json!(30), &json!(2))
-    );
+    assert_eq!((&found["num_results"], &found["num_pages"]), (&json!(30), &json!(2)));
     assert_eq!(names(&found)[0], "team/old-20");
     assert_eq!(names(&found).len(), 10);
     assert_eq!(names(&search("")).len(), 25);
@@ -131,15 +107,8 @@ fn names_without_a_namespace() {
     let [a, b] = ["a", "b"].map(chain);
     push(&registry, "library/debian", "1", &a);
     assert_eq!(pull(&registry, "debian", "1"), a, "the fallback");
-    assert_eq!(
-        registry.get("/v1/repositories/debian/tags/1/json").status,
-        200
-    );
-    assert_eq!(
-        registry.get("/v2/debian/manifests/1").status,
-        404,
-        "not here"
-    );
+    assert_eq!(registry.get("/v1/repositories/debian/tags/1/json").status, 200);
+    assert_eq!(registry.get("/v2/debian/manifests/1").status, 404, "not here");
     let deleted = registry.delete("/v1/repositories/debian/tags/1");
     assert_eq!(deleted.status, 404, "reading only");
 
@@ -195,17 +164,10 @@ fn browsers() {
         &at(&images[0].id, "tree/"),
     ] {
         let reply = registry.get(path);
-        assert_eq!(
-            reply.header("access-control-allow-origin"),
-            Some("*"),
-            "{path}"
-        );
+        assert_eq!(reply.header("access-control-allow-origin"), Some("*"), "{path}");
         assert_eq!(reply.header("access-control-allow-credentials"), None);
     }
-    let asked = [
-        ("Origin", "https://example.com"),
-        ("Access-Control-Request-Method", "PUT"),
-    ];
+    let asked = [("Origin", "https://example.com"), ("Access-Control-Request-Method", "PUT")];
     let reply = registry.send("OPTIONS", "/v1/repositories/a/tags/1", &asked, b"");
     assert_eq!(reply.status, 204);
     assert_eq!(

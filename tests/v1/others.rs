@@ -115,20 +115,13 @@ fn between_the_worlds() {
     assert_same("pulled by podman", &files, &mounted);
     let [layout, bundle] = ["layout", "bundle"].map(|name| home.path(name));
     home.copy(&format!("docker://{old}"), &format!("oci:{layout}:1"), &[]);
-    home.run(
-        "umoci",
-        &["unpack", "--image", &format!("{layout}:1"), &bundle],
-    );
+    home.run("umoci", &["unpack", "--image", &format!("{layout}:1"), &bundle]);
     let unpacked = tree::read(&Path::new(&bundle).join("rootfs"));
     assert_same("skopeo and umoci", &files, &without_engine_files(unpacked));
 
     // Back by the first API: pushed by the engine, skopeo and podman.
     let by_skopeo = format!("{host}/by/skopeo:1");
-    home.copy(
-        &format!("docker://{new}"),
-        &format!("docker://{by_skopeo}"),
-        &["--format=oci"],
-    );
+    home.copy(&format!("docker://{new}"), &format!("docker://{by_skopeo}"), &["--format=oci"]);
     let by_podman = format!("{host}/by/podman:1");
     home.podman(&["tag", &old, &by_podman]);
     home.podman(&["push", "--quiet", "--tls-verify=false", &by_podman]);
@@ -195,10 +188,7 @@ fn npm_docker_registry_client() {
     let [base, middle, top] = [0, 1, 2].map(|n| images[n].id.as_str());
     assert_eq!(got["ping"], true);
     assert_eq!(got["search"]["results"][0]["name"], "team/old");
-    assert_eq!(
-        got["images"],
-        json!([{"id": top}, {"id": middle}, {"id": base}])
-    );
+    assert_eq!(got["images"], json!([{"id": top}, {"id": middle}, {"id": base}]));
     assert_eq!(got["tags"], json!({"1": top}));
     assert_eq!(got["id"], top);
     assert_eq!(got["ancestry"], json!([top, middle, base]));
@@ -248,9 +238,7 @@ fn pypi_docker_registry_client() {
     run(Command::new(&python).args(["-m", "pip", "install", "--quiet", package]));
     let [base, middle, top] = [0, 1, 2].map(|n| images[n].id.as_str());
     let url = format!("http://{}", registry.host());
-    let got = run(Command::new(&python)
-        .args(["-c", PYTHON, &url, top])
-        .env("NO_PROXY", "*"));
+    let got = run(Command::new(&python).args(["-c", PYTHON, &url, top]).env("NO_PROXY", "*"));
     let got: Value = serde_json::from_slice(&got.stdout).expect("JSON");
     assert_eq!(got["status"], true);
     assert_eq!(got["search"]["num_results"], 1);

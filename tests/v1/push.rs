@@ -35,10 +35,7 @@ fn pushed_and_pulled() {
     assert!(head.body.is_empty());
     let part = registry.send("GET", &at(&base.id, "layer"), &[("Range", "bytes=7-")], b"");
     assert_eq!(part.status, 206);
-    assert_eq!(
-        part.header("content-range"),
-        Some(&format!("bytes 7-{}/{length}", length - 1)[..])
-    );
+    assert_eq!(part.header("content-range"), Some(&format!("bytes 7-{}/{length}", length - 1)[..]));
     assert_eq!(part.body, base.layer[7..]);
     let beyond = [("Range", "bytes=99999999-")];
     let beyond = registry.send("GET", &at(&base.id, "layer"), &beyond, b"");
@@ -71,16 +68,10 @@ fn headers_of_a_push() {
         let reply = registry.send("PUT", path, &[("X-Docker-Token", "true")], &list(&images));
         assert_eq!(reply.status, 200);
         let token = reply.header("x-docker-token").expect("a token");
-        assert!(
-            token.contains(r#"repository="team/old",access=write"#),
-            "{token}"
-        );
+        assert!(token.contains(r#"repository="team/old",access=write"#), "{token}");
         let challenge = format!("Token {token}");
         assert_eq!(reply.header("www-authenticate"), Some(challenge.as_str()));
-        assert_eq!(
-            reply.header("x-docker-endpoints"),
-            Some(&registry.host()[..])
-        );
+        assert_eq!(reply.header("x-docker-endpoints"), Some(&registry.host()[..]));
     }
     let auth = registry.send("PUT", "/v1/repositories/team/old/auth", &[], b"");
     assert_eq!(auth.status, 200);
@@ -89,10 +80,7 @@ fn headers_of_a_push() {
     push(&registry, "team/old", "1", &images);
     let reply = registry.get("/v1/repositories/team/old/images");
     let token = reply.header("x-docker-token").expect("a token");
-    assert!(
-        token.contains(r#"repository="team/old",access=read"#),
-        "{token}"
-    );
+    assert!(token.contains(r#"repository="team/old",access=read"#), "{token}");
 }
 
 /// Every compression that a layer came in.
@@ -102,24 +90,18 @@ fn compressions() {
     let tar = Tar::default().file("file", b"content").finish();
     let mut bzip2 = Vec::new();
     let level = bzip2::Compression::best();
-    BzEncoder::new(&tar[..], level)
-        .read_to_end(&mut bzip2)
-        .unwrap();
+    BzEncoder::new(&tar[..], level).read_to_end(&mut bzip2).unwrap();
     let mut xz = Vec::new();
     XzEncoder::new(&tar[..], 6).read_to_end(&mut xz).unwrap();
     let plain = "application/vnd.docker.image.rootfs.diff.tar";
     let packed = "application/vnd.docker.image.rootfs.diff.tar.gzip";
-    for (name, layer, media_type) in [
-        ("tar", tar.clone(), plain),
-        ("bzip2", bzip2, packed),
-        ("xz", xz, packed),
-    ] {
+    for (name, layer, media_type) in
+        [("tar", tar.clone(), plain), ("bzip2", bzip2, packed), ("xz", xz, packed)]
+    {
         let images = [Image::new(name, None, layer.clone())];
         push(&registry, "team/old", name, &images);
         assert_eq!(pull(&registry, "team/old", name), images);
-        let manifest = registry
-            .get(&format!("/v2/team/old/manifests/{name}"))
-            .json();
+        let manifest = registry.get(&format!("/v2/team/old/manifests/{name}")).json();
         let digest = Algorithm::Sha256.digest(&layer).to_string();
         let size = layer.len();
         let want = json!([{"mediaType": media_type, "size": size, "digest": digest}]);
@@ -153,10 +135,7 @@ fn invisible_until_it_is_complete() {
     unseen("its JSON came");
     ok(put_layer(&registry, image), "layer");
     unseen("its layer came");
-    ok(
-        put_checksum(&registry, image, &image.checksum()),
-        "checksum",
-    );
+    ok(put_checksum(&registry, image, &image.checksum()), "checksum");
     assert_eq!(registry.get(&at(&image.id, "json")).body, image.json);
     ok(put_tag(&registry, "a", "1", &image.id), "tag");
 }
@@ -175,10 +154,7 @@ fn pushed_again() {
     ok(put_layer(&registry, &first), "a layer");
     // Of two layers, the checksum says which one it is.
     ok(put_layer(&registry, &again), "another");
-    ok(
-        put_checksum(&registry, &first, &first.checksum()),
-        "checksum",
-    );
+    ok(put_checksum(&registry, &first, &first.checksum()), "checksum");
     assert_eq!(registry.get(&at(&first.id, "layer")).body, first.layer);
 }
 
@@ -190,9 +166,7 @@ fn lost_layer() {
     let images = chain("a");
     push(&registry, "a", "1", &images);
     let hex = Algorithm::Sha256.digest(&images[0].layer).hex();
-    let blob = registry
-        .store()
-        .join(format!("blobs/sha256/{}/{hex}/data", &hex[..2]));
+    let blob = registry.store().join(format!("blobs/sha256/{}/{hex}/data", &hex[..2]));
     std::fs::remove_file(blob).unwrap();
     assert_eq!(registry.get(&at(&images[0].id, "json")).status, 404);
     assert_eq!(registry.get(&at(&images[0].id, "layer")).status, 404);
@@ -223,10 +197,7 @@ fn cut_off() {
     let reply = put_checksum(&registry, &image, &image.checksum());
     assert_eq!(reply.status, 409, "{}", reply.text());
     ok(put_layer(&registry, &image), "the whole of it");
-    ok(
-        put_checksum(&registry, &image, &image.checksum()),
-        "checksum",
-    );
+    ok(put_checksum(&registry, &image, &image.checksum()), "checksum");
 }
 
 /// A pull that was cut off goes on where it stopped.
@@ -238,9 +209,7 @@ fn resumed_pull() {
     push(&registry, "a", "1", &images);
     let path = at(&images[0].id, "layer");
     let mut stream = registry.connect();
-    stream
-        .write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes())
-        .unwrap();
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).unwrap();
     let mut first = vec![0; 1_000_000];
     stream.read_exact(&mut first).unwrap();
     drop(stream);
@@ -288,18 +257,13 @@ fn killed_in_the_middle() {
     stream.write_all(head.as_bytes()).unwrap();
     stream.write_all(&large.layer[..1_500_000]).unwrap();
     let scratch = registry.store().join("_tmp");
-    eventually("the layer is coming", || {
-        std::fs::read_dir(&scratch).unwrap().next().is_some()
-    });
+    eventually("the layer is coming", || std::fs::read_dir(&scratch).unwrap().next().is_some());
     again(&mut registry);
     assert!(std::fs::read_dir(&scratch).unwrap().next().is_none());
     let reply = put_checksum(&registry, &large, &large.checksum());
     assert_eq!(reply.status, 409);
     ok(put_layer(&registry, &large), "layer");
-    ok(
-        put_checksum(&registry, &large, &large.checksum()),
-        "checksum",
-    );
+    ok(put_checksum(&registry, &large, &large.checksum()), "checksum");
 }
 
 /// Two push the same image at the same time, each with bytes of its own.

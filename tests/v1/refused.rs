@@ -24,10 +24,7 @@ fn json() {
     let registry = Registry::start(&[]);
     let images = chain("a");
     let base = &images[0];
-    let with = |json: String| Image {
-        json: json.into_bytes(),
-        ..base.clone()
-    };
+    let with = |json: String| Image { json: json.into_bytes(), ..base.clone() };
     let own = &base.id;
     for (image, why) in [
         (with(String::new()), "nothing"),
@@ -35,24 +32,12 @@ fn json() {
         (with(format!("\"{own}\"")), "no object"),
         (with("{}".into()), "no id"),
         (with(format!(r#"{{"id":"{}"}}"#, id("other"))), "another id"),
-        (
-            with(format!(r#"{{"id":"{}"}}"#, own.to_uppercase())),
-            "uppercase",
-        ),
-        (
-            with(format!(r#"{{"id":"{own}","parent":"x"}}"#)),
-            "no parent's id",
-        ),
-        (
-            with(format!(r#"{{"id":"{own}","parent":"{own}"}}"#)),
-            "its own parent",
-        ),
+        (with(format!(r#"{{"id":"{}"}}"#, own.to_uppercase())), "uppercase"),
+        (with(format!(r#"{{"id":"{own}","parent":"x"}}"#)), "no parent's id"),
+        (with(format!(r#"{{"id":"{own}","parent":"{own}"}}"#)), "its own parent"),
         (images[1].clone(), "its parent is not there"),
         (with(format!(r#"{{"id":"{own}"}}{{"#)), "garbage behind"),
-        (
-            with(format!(r#"{{"id":"{own}","a":{}"#, "[".repeat(100_000))),
-            "nested",
-        ),
+        (with(format!(r#"{{"id":"{own}","a":{}"#, "[".repeat(100_000))), "nested"),
     ] {
         refused(&put_json(&registry, &image), 400, why);
         let layer = put_layer(&registry, &image);
@@ -66,11 +51,7 @@ fn json() {
 
     // A parent that is still being pushed is none.
     ok(put_json(&registry, base), "json");
-    let message = refused(
-        &put_json(&registry, &images[1]),
-        400,
-        "an incomplete parent",
-    );
+    let message = refused(&put_json(&registry, &images[1]), 400, "an incomplete parent");
     assert!(message.contains(own), "{message}");
     ok(put_layer(&registry, base), "layer");
     ok(put_checksum(&registry, base, &base.checksum()), "checksum");
@@ -83,28 +64,17 @@ fn steps_out_of_order() {
     let base = &chain("a")[0];
     let checksum = base.checksum();
     refused(&put_layer(&registry, base), 404, "no JSON");
-    refused(
-        &put_checksum(&registry, base, &checksum),
-        409,
-        "nothing came",
-    );
+    refused(&put_checksum(&registry, base, &checksum), 409, "nothing came");
     ok(put_json(&registry, base), "json");
     refused(&put_checksum(&registry, base, &checksum), 409, "no layer");
     ok(put_layer(&registry, base), "layer");
     let path = at(&base.id, "checksum");
     refused(&registry.send("PUT", &path, &[], b""), 412, "no checksum");
     let old = [("X-Docker-Checksum", checksum.as_str())];
-    refused(
-        &registry.send("PUT", &path, &old, b""),
-        412,
-        "the other header",
-    );
+    refused(&registry.send("PUT", &path, &old, b""), 412, "the other header");
     ok(put_checksum(&registry, base, &checksum), "checksum");
     let message = refused(&put_json(&registry, base), 409, "complete");
-    assert_eq!(
-        message, "Image already exists",
-        "Docker 1 goes on by these words"
-    );
+    assert_eq!(message, "Image already exists", "Docker 1 goes on by these words");
     refused(&put_layer(&registry, base), 409, "complete");
     refused(&put_checksum(&registry, base, &checksum), 409, "complete");
     assert_eq!(registry.get(&at(&base.id, "json")).body, base.json);
@@ -164,10 +134,7 @@ fn another_json_meanwhile() {
     let message = put_checksum(&registry, &changed, &changed.checksum());
     refused(&message, 409, "the layer was checked with the other");
     ok(put_layer(&registry, &changed), "layer");
-    ok(
-        put_checksum(&registry, &changed, &changed.checksum()),
-        "checksum",
-    );
+    ok(put_checksum(&registry, &changed, &changed.checksum()), "checksum");
 }
 
 #[test]
@@ -187,10 +154,7 @@ fn tags() {
     ] {
         refused(&put(&tag(name), &format!("\"{top}\"")), 400, why);
     }
-    ok(
-        put(&tag(&"x".repeat(128)), &format!("\"{top}\"")),
-        "as long as may be",
-    );
+    ok(put(&tag(&"x".repeat(128)), &format!("\"{top}\"")), "as long as may be");
     for (body, status, why) in [
         (String::new(), 400, "nothing"),
         ("\"\"".into(), 400, "no id"),
@@ -206,20 +170,12 @@ fn tags() {
     // As clients of the npm server sent it.
     ok(put(&tag("2"), top), "bare");
     assert_eq!(registry.get(&tag("2")).json(), json!(top));
-    refused(
-        &put("/v1/repositories/Team/old/tags/1", top),
-        400,
-        "no name",
-    );
+    refused(&put("/v1/repositories/Team/old/tags/1", top), 400, "no name");
 
     // A layer that is no tar has no diff_id, so there is no manifest for it.
     let odd = Image::new("odd", None, b"not a tar".to_vec());
     push_image(&registry, &odd);
-    let message = refused(
-        &put_tag(&registry, "team/old", "odd", &odd.id),
-        422,
-        "no tar",
-    );
+    let message = refused(&put_tag(&registry, "team/old", "odd", &odd.id), 422, "no tar");
     assert!(message.contains("no index"), "{message}");
 }
 
@@ -240,14 +196,8 @@ fn lists_of_images() {
             refused(&reply, status, why);
         }
     }
-    ok(
-        registry.send("PUT", "/v1/repositories/a/", &[], b"[]"),
-        "none",
-    );
-    ok(
-        registry.send("PUT", "/v1/repositories/a/", &[], &list(&chain("a"))),
-        "some",
-    );
+    ok(registry.send("PUT", "/v1/repositories/a/", &[], b"[]"), "none");
+    ok(registry.send("PUT", "/v1/repositories/a/", &[], &list(&chain("a"))), "some");
 }
 
 #[test]
@@ -261,11 +211,7 @@ fn read_only() {
     assert_eq!(crate::client::pull(&registry, "a", "1"), images);
     let other = &chain("b")[0];
     refused(&put_json(&registry, other), 405, "read-only");
-    refused(
-        &put_tag(&registry, "a", "2", &images[2].id),
-        405,
-        "read-only",
-    );
+    refused(&put_tag(&registry, "a", "2", &images[2].id), 405, "read-only");
     let reply = registry.delete("/v1/repositories/a/tags/1");
     refused(&reply, 405, "read-only");
 }

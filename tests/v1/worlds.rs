@@ -42,12 +42,7 @@ fn deterministic() {
             .into_bytes(),
         ..twin
     };
-    push(
-        &registry,
-        "a",
-        "twin",
-        &[images[0].clone(), images[1].clone(), twin.clone()],
-    );
+    push(&registry, "a", "twin", &[images[0].clone(), images[1].clone(), twin.clone()]);
     let tags = registry.get("/v1/repositories/a/tags").json();
     assert_eq!(tags, json!({"1": images[2].id, "twin": twin.id}));
 }
@@ -76,15 +71,9 @@ fn a_chain_as_manifest() {
     };
     let mut middle = entry("middle");
     middle["empty_layer"] = true.into();
-    assert_eq!(
-        config["history"],
-        json!([entry("base"), middle, entry("top")])
-    );
+    assert_eq!(config["history"], json!([entry("base"), middle, entry("top")]));
     assert_eq!(config["config"]["Cmd"], json!(["/bin/true"]));
-    assert_eq!(
-        config["rootfs"]["diff_ids"].as_array().map(Vec::len),
-        Some(2)
-    );
+    assert_eq!(config["rootfs"]["diff_ids"].as_array().map(Vec::len), Some(2));
     for field in ["id", "parent", "Size"] {
         assert_eq!(config[field], Value::Null, "{field}");
     }
@@ -94,28 +83,18 @@ fn a_chain_as_manifest() {
         let tree = registry.get(&at(id, "tree/?recursive=1")).json();
         let text = |entry: &Value, field: &str| entry[field].as_str().unwrap().to_owned();
         let entries = tree.as_array().expect("a list").iter();
-        entries
-            .map(|e| (text(e, "path"), text(e, "image")))
-            .collect()
+        entries.map(|e| (text(e, "path"), text(e, "image"))).collect()
     };
     let [base, middle, top] = [0, 1, 2].map(|n| images[n].id.as_str());
     let own = |path: &str, id: &str| (path.to_owned(), id.to_owned());
     assert_eq!(
         names(top),
-        [
-            own("/etc/", top),
-            own("/etc/hosts", base),
-            own("/etc/link", top),
-            own("/program", base)
-        ]
+        [own("/etc/", top), own("/etc/hosts", base), own("/etc/link", top), own("/program", base)]
     );
     let want = ["/etc/", "/etc/gone", "/etc/hosts", "/program"].map(|path| own(path, base));
     assert_eq!(names(middle), want);
     assert_eq!(names(&base[..12]), want, "the beginning of an id");
-    assert_eq!(
-        registry.get(&at(base, "blobs/etc/gone")).text(),
-        "gone soon"
-    );
+    assert_eq!(registry.get(&at(base, "blobs/etc/gone")).text(), "gone soon");
     assert_eq!(registry.get(&at(top, "blobs/etc/gone")).status, 404);
     assert_eq!(registry.get(&at(top, "tar/")).status, 200);
     assert_eq!(registry.get(&at("team%2Fold:1", "tree/")).status, 200);
@@ -255,35 +234,22 @@ fn indexes_and_artifacts() {
     };
     let [amd64, arm64, riscv] =
         ["amd64", "arm64", "riscv64"].map(|name| push_v2(&registry, "multi", name, name));
-    push_index(
-        "both",
-        &[platform(&arm64, "arm64"), platform(&amd64, "amd64")],
-    );
+    push_index("both", &[platform(&arm64, "arm64"), platform(&amd64, "amd64")]);
     push_index("none", &[platform(&riscv, "riscv64")]);
     push_index("absent", &[]);
     // No config of an image.
     registry.push_image("multi", "artifact", "seed");
 
     let tags = registry.get("/v1/repositories/multi/tags").json();
-    let host = if cfg!(target_arch = "aarch64") {
-        "arm64"
-    } else {
-        "amd64"
-    };
+    let host = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
     assert_eq!(tags["both"], tags[host]);
-    assert!(
-        tags["riscv64"].is_string(),
-        "an image by itself is as it is"
-    );
+    assert!(tags["riscv64"].is_string(), "an image by itself is as it is");
     for tag in ["none", "absent", "artifact"] {
         assert_eq!(tags[tag], Value::Null, "{tag}");
         let reply = registry.get(&format!("/v1/repositories/multi/tags/{tag}"));
         assert_eq!(reply.status, 404, "{tag}");
     }
-    assert_eq!(
-        pull(&registry, "multi", "both"),
-        pull(&registry, "multi", host)
-    );
+    assert_eq!(pull(&registry, "multi", "both"), pull(&registry, "multi", host));
 }
 
 /// A store that was written before there was this API: its images get their ids by

@@ -21,10 +21,8 @@ pub fn manifests(data: &[u8]) {
             Ok(Contents::Image { config, layers }) => {
                 assert!(!manifest.media_type.is_index());
                 let here = layers.iter().filter(|layer| !layer.foreign);
-                let blobs: Vec<_> = [config]
-                    .into_iter()
-                    .chain(here.map(|layer| &layer.digest))
-                    .collect();
+                let blobs: Vec<_> =
+                    [config].into_iter().chain(here.map(|layer| &layer.digest)).collect();
                 assert!(manifest.blobs.iter().eq(blobs));
             }
             Ok(Contents::Index { .. }) => assert!(manifest.media_type.is_index()),

@@ -34,10 +34,7 @@ trait Made: Sized {
 
 fn made<T: Made>(bytes: &mut Unstructured<'_>) -> Result<()> {
     let record = T::make(bytes)?;
-    assert_eq!(
-        T::As::decode(&record.encode()).expect("encoded above"),
-        record
-    );
+    assert_eq!(T::As::decode(&record.encode()).expect("encoded above"), record);
     Ok(())
 }
 
@@ -86,10 +83,7 @@ impl Made for Entry {
             mode: bytes.arbitrary()?,
             uid: bytes.arbitrary()?,
             gid: bytes.arbitrary()?,
-            mtime: Time {
-                seconds: bytes.arbitrary()?,
-                nanoseconds: bytes.arbitrary()?,
-            },
+            mtime: Time { seconds: bytes.arbitrary()?, nanoseconds: bytes.arbitrary()? },
             size: bytes.arbitrary()?,
             offset: bytes.arbitrary()?,
             inode: bytes.arbitrary()?,

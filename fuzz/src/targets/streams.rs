@@ -64,11 +64,7 @@ fn blocks(before: &[u8], output: &[u8], after: &[u8], members: usize) {
             Ok(_) => {}
         }
     };
-    let used = if sound {
-        inflater.total_in() as usize
-    } else {
-        all.len()
-    };
+    let used = if sound { inflater.total_in() as usize } else { all.len() };
     let mut crc = Crc::new();
     crc.update(&plain);
     let mut stream = Vec::new();
@@ -85,10 +81,7 @@ fn blocks(before: &[u8], output: &[u8], after: &[u8], members: usize) {
             assert!(whole == plain.repeat(members), "other bytes");
         }
         Some((whole, Err(error))) => {
-            assert!(
-                !sound || matches!(error, Error::Unseekable),
-                "taken for damaged: {error}"
-            );
+            assert!(!sound || matches!(error, Error::Unseekable), "taken for damaged: {error}");
             // The other inflater may have given less before it failed.
             let same = plain.iter().zip(&whole).all(|(one, other)| one == other);
             assert!(same, "other bytes");
@@ -123,10 +116,7 @@ fn check(compression: Compression, stream: &[u8]) -> Option<(Vec<u8>, Result<(),
     match (&result, &other) {
         (Ok(()), _) => assert!(other.is_ok() && whole == copied, "the copy differs"),
         (Err(Error::Unseekable), _) => {
-            assert!(
-                copied.starts_with(&whole) || other.is_err(),
-                "the copy differs"
-            );
+            assert!(copied.starts_with(&whole) || other.is_err(), "the copy differs");
         }
         (Err(error), Ok(())) => panic!("the copy ends well: {error}"),
         (Err(_), Err(_)) => {}

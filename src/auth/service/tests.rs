@@ -29,8 +29,7 @@ fn known_signatures() {
         let (message, signature) = jws.rsplit_once('.').unwrap();
         let mut signature = BASE64.decode(signature).unwrap();
         let verify = |message: &str, signature: &[u8]| {
-            key.algorithm
-                .verify(&key.bytes, message.as_bytes(), signature)
+            key.algorithm.verify(&key.bytes, message.as_bytes(), signature)
         };
         assert!(verify(message, &signature), "{name}");
         assert!(!verify(&message.replace('e', "f"), &signature), "{name}");
@@ -64,10 +63,7 @@ impl Signer {
             (&PKCS_ECDSA_P256_SHA256, "ES256"),
             (&PKCS_ED25519, "EdDSA"),
         ];
-        let pair = |(kind, alg)| Signer {
-            pair: KeyPair::generate_for(kind).unwrap(),
-            alg,
-        };
+        let pair = |(kind, alg)| Signer { pair: KeyPair::generate_for(kind).unwrap(), alg };
         kinds.into_iter().map(pair).collect()
     }
 
@@ -143,10 +139,7 @@ fn service(dir: &TempDir, pem: Option<&str>, jwks: Option<&str>) -> Result<Servi
 }
 
 fn pems(signers: &[Signer]) -> String {
-    signers
-        .iter()
-        .map(|signer| signer.pair.public_key_pem())
-        .collect()
+    signers.iter().map(|signer| signer.pair.public_key_pem()).collect()
 }
 
 #[test]
@@ -156,37 +149,24 @@ fn what_is_granted() {
     let service = service(&dir, Some(&pems(&signers)), None).unwrap();
     for signer in &signers {
         let (scoped, until) = service.verify(&signer.token(), NOW).unwrap();
-        assert_eq!(
-            (scoped.subject.as_deref(), until),
-            (Some("ann"), NOW + 300 + LEEWAY)
-        );
+        assert_eq!((scoped.subject.as_deref(), until), (Some("ann"), NOW + 300 + LEEWAY));
         for (name, want) in [
             ("team/app", &[Right::Pull, Right::Push, Right::Catalog][..]),
-            (
-                "team/all",
-                &[Right::Pull, Right::Push, Right::Delete, Right::Catalog],
-            ),
+            ("team/all", &[Right::Pull, Right::Push, Right::Delete, Right::Catalog]),
             ("team/plugin", &[Right::Catalog]),
             ("team/app/below", &[Right::Catalog]),
         ] {
             let name: Repository = name.parse().unwrap();
             for right in [Right::Pull, Right::Push, Right::Delete, Right::Catalog] {
                 let covers = scoped.covers(&name, right);
-                assert_eq!(
-                    covers,
-                    want.contains(&right),
-                    "{} {name} {right:?}",
-                    signer.alg
-                );
+                assert_eq!(covers, want.contains(&right), "{} {name} {right:?}", signer.alg);
             }
         }
         let id = libtrust_id(&signer.info());
         let named = signer.sign(&json!({"alg": signer.alg, "kid": id}), &claims());
         assert!(service.verify(&named, NOW).is_ok(), "{}", signer.alg);
-        let several = signer.sign(
-            &json!({"alg": signer.alg}),
-            &with("aud", json!(["x", "registry.test"])),
-        );
+        let several =
+            signer.sign(&json!({"alg": signer.alg}), &with("aud", json!(["x", "registry.test"])));
         assert!(service.verify(&several, NOW).is_ok());
         let nothing = signer.sign(&json!({"alg": signer.alg}), &with("access", Value::Null));
         assert_eq!(service.verify(&nothing, NOW).unwrap().0.repositories, []);
@@ -218,51 +198,19 @@ fn what_is_refused() {
         };
         let elsewhere = if alg == "ES256" { "EdDSA" } else { "ES256" };
         for (token, want, why) in [
-            (
-                sign("exp", json!(NOW - LEEWAY)),
-                Refusal::Expired,
-                "expired",
-            ),
+            (sign("exp", json!(NOW - LEEWAY)), Refusal::Expired, "expired"),
             (sign("exp", json!(-1)), Refusal::Expired, "long ago"),
             (sign("exp", Value::Null), Refusal::Malformed, "for ever"),
-            (
-                sign("exp", json!("2099")),
-                Refusal::Malformed,
-                "not a number",
-            ),
-            (
-                sign("nbf", json!(NOW + LEEWAY + 1)),
-                Refusal::Early,
-                "not yet",
-            ),
-            (
-                sign("iss", json!("Issuer")),
-                Refusal::Issuer,
-                "another issuer",
-            ),
-            (
-                sign("aud", json!("registry.test.")),
-                Refusal::Audience,
-                "another audience",
-            ),
+            (sign("exp", json!("2099")), Refusal::Malformed, "not a number"),
+            (sign("nbf", json!(NOW + LEEWAY + 1)), Refusal::Early, "not yet"),
+            (sign("iss", json!("Issuer")), Refusal::Issuer, "another issuer"),
+            (sign("aud", json!("registry.test.")), Refusal::Audience, "another audience"),
             (sign("aud", json!([])), Refusal::Audience, "no audience"),
             (sign("access", json!("*")), Refusal::Malformed, "no list"),
             (other.token(), Refusal::Signature, "another key"),
-            (
-                format!("{none}.{claims_part}."),
-                Refusal::Algorithm,
-                "no signature",
-            ),
-            (
-                format!("{none}.{claims_part}.{signature}"),
-                Refusal::Algorithm,
-                "alg none",
-            ),
-            (
-                hs256(&signer.info()),
-                Refusal::Algorithm,
-                "HS256 by the key's DER",
-            ),
+            (format!("{none}.{claims_part}."), Refusal::Algorithm, "no signature"),
+            (format!("{none}.{claims_part}.{signature}"), Refusal::Algorithm, "alg none"),
+            (hs256(&signer.info()), Refusal::Algorithm, "HS256 by the key's DER"),
             (
                 hs256(signer.pair.public_key_pem().as_bytes()),
                 Refusal::Algorithm,
@@ -284,10 +232,7 @@ fn what_is_refused() {
                 "an unknown key",
             ),
             (
-                signer.sign(
-                    &json!({"alg": alg, "kid": libtrust_id(&other.info())}),
-                    &claims(),
-                ),
+                signer.sign(&json!({"alg": alg, "kid": libtrust_id(&other.info())}), &claims()),
                 Refusal::Key,
                 "another's key",
             ),
@@ -311,42 +256,18 @@ fn what_is_refused() {
                 Refusal::Chain,
                 "too long a chain",
             ),
-            (
-                token.replacen(claims_part, &other_claims, 1),
-                Refusal::Signature,
-                "other claims",
-            ),
-            (
-                format!("{message}."),
-                Refusal::Signature,
-                "an empty signature",
-            ),
-            (
-                format!("{message}.{signature}="),
-                Refusal::Malformed,
-                "padding",
-            ),
+            (token.replacen(claims_part, &other_claims, 1), Refusal::Signature, "other claims"),
+            (format!("{message}."), Refusal::Signature, "an empty signature"),
+            (format!("{message}.{signature}="), Refusal::Malformed, "padding"),
             (message.to_owned(), Refusal::Malformed, "two parts"),
             (format!("{token}.x"), Refusal::Malformed, "four parts"),
             (String::new(), Refusal::Malformed, "nothing"),
             ("..".to_owned(), Refusal::Malformed, "three nothings"),
         ] {
-            assert_eq!(
-                service.verify(&token, NOW).map(drop),
-                Err(want),
-                "{alg}: {why}"
-            );
+            assert_eq!(service.verify(&token, NOW).map(drop), Err(want), "{alg}: {why}");
         }
-        assert!(
-            service
-                .verify(&sign("exp", json!(NOW - LEEWAY + 1)), NOW)
-                .is_ok()
-        );
-        assert!(
-            service
-                .verify(&sign("nbf", json!(NOW + LEEWAY)), NOW)
-                .is_ok()
-        );
+        assert!(service.verify(&sign("exp", json!(NOW - LEEWAY + 1)), NOW).is_ok());
+        assert!(service.verify(&sign("nbf", json!(NOW + LEEWAY)), NOW).is_ok());
     }
 }
 
@@ -370,10 +291,7 @@ fn key_sets() {
             }
         }
     };
-    let mut keys: Vec<Value> = signers
-        .iter()
-        .map(|signer| jwk(signer, signer.alg))
-        .collect();
+    let mut keys: Vec<Value> = signers.iter().map(|signer| jwk(signer, signer.alg)).collect();
     keys.push(json!({"kty": "oct", "kid": "secret", "k": "AAAA"}));
     keys.push(json!({"kty": "EC", "crv": "P-384", "kid": "long"}));
     let text = json!({"keys": keys}).to_string();
@@ -384,18 +302,9 @@ fn key_sets() {
             set.verify(&token, NOW).map(drop)
         };
         assert_eq!(by(signer.alg), Ok(()), "{}", signer.alg);
-        assert_eq!(
-            set.verify(&signer.token(), NOW).map(drop),
-            Ok(()),
-            "{}",
-            signer.alg
-        );
+        assert_eq!(set.verify(&signer.token(), NOW).map(drop), Ok(()), "{}", signer.alg);
         assert_eq!(by("secret"), Err(Refusal::Key));
-        let other = if signer.alg == "RS256" {
-            "ES256"
-        } else {
-            "RS256"
-        };
+        let other = if signer.alg == "RS256" { "ES256" } else { "RS256" };
         assert_eq!(by(other), Err(Refusal::Algorithm), "a key of another kind");
     }
     for (text, why) in [
@@ -414,11 +323,7 @@ fn key_sets() {
     ] {
         assert!(service(&dir, None, Some(text)).is_err(), "{why}");
     }
-    for text in [
-        "",
-        "x",
-        "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
-    ] {
+    for text in ["", "x", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"] {
         assert!(service(&dir, Some(text), None).is_err(), "{text}");
     }
     let long = KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384).unwrap();
@@ -451,17 +356,12 @@ fn chains() {
 
         let by_root = service(&dir, Some(&root.pem()), None).unwrap();
         let verify = |service: &Service, chain: &[&rcgen::Certificate]| {
-            let chain: Vec<String> = chain
-                .iter()
-                .map(|cert| STANDARD.encode(cert.der()))
-                .collect();
+            let chain: Vec<String> = chain.iter().map(|cert| STANDARD.encode(cert.der())).collect();
             let header = json!({"alg": signer.alg, "x5c": chain});
             // The certificates are of today.
             let mut claims = claims();
             claims["exp"] = json!(4_000_000_000_u64);
-            service
-                .verify(&signer.sign(&header, &claims), 1_790_000_000)
-                .map(drop)
+            service.verify(&signer.sign(&header, &claims), 1_790_000_000).map(drop)
         };
         let direct = leaf(&root_issuer);
         assert_eq!(verify(&by_root, &[&direct]), Ok(()), "{}", signer.alg);
@@ -469,16 +369,10 @@ fn chains() {
         assert_eq!(verify(&by_root, &[&below, &middle]), Ok(()));
         assert_eq!(verify(&by_root, &[&below]), Err(Refusal::Chain), "a gap");
         assert_eq!(verify(&by_root, &[&leaf(&stranger)]), Err(Refusal::Chain));
-        assert_eq!(
-            verify(&by_root, &[&leaf(&stranger), &root]),
-            Err(Refusal::Chain)
-        );
+        assert_eq!(verify(&by_root, &[&leaf(&stranger), &root]), Err(Refusal::Chain));
         // The authority's own certificate is known, but it has not signed this.
         let own = verify(&by_root, &[&root]);
-        assert!(
-            matches!(own, Err(Refusal::Signature | Refusal::Algorithm)),
-            "{own:?}"
-        );
+        assert!(matches!(own, Err(Refusal::Signature | Refusal::Algorithm)), "{own:?}");
 
         // The signer's certificate itself, as most services have it.
         let itself = CertificateParams::new(vec!["signer".to_owned()]).unwrap();

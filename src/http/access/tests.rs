@@ -21,11 +21,7 @@ fn tag() -> Tag {
 /// Every route there is. The matches have no other use than to fail to compile when
 /// there is a new one: add it here, in the table below, and in tests/access.
 fn routes() -> Vec<Route> {
-    let files = |image| Files {
-        image,
-        view: View::Tree,
-        path: Vec::new(),
-    };
+    let files = |image| Files { image, view: View::Tree, path: Vec::new() };
     let reference = || Reference::Tag(tag());
     let image: ImageId = "0123456789abcdef".repeat(4).parse().unwrap();
     let mut routes = vec![
@@ -184,10 +180,7 @@ fn scopes() {
     for (scope, want) in [
         (of(blob(), "GET"), Some("repository:team/app:pull")),
         (of(blob(), "DELETE"), Some("repository:team/app:delete")),
-        (
-            of(Route::Uploads(repository()), "POST"),
-            Some("repository:team/app:pull,push"),
-        ),
+        (of(Route::Uploads(repository()), "POST"), Some("repository:team/app:pull,push")),
         (of(Route::Catalog, "GET"), Some("registry:catalog:*")),
         (of(Route::Ping, "GET"), None),
     ] {

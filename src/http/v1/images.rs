@@ -78,12 +78,7 @@ enum Found {
     /// Pushed as such.
     Stored(StoredImage),
     /// Of a manifest: which one of the images that were derived of it.
-    Derived {
-        repository: Repository,
-        chain: Chain,
-        config: Bytes,
-        at: usize,
-    },
+    Derived { repository: Repository, chain: Chain, config: Bytes, at: usize },
 }
 
 impl Reader {
@@ -117,12 +112,7 @@ impl Reader {
         let permitted =
             |repository: &Repository| self.app.access.may(&self.identity, repository, Right::Pull);
         let shown = self.app.images.find_v1(id, &permitted)?;
-        let Some(Shown {
-            repository,
-            manifest,
-            what: V1::Derived,
-        }) = shown
-        else {
+        let Some(Shown { repository, manifest, what: V1::Derived }) = shown else {
             let readable = shown.is_some() || storage.has_pushed(&self.pusher, id)?;
             let image = if readable { storage.image(id)? } else { None };
             return Ok(image.map(Found::Stored));
@@ -132,12 +122,7 @@ impl Reader {
         let chain = storage.chain(&repository, &contents)?;
         Ok(chain.and_then(|(chain, config)| {
             let at = chain.0.iter().position(|link| link.id == *id)?;
-            Some(Found::Derived {
-                repository,
-                chain,
-                config,
-                at,
-            })
+            Some(Found::Derived { repository, chain, config, at })
         }))
     }
 }
@@ -163,12 +148,7 @@ impl Found {
         let storage = &reader.app.storage;
         Ok(match self {
             Found::Stored(image) => Some(storage.open_layer(id, &image.layer)?),
-            Found::Derived {
-                repository,
-                chain,
-                at,
-                ..
-            } => match &chain.0[*at].layer {
+            Found::Derived { repository, chain, at, .. } => match &chain.0[*at].layer {
                 Some(layer) => Some(storage.open_blob(repository, layer)?),
                 None => None,
             },
@@ -185,9 +165,7 @@ async fn json(app: &Arc<App>, exchange: &Exchange, id: ImageId) -> Result<Respon
         let size = layer.map_or(EMPTY_LAYER.len() as u64, |layer| layer.size);
         Ok(match found {
             Found::Stored(image) => (image.json, size, image.checksum),
-            Found::Derived {
-                chain, config, at, ..
-            } => (chain.json(at, &config)?, size, None),
+            Found::Derived { chain, config, at, .. } => (chain.json(at, &config)?, size, None),
         })
     })
     .await?;
@@ -250,19 +228,19 @@ async fn put_json(app: &Arc<App>, exchange: &mut Exchange, id: ImageId) -> Resul
             match reader.find(parent)? {
                 None => return Err(Error::ParentUnknown(*parent)),
                 Some(Found::Stored(_)) => {}
-                Some(Found::Derived {
-                    chain, config, at, ..
-                }) => storage.adopt(&chain, at, &config)?,
+                Some(Found::Derived { chain, config, at, .. }) => {
+                    storage.adopt(&chain, at, &config)?
+                }
             }
             if storage.ancestry(parent)?.len() >= CHAIN_MAX {
                 return Err(crate::v1::Error::Depth.into());
             }
         }
         storage.put_image_json(&reader.pusher, &place, &json)?;
-        reader.app.events.publish(Event {
-            repository,
-            ..Event::new(Kind::Image, id.to_string(), &cause)
-        });
+        reader
+            .app
+            .events
+            .publish(Event { repository, ..Event::new(Kind::Image, id.to_string(), &cause) });
         Ok(())
     })
     .await?;
@@ -300,10 +278,7 @@ async fn put_checksum(app: &Arc<App>, exchange: &Exchange, id: ImageId) -> Resul
     blocking(move || {
         let layer = known.storage.complete_image(&pusher, &id, said.trim())?;
         let event = Event::new(Kind::Verify, id.to_string(), &cause);
-        known.events.publish(Event {
-            repository,
-            ..event.digest(&layer)
-        });
+        known.events.publish(Event { repository, ..event.digest(&layer) });
         // While the next one comes.
         if let Err(error) = known.layers.pushed([layer]) {
             tracing::error!(image = %id, %error, "cannot have a pushed image indexed");

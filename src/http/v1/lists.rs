@@ -244,10 +244,9 @@ async fn stream(app: &Arc<App>, open: u8, close: u8, mut write: Write) -> Result
         Ok(Some(bytes))
     });
     let mut response = text("");
-    response.headers_mut().insert(
-        hyper::header::CACHE_CONTROL,
-        HeaderValue::from_static("no-cache"),
-    );
+    response
+        .headers_mut()
+        .insert(hyper::header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     *response.body_mut() = Body::stream(first, produce, None, permit);
     Ok(response)
 }

@@ -108,11 +108,7 @@ pub async fn fallback(app: &Arc<App>, exchange: &Exchange, route: V1) -> Result<
                 && known.access.may(&identity, &name, Right::Pull),
         )
     });
-    Ok(if there.await? {
-        route
-    } else {
-        route.with_repository(other)
-    })
+    Ok(if there.await? { route } else { route.with_repository(other) })
 }
 
 /// Who pushes, for what is being pushed.
@@ -127,9 +123,7 @@ async fn document(
     limit: usize,
 ) -> Result<(Vec<u8>, OwnedSemaphorePermit)> {
     let body = exchange.body.collect(limit, &app.manifest_buffers);
-    let body = tokio::time::timeout(BODY_TIME, body)
-        .await
-        .map_err(|_| Error::BodyTimeout)?;
+    let body = tokio::time::timeout(BODY_TIME, body).await.map_err(|_| Error::BodyTimeout)?;
     body?.ok_or(Error::DocumentTooLarge(limit))
 }
 

@@ -113,10 +113,7 @@ fn chain(app: &App, repository: &Repository, tag: &Tag) -> Result<Vec<ImageId>> 
 }
 
 fn is_unknown(error: &crate::image::Error) -> bool {
-    matches!(
-        error,
-        crate::image::Error::Storage(storage::Error::ManifestUnknown { .. })
-    )
+    matches!(error, crate::image::Error::Storage(storage::Error::ManifestUnknown { .. }))
 }
 
 /// The id of what a tag names. `None`: there is no such tag, or it names what
@@ -387,9 +384,7 @@ fn facts(storage: &Storage, repository: &Repository, tag: &Tag) -> Result<(u64, 
     let seconds = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     let stored = storage.manifest(repository, &Reference::Tag(tag.clone()))?;
     let contents = Contents::parse(&stored.bytes);
-    let config = contents
-        .ok()
-        .and_then(|contents| contents.config().copied());
+    let config = contents.ok().and_then(|contents| contents.config().copied());
     let mut facts = Facts::default();
     if let Some(config) = config {
         let blob = storage.open_blob(repository, &config)?;

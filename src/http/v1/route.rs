@@ -197,15 +197,9 @@ mod tests {
             ("/v1/repositories/a/tags", V1::Tags(name("a"))),
             ("/v1/repositories/a/b/tags/1.0", V1::Tag(name("a/b"), tag())),
             ("/v1/repositories/a%2Db/tags", V1::Tags(name("a-b"))),
-            (
-                "/v1/repositories/tags/tags/1%2E0/json",
-                V1::TagJson(name("tags"), tag()),
-            ),
+            ("/v1/repositories/tags/tags/1%2E0/json", V1::TagJson(name("tags"), tag())),
             (&format!("/v1/images/{id}/json"), V1::Image(id, Part::Json)),
-            (
-                &format!("/v1/images/{id}/layer"),
-                V1::Image(id, Part::Layer),
-            ),
+            (&format!("/v1/images/{id}/layer"), V1::Image(id, Part::Layer)),
         ] {
             for path in [path.to_owned(), format!("{path}/")] {
                 assert_eq!(V1::parse(&path).unwrap().unwrap(), want, "{path}");
@@ -218,10 +212,7 @@ mod tests {
             ("/v1/x", "no route"),
             ("/v1/users/a/b", "no route"),
             (&format!("/v1/images/{id}"), "no part"),
-            (
-                &format!("/v1/images/{id}/tree/json"),
-                "the other routes of images",
-            ),
+            (&format!("/v1/images/{id}/tree/json"), "the other routes of images"),
         ] {
             assert!(V1::parse(path).is_none(), "{path}: {why}");
         }

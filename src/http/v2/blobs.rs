@@ -51,10 +51,7 @@ pub async fn blob(
         }
         _ => match storage.cached_blob_size(&repository, &digest) {
             Some(size) => (size, None),
-            None => (
-                blocking(move || storage.blob_size(&repository, &digest)).await?,
-                None,
-            ),
+            None => (blocking(move || storage.blob_size(&repository, &digest)).await?, None),
         },
     };
     let mut response = content(exchange, &digest, size, opened).await?;
@@ -75,10 +72,7 @@ pub async fn content(
     let mut response = Response::new(Body::Empty);
     let headers = response.headers_mut();
     headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
-    headers.insert(
-        CACHE_CONTROL,
-        HeaderValue::from_static("private, max-age=31536000, immutable"),
-    );
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("private, max-age=31536000, immutable"));
 
     let wanted = match exchange.method {
         // Range means something for GET alone (RFC 9110, 14.2).
@@ -104,10 +98,7 @@ pub async fn content(
     };
     let headers = response.headers_mut();
     headers.insert(ETAG, header(etag));
-    headers.insert(
-        CONTENT_TYPE,
-        HeaderValue::from_static("application/octet-stream"),
-    );
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
     headers.insert(CONTENT_LENGTH, (range.end - range.start).into());
     if let Some((blob, permit)) = opened {
         *response.body_mut() = if range.end - range.start > SMALL {

@@ -26,12 +26,8 @@ const CATALOG_READ: usize = 10 * PAGE_MAX;
 const CATALOG_WAIT: Duration = Duration::from_secs(5);
 
 /// What may stand unescaped in the value of a query parameter.
-const VALUE: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'-')
-    .remove(b'.')
-    .remove(b'_')
-    .remove(b'/')
-    .remove(b':');
+const VALUE: &AsciiSet =
+    &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'/').remove(b':');
 
 /// `n`, clamped. Any number is one, however long.
 fn page_size(exchange: &Exchange) -> Result<usize> {
@@ -46,14 +42,11 @@ fn page_size(exchange: &Exchange) -> Result<usize> {
 
 /// RFC 8288. Relative, like every location.
 fn link_next(response: &mut Response<Body>, path: &str, parameters: &[(&str, &str)]) {
-    let query: Vec<String> = parameters
-        .iter()
-        .map(|(k, v)| format!("{k}={}", utf8_percent_encode(v, VALUE)))
-        .collect();
-    response.headers_mut().insert(
-        LINK,
-        header(format!("<{path}?{}>; rel=\"next\"", query.join("&"))),
-    );
+    let query: Vec<String> =
+        parameters.iter().map(|(k, v)| format!("{k}={}", utf8_percent_encode(v, VALUE))).collect();
+    response
+        .headers_mut()
+        .insert(LINK, header(format!("<{path}?{}>; rel=\"next\"", query.join("&"))));
 }
 
 /// `GET /v2/_catalog`
@@ -71,11 +64,7 @@ pub async fn catalog(app: &Arc<App>, exchange: &Exchange) -> Result<Response<Bod
     let names: Vec<&str> = page.items.iter().map(Repository::as_str).collect();
     let mut response = json(json!({"repositories": names}).to_string());
     if let Some(last) = page.next {
-        link_next(
-            &mut response,
-            "/v2/_catalog",
-            &[("last", &last), ("n", &n.to_string())],
-        );
+        link_next(&mut response, "/v2/_catalog", &[("last", &last), ("n", &n.to_string())]);
     }
     Ok(response)
 }
@@ -88,10 +77,7 @@ fn held(
     mut last: String,
     n: usize,
 ) -> index::Result<Page<Repository>> {
-    let mut page = Page {
-        items: Vec::new(),
-        next: None,
-    };
+    let mut page = Page { items: Vec::new(), next: None };
     let mut read = 0;
     if n == 0 {
         return Ok(page);
@@ -150,11 +136,7 @@ pub async fn tags(
     let mut response = json(json!({"name": repository.as_str(), "tags": tags}).to_string());
     if let Some(last) = page.next {
         let path = format!("/v2/{repository}/tags/list");
-        link_next(
-            &mut response,
-            &path,
-            &[("last", &last), ("n", &n.to_string())],
-        );
+        link_next(&mut response, &path, &[("last", &last), ("n", &n.to_string())]);
     }
     Ok(response)
 }
@@ -168,33 +150,24 @@ pub async fn referrers(
 ) -> Result<Response<Body>> {
     let artifact_type = exchange.parameter("artifactType").map(str::to_owned);
     let last: Option<Digest> = exchange.parameter("last").map(str::parse).transpose()?;
-    let (storage, name, filter) = (
-        Arc::clone(&app.storage),
-        repository.clone(),
-        artifact_type.clone(),
-    );
+    let (storage, name, filter) =
+        (Arc::clone(&app.storage), repository.clone(), artifact_type.clone());
     let page = if app.access.may(&exchange.identity, &repository, Right::Pull) {
         blocking(move || storage.referrers(&name, &subject, filter.as_deref(), last)).await?
     } else {
-        Page {
-            items: Vec::new(),
-            next: None,
-        }
+        Page { items: Vec::new(), next: None }
     };
     let media_type = MediaType::OciIndex.as_str();
     let document = json!({"schemaVersion": 2, "mediaType": media_type, "manifests": page.items});
     let mut response = json(document.to_string());
-    response
-        .headers_mut()
-        .insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
     let path = format!("/v2/{repository}/referrers/{subject}");
     let mut parameters = Vec::new();
     if let Some(artifact_type) = &artifact_type {
         parameters.push(("artifactType", artifact_type.as_str()));
-        response.headers_mut().insert(
-            OCI_FILTERS_APPLIED,
-            HeaderValue::from_static("artifactType"),
-        );
+        response
+            .headers_mut()
+            .insert(OCI_FILTERS_APPLIED, HeaderValue::from_static("artifactType"));
     }
     if let Some(last) = &page.next {
         parameters.push(("last", last));

@@ -92,14 +92,8 @@ struct About<'a> {
 impl About<'_> {
     fn read<'a>(storage: &Storage, repository: &'a Repository, digest: Digest) -> About<'a> {
         let stored = storage.manifest(repository, &Reference::Digest(digest));
-        let contents = stored
-            .ok()
-            .and_then(|stored| Contents::parse(&stored.bytes).ok());
-        About {
-            repository,
-            digest,
-            contents,
-        }
+        let contents = stored.ok().and_then(|stored| Contents::parse(&stored.bytes).ok());
+        About { repository, digest, contents }
     }
 
     fn config(&self) -> Option<&Digest> {
@@ -167,14 +161,7 @@ pub struct Push<'a> {
 
 /// Stores a manifest, has its tags name it, and makes it known.
 pub fn publish(app: &App, cause: &Arc<Cause>, push: Push) -> Result<()> {
-    let Push {
-        repository,
-        tags,
-        manifest,
-        digest,
-        bytes,
-        image,
-    } = push;
+    let Push { repository, tags, manifest, digest, bytes, image } = push;
     let (storage, index, layers) = (&app.storage, &app.index, &app.layers);
     // Before the catalog learns the name, which it keeps.
     storage.check_manifest(repository, &manifest)?;
@@ -193,12 +180,10 @@ pub fn publish(app: &App, cause: &Arc<Cause>, push: Push) -> Result<()> {
     }
     // The first blob is the config.
     let base_first = manifest.blobs.get(1..).unwrap_or_default();
-    let missing = layers
-        .missing(base_first.iter().copied())
-        .unwrap_or_else(|error| {
-            tracing::error!(%repository, %digest, %error, "cannot have a pushed image indexed");
-            Vec::new()
-        });
+    let missing = layers.missing(base_first.iter().copied()).unwrap_or_else(|error| {
+        tracing::error!(%repository, %digest, %error, "cannot have a pushed image indexed");
+        Vec::new()
+    });
     app.events.indexing(&missing, repository, cause);
     let (media_type, length) = (manifest.media_type.as_str(), bytes.len() as u64);
     if let Some(image) = image {
@@ -247,22 +232,14 @@ async fn put(
     if matches!(reference, Reference::Tag(_)) && !tags.is_empty() {
         return Err(Error::TagWithTag);
     }
-    let content_type = exchange
-        .headers
-        .get(CONTENT_TYPE)
-        .map(|value| crate::log::escape(value.as_bytes()));
+    let content_type =
+        exchange.headers.get(CONTENT_TYPE).map(|value| crate::log::escape(value.as_bytes()));
     let body = exchange.body.collect(MANIFEST_MAX, &app.manifest_buffers);
-    let body = tokio::time::timeout(BODY_TIME, body)
-        .await
-        .map_err(|_| Error::BodyTimeout)?;
+    let body = tokio::time::timeout(BODY_TIME, body).await.map_err(|_| Error::BodyTimeout)?;
     let (bytes, room) = body?.ok_or(Error::ManifestTooLarge)?;
 
     let asked = reference.clone();
-    let parsing = app
-        .parsing
-        .acquire()
-        .await
-        .expect("the semaphore is never closed");
+    let parsing = app.parsing.acquire().await.expect("the semaphore is never closed");
     let (digest, manifest, bytes) = blocking(move || {
         let algorithm = match &reference {
             Reference::Digest(digest) => digest.algorithm(),
@@ -272,9 +249,7 @@ async fn put(
         if let Reference::Digest(expected) = &reference
             && *expected != digest
         {
-            return Err(Error::Storage(storage::Error::digest_mismatch(
-                expected, &digest,
-            )));
+            return Err(Error::Storage(storage::Error::digest_mismatch(expected, &digest)));
         }
         let manifest = Manifest::parse(&bytes, content_type.as_deref())?;
         Ok((digest, manifest, bytes))

@@ -63,11 +63,8 @@ pub async fn start(
     let Some(digest) = digest else {
         return Ok(progress(StatusCode::ACCEPTED, &repository, id, 0));
     };
-    let nameless = Nameless {
-        storage: Some(Arc::clone(&app.storage)),
-        repository: repository.clone(),
-        id,
-    };
+    let nameless =
+        Nameless { storage: Some(Arc::clone(&app.storage)), repository: repository.clone(), id };
     let writer = write(app, &repository, id).await?;
     let writer = receive(app, writer, &mut exchange.body).await?;
     nameless.keep();
@@ -132,18 +129,11 @@ pub async fn upload(
             check_range(exchange, &repository, id, &writer)?;
             let writer = receive(app, writer, &mut exchange.body).await?;
             writer.check()?;
-            Ok(progress(
-                StatusCode::ACCEPTED,
-                &repository,
-                id,
-                writer.offset(),
-            ))
+            Ok(progress(StatusCode::ACCEPTED, &repository, id, writer.offset()))
         }
         Method::PUT => {
-            let digest: Digest = exchange
-                .parameter("digest")
-                .ok_or(Error::DigestMissing)?
-                .parse()?;
+            let digest: Digest =
+                exchange.parameter("digest").ok_or(Error::DigestMissing)?.parse()?;
             let writer = write(app, &repository, id).await?;
             check_range(exchange, &repository, id, &writer)?;
             let writer = receive(app, writer, &mut exchange.body).await?;
@@ -182,11 +172,8 @@ fn check_range(
     };
     let refused = || Error::ContentRange(crate::log::escape(value.as_bytes()));
     let text = value.to_str().map_err(|_| refused())?;
-    let number = |s: &str| -> Option<u64> {
-        s.bytes()
-            .all(|b| b.is_ascii_digit())
-            .then(|| s.parse().ok())?
-    };
+    let number =
+        |s: &str| -> Option<u64> { s.bytes().all(|b| b.is_ascii_digit()).then(|| s.parse().ok())? };
     // Some clients write it as HTTP does.
     let text = text.strip_prefix("bytes ").unwrap_or(text);
     let text = text.split_once('/').map_or(text, |(range, _)| range);
@@ -196,21 +183,11 @@ fn check_range(
         .ok_or_else(refused)?;
     let offset = writer.offset();
     if first != offset {
-        return Err(Error::OutOfOrder {
-            repository: repository.clone(),
-            id,
-            offset,
-        });
+        return Err(Error::OutOfOrder { repository: repository.clone(), id, offset });
     }
-    let length = exchange
-        .headers
-        .get(CONTENT_LENGTH)
-        .and_then(|v| v.to_str().ok())
-        .and_then(number);
-    match (
-        last.checked_sub(first).and_then(|n| n.checked_add(1)),
-        length,
-    ) {
+    let length =
+        exchange.headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()).and_then(number);
+    match (last.checked_sub(first).and_then(|n| n.checked_add(1)), length) {
         (None, _) => Err(refused()),
         (Some(said), Some(length)) if said != length => Err(refused()),
         _ => Ok(()),
@@ -248,9 +225,7 @@ pub async fn receive<W: Sink>(app: &App, writer: W, body: &mut RequestBody) -> R
             && let Some(writer) = idle.take()
         {
             let batch = std::mem::take(&mut batch);
-            writing = Some(tokio::task::spawn_blocking(move || {
-                writer.append(&batch.pieces)
-            }));
+            writing = Some(tokio::task::spawn_blocking(move || writer.append(&batch.pieces)));
         }
         tokio::select! {
             written = async { writing.as_mut().expect("guarded").await }, if writing.is_some() => {

@@ -46,21 +46,12 @@ impl<R: Read, W: Write> Copier<R, W> {
         };
         let library = |reason| Error::Library(Compression::Zstd, reason);
         let mut context = CCtx::try_create().ok_or(library("zstd has no memory"))?;
-        for parameter in [
-            CParameter::CompressionLevel(LEVEL),
-            CParameter::ChecksumFlag(true),
-        ] {
+        for parameter in [CParameter::CompressionLevel(LEVEL), CParameter::ChecksumFlag(true)] {
             context
                 .set_parameter(parameter)
                 .map_err(|code| library(zstd_safe::get_error_name(code)))?;
         }
-        Ok(Copier {
-            decoder,
-            copy,
-            written: 0,
-            context,
-            frame: Vec::new(),
-        })
+        Ok(Copier { decoder, copy, written: 0, context, frame: Vec::new() })
     }
 
     /// Replaces what is in `output` by the next span, which is never empty, and
@@ -204,18 +195,11 @@ impl<R: Read> Slow<R> {
     }
 
     fn truncated(&self) -> Error {
-        Error::Truncated {
-            compression: self.compression,
-            offset: self.input.end(),
-        }
+        Error::Truncated { compression: self.compression, offset: self.input.end() }
     }
 
     fn damaged(&self, reason: &'static str) -> Error {
-        Error::Damaged {
-            compression: self.compression,
-            offset: self.input.offset(),
-            reason,
-        }
+        Error::Damaged { compression: self.compression, offset: self.input.offset(), reason }
     }
 }
 
@@ -242,11 +226,7 @@ fn bzip2_step(engine: &mut Decompress, input: &[u8], room: &mut [u8]) -> Stepped
 /// `input` is empty only at the end of the file.
 fn xz_step(engine: &mut xz::Stream, input: &[u8], room: &mut [u8]) -> Stepped {
     let (taken, made) = (engine.total_in(), engine.total_out());
-    let action = if input.is_empty() {
-        xz::Action::Finish
-    } else {
-        xz::Action::Run
-    };
+    let action = if input.is_empty() { xz::Action::Finish } else { xz::Action::Run };
     let step = match engine.process(input, room, action) {
         Ok(xz::Status::StreamEnd) => Ok(Step::End),
         Ok(_) => Ok(Step::More),
@@ -329,10 +309,7 @@ mod tests {
             let mut output = Vec::new();
             for (number, (checkpoint, length)) in spans.iter().enumerate().rev() {
                 decode(Compression::Zstd, checkpoint, &copied, &mut output, *length).unwrap();
-                assert!(
-                    output == plain[number * SPAN..][..*length],
-                    "{compression} {number}"
-                );
+                assert!(output == plain[number * SPAN..][..*length], "{compression} {number}");
             }
         }
     }
@@ -341,9 +318,7 @@ mod tests {
     fn streams_one_after_another() {
         let (one, other) = (text(1, 5000), text(2, 300));
         for compression in ALL {
-            let stream = [&one[..], b"", &other]
-                .map(|plain| encode(compression, plain))
-                .concat();
+            let stream = [&one[..], b"", &other].map(|plain| encode(compression, plain)).concat();
             let (whole, ..) = copy(compression, &stream[..]).unwrap();
             assert!(whole == [&one[..], &other].concat(), "{compression}");
         }
@@ -367,10 +342,7 @@ mod tests {
         assert!(matches!(bzip2(b"BZh1garbage"), Err(Error::Damaged { .. })));
         let xz = |rest: &[u8]| copy(Compression::Xz, &[&xz(&plain), rest].concat()[..]);
         assert!(xz(&[0; 8]).unwrap().0 == plain, "padding");
-        assert!(matches!(
-            xz(b"garbage in place of a header"),
-            Err(Error::Damaged { .. })
-        ));
+        assert!(matches!(xz(b"garbage in place of a header"), Err(Error::Damaged { .. })));
     }
 
     #[test]
@@ -399,16 +371,7 @@ mod tests {
         let sum = crc(&stream[12..20]);
         stream[20..24].copy_from_slice(&sum.to_le_bytes());
         let error = copy(Compression::Xz, &stream[..]).unwrap_err();
-        assert!(
-            matches!(
-                error,
-                Error::Memory {
-                    limit: XZ_MEMORY,
-                    ..
-                }
-            ),
-            "{error}"
-        );
+        assert!(matches!(error, Error::Memory { limit: XZ_MEMORY, .. }), "{error}");
     }
 
     #[test]

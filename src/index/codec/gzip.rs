@@ -148,18 +148,11 @@ impl<R: Read> Members<R> {
     }
 
     fn truncated(&self) -> Error {
-        Error::Truncated {
-            compression: Compression::Gzip,
-            offset: self.input.end(),
-        }
+        Error::Truncated { compression: Compression::Gzip, offset: self.input.end() }
     }
 
     fn damaged(&self, reason: &'static str) -> Error {
-        Error::Damaged {
-            compression: Compression::Gzip,
-            offset: self.input.offset(),
-            reason,
-        }
+        Error::Damaged { compression: Compression::Gzip, offset: self.input.offset(), reason }
     }
 }
 
@@ -190,11 +183,7 @@ pub(super) struct Spans<R> {
 
 impl<R: Read> Spans<R> {
     pub fn new(source: R) -> Result<Self, Error> {
-        let cut = Cut {
-            least: SPAN,
-            most: SPAN_MAX,
-            input: 2 * SPAN as u64,
-        };
+        let cut = Cut { least: SPAN, most: SPAN_MAX, input: 2 * SPAN as u64 };
         Spans::with_cut(source, cut)
     }
 

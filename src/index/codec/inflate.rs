@@ -97,11 +97,7 @@ impl Inflater {
         let room = room.min(MOST);
         let input = &input[..input.len().min(MOST)];
         output.reserve_exact(room);
-        let flush = if blocks {
-            zlib::Z_BLOCK
-        } else {
-            zlib::Z_NO_FLUSH
-        };
+        let flush = if blocks { zlib::Z_BLOCK } else { zlib::Z_NO_FLUSH };
         // SAFETY: the stream is initialised and nothing else refers to it.
         // Input and output are as long as said (both fit), do not overlap,
         // and zlib reads nothing of the output that it has not written; so

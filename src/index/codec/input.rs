@@ -19,15 +19,7 @@ pub(super) struct Input<R> {
 impl<R: Read> Input<R> {
     /// `offset` is where in the stream the source starts.
     pub fn new(source: R, capacity: usize, offset: u64) -> Self {
-        Input {
-            source,
-            buffer: vec![0; capacity],
-            start: 0,
-            end: 0,
-            offset,
-            last: 0,
-            ended: false,
-        }
+        Input { source, buffer: vec![0; capacity], start: 0, end: 0, offset, last: 0, ended: false }
     }
 
     pub fn offset(&self) -> u64 {
@@ -106,7 +98,6 @@ impl<R: Read> Input<R> {
         let read = self.source.by_ref().take(count as u64).read_to_end(output);
         self.offset += (output.len() - before) as u64;
         let offset = self.offset;
-        read.map(drop)
-            .map_err(|cause| Error::Read { offset, cause })
+        read.map(drop).map_err(|cause| Error::Read { offset, cause })
     }
 }

@@ -62,32 +62,10 @@ impl Compression {
             [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Compression::Zstd,
             // A block's magic number follows, or that of the end: without it
             // a file name at the start of a tar could look the same.
-            [
-                b'B',
-                b'Z',
-                b'h',
-                b'1'..=b'9',
-                0x31,
-                0x41,
-                0x59,
-                0x26,
-                0x53,
-                0x59,
-                ..,
-            ]
-            | [
-                b'B',
-                b'Z',
-                b'h',
-                b'1'..=b'9',
-                0x17,
-                0x72,
-                0x45,
-                0x38,
-                0x50,
-                0x90,
-                ..,
-            ] => Compression::Bzip2,
+            [b'B', b'Z', b'h', b'1'..=b'9', 0x31, 0x41, 0x59, 0x26, 0x53, 0x59, ..]
+            | [b'B', b'Z', b'h', b'1'..=b'9', 0x17, 0x72, 0x45, 0x38, 0x50, 0x90, ..] => {
+                Compression::Bzip2
+            }
             [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Compression::Xz,
             _ => Compression::None,
         }
@@ -116,25 +94,14 @@ pub enum Error {
     #[error("cannot write the seekable copy at offset {offset}: {cause}")]
     Write { offset: u64, cause: io::Error },
     #[error("the {compression} stream ends too early, at offset {offset}")]
-    Truncated {
-        compression: Compression,
-        offset: u64,
-    },
+    Truncated { compression: Compression, offset: u64 },
     #[error("the {compression} stream is damaged near offset {offset}: {reason}")]
-    Damaged {
-        compression: Compression,
-        offset: u64,
-        reason: &'static str,
-    },
+    Damaged { compression: Compression, offset: u64, reason: &'static str },
     #[error(
         "the {compression} stream at offset {offset} needs more than {} MiB of memory to decode",
         limit >> 20
     )]
-    Memory {
-        compression: Compression,
-        offset: u64,
-        limit: u64,
-    },
+    Memory { compression: Compression, offset: u64, limit: u64 },
     #[error("a span of {0} bytes: none is longer than {SPAN_MAX}")]
     Length(usize),
     #[error("{0} cannot be set up: {1}")]
@@ -160,10 +127,7 @@ pub struct Checkpoint {
 impl Checkpoint {
     /// A checkpoint that needs nothing but its place.
     fn at(input: u64) -> Checkpoint {
-        Checkpoint {
-            input,
-            ..Checkpoint::default()
-        }
+        Checkpoint { input, ..Checkpoint::default() }
     }
 }
 
@@ -216,9 +180,7 @@ impl<R: Read> Spans<R> {
 
 impl<R: Read> fmt::Debug for Spans<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Spans")
-            .field("consumed", &self.consumed())
-            .finish_non_exhaustive()
+        f.debug_struct("Spans").field("consumed", &self.consumed()).finish_non_exhaustive()
     }
 }
 
@@ -244,17 +206,11 @@ pub fn decode(
     match compression {
         Compression::None => {
             let offset = checkpoint.input;
-            let source = Part {
-                file: source,
-                offset,
-            };
+            let source = Part { file: source, offset };
             let mut input = Input::new(source, 0, offset);
             input.read_into(output, length)?;
             if output.len() < length {
-                return Err(Error::Truncated {
-                    compression,
-                    offset: input.offset(),
-                });
+                return Err(Error::Truncated { compression, offset: input.offset() });
             }
             Ok(())
         }
@@ -331,14 +287,7 @@ mod tests {
                 assert_eq!(checkpoint, Checkpoint::at(offset));
                 assert_eq!(span.len(), SPAN.min(length - offset as usize));
                 assert!(span == plain[offset as usize..][..span.len()]);
-                decode(
-                    Compression::None,
-                    &checkpoint,
-                    &file,
-                    &mut again,
-                    span.len(),
-                )
-                .unwrap();
+                decode(Compression::None, &checkpoint, &file, &mut again, span.len()).unwrap();
                 assert!(span == again);
                 offset += span.len() as u64;
                 assert_eq!(spans.consumed(), offset);
@@ -353,21 +302,13 @@ mod tests {
         let at = Checkpoint::at(5);
         let mut output = Vec::new();
         for (compression, length, want) in [
-            (
-                Compression::None,
-                6,
-                "the uncompressed stream ends too early, at offset 10",
-            ),
+            (Compression::None, 6, "the uncompressed stream ends too early, at offset 10"),
             (
                 Compression::None,
                 SPAN_MAX + 1,
                 "a span of 16777217 bytes: none is longer than 16777216",
             ),
-            (
-                Compression::Gzip,
-                5,
-                "the gzip stream is damaged near offset 5: not gzip",
-            ),
+            (Compression::Gzip, 5, "the gzip stream is damaged near offset 5: not gzip"),
             (
                 Compression::Bzip2,
                 5,

@@ -8,9 +8,8 @@ pub(super) fn text(seed: u64, length: usize) -> Vec<u8> {
     let mut state = seed | 1;
     let mut text = Vec::with_capacity(length + 16);
     while text.len() < length {
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let number = state >> 40;
         text.extend_from_slice(format!("{} ", number % 5000 * (number % 7)).as_bytes());
     }
@@ -21,9 +20,7 @@ pub(super) fn text(seed: u64, length: usize) -> Vec<u8> {
 /// CRC-32 as gzip and xz have it.
 pub(super) fn crc(data: &[u8]) -> u32 {
     !data.iter().fold(!0, |crc, byte| {
-        (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
-            (crc >> 1) ^ (0xedb8_8320 * (crc & 1))
-        })
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| (crc >> 1) ^ (0xedb8_8320 * (crc & 1)))
     })
 }
 
@@ -43,11 +40,7 @@ pub(super) struct Trickle<'a> {
 
 impl<'a> Trickle<'a> {
     pub fn new(rest: &'a [u8], most: usize) -> Self {
-        Trickle {
-            rest,
-            most,
-            interrupt: false,
-        }
+        Trickle { rest, most, interrupt: false }
     }
 }
 

@@ -108,11 +108,7 @@ mod tests {
     #[test]
     fn a_window_keeps_the_last_of_the_output() {
         let all: Vec<u8> = (0..3 * WINDOW).map(|n| (n % 251) as u8).collect();
-        for cuts in [
-            &[0, 10, WINDOW, WINDOW + 5][..],
-            &[WINDOW - 1, 2 * WINDOW],
-            &[3 * WINDOW],
-        ] {
+        for cuts in [&[0, 10, WINDOW, WINDOW + 5][..], &[WINDOW - 1, 2 * WINDOW], &[3 * WINDOW]] {
             let mut window = Vec::new();
             let mut from = 0;
             for &to in cuts {

@@ -47,11 +47,7 @@ impl<R: Read> Frames<R> {
         context
             .set_parameter(DParameter::WindowLogMax(WINDOW_LOG))
             .map_err(|code| library(zstd_safe::get_error_name(code)))?;
-        Ok(Frames {
-            input: Input::new(source, buffer, offset),
-            context,
-            inside: false,
-        })
+        Ok(Frames { input: Input::new(source, buffer, offset), context, inside: false })
     }
 
     pub fn consumed(&self) -> u64 {
@@ -142,18 +138,11 @@ impl<R: Read> Frames<R> {
     }
 
     fn truncated(&self) -> Error {
-        Error::Truncated {
-            compression: Compression::Zstd,
-            offset: self.input.end(),
-        }
+        Error::Truncated { compression: Compression::Zstd, offset: self.input.end() }
     }
 
     fn damaged(&self, reason: &'static str) -> Error {
-        Error::Damaged {
-            compression: Compression::Zstd,
-            offset: self.input.offset(),
-            reason,
-        }
+        Error::Damaged { compression: Compression::Zstd, offset: self.input.offset(), reason }
     }
 }
 

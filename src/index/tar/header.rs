@@ -50,11 +50,7 @@ pub fn checksum_holds(block: &Block) -> bool {
     };
     let (mut unsigned, mut signed) = (0i64, 0i64);
     for (place, &byte) in block.iter().enumerate() {
-        let byte = if (148..156).contains(&place) {
-            b' '
-        } else {
-            byte
-        };
+        let byte = if (148..156).contains(&place) { b' ' } else { byte };
         unsigned += i64::from(byte);
         signed += i64::from(byte.cast_signed());
     }
@@ -93,10 +89,7 @@ impl<'a> Header<'a> {
             uid: id(&block[108..116], "uid")?,
             gid: id(&block[116..124], "gid")?,
             size: size(&block[124..136])?,
-            mtime: Time {
-                seconds: seconds.ok_or(Problem::Number("mtime"))?,
-                nanoseconds: 0,
-            },
+            mtime: Time { seconds: seconds.ok_or(Problem::Number("mtime"))?, nanoseconds: 0 },
         })
     }
 
@@ -135,10 +128,7 @@ fn prefix(block: &Block, format: Format, flag: u8) -> Result<&[u8], Problem> {
         // star's prefix is shorter, and its own times follow.
         Format::Ustar => field.len() <= 131 || block[508..] != *b"tar\0",
         Format::Gnu => {
-            field.is_empty()
-                || [345, 357]
-                    .iter()
-                    .all(|&at| number(&block[at..at + 12]).is_some())
+            field.is_empty() || [345, 357].iter().all(|&at| number(&block[at..at + 12]).is_some())
         }
         Format::V7 => field.is_empty(),
     };
@@ -212,11 +202,7 @@ mod tests {
             (b"644\0junk", Some(0o644), "text ends at NUL"),
             (b"\0\0\0\0\0\0\0\0", Some(0), "blank"),
             (b"       \0", Some(0), "spaces and NUL"),
-            (
-                b"        ",
-                None,
-                "GNU tar: blanks where a number is expected",
-            ),
+            (b"        ", None, "GNU tar: blanks where a number is expected"),
             (b"\x00000644\0", None, "GNU tar skips one leading NUL"),
             (b"  \0  644", None, "Go trims NULs on the left"),
             (b"644 junk", None, "GNU tar takes it, tarfile does not"),
@@ -226,16 +212,8 @@ mod tests {
             (b"6_40000\0", None, "Python's own separator"),
             (b"\t000644\0", None, "Go trims no tabs"),
             (b"\x80\0\0\0\0\0\x01\x02", Some(258), "base-256"),
-            (
-                b"\x80\xff\xff\xff\xff\xff\xff\xff",
-                Some(0xff_ffff_ffff_ffff),
-                "base-256, all of it",
-            ),
-            (
-                b"\xff\xff\xff\xff\xff\xff\xff\xfe",
-                Some(-2),
-                "base-256, negative",
-            ),
+            (b"\x80\xff\xff\xff\xff\xff\xff\xff", Some(0xff_ffff_ffff_ffff), "base-256, all of it"),
+            (b"\xff\xff\xff\xff\xff\xff\xff\xfe", Some(-2), "base-256, negative"),
             (b"\x81\0\0\0\0\0\0\0", None, "only Go reads the seventh bit"),
             (b"\xc0\0\0\0\0\0\0\0", None, "negative for Go only"),
         ];
@@ -247,10 +225,7 @@ mod tests {
             Err(Problem::Number("size")),
             "below zero"
         );
-        assert_eq!(
-            size(b"\x80\0\0\0\x7f\xff\xff\xff\xff\xff\xff\xff"),
-            Ok(i64::MAX as u64)
-        );
+        assert_eq!(size(b"\x80\0\0\0\x7f\xff\xff\xff\xff\xff\xff\xff"), Ok(i64::MAX as u64));
         assert_eq!(
             size(b"\x80\0\0\0\x80\0\0\0\0\0\0\0"),
             Err(Problem::Number("size")),

@@ -239,9 +239,7 @@ impl Parser {
                 return Err(self.fail(Error::NotTar));
             }
             State::Header if self.filled == 0 => {
-                return self
-                    .check_boundary(self.offset)
-                    .map_err(|error| self.fail(error));
+                return self.check_boundary(self.offset).map_err(|error| self.fail(error));
             }
             State::Header => "header",
             State::Extension { .. } => "extended header",
@@ -275,9 +273,7 @@ impl Parser {
                 State::Padding { left } => {
                     let wanted = *left;
                     let taken = self.take(input, wanted)?.len() as u64;
-                    self.state = State::Padding {
-                        left: wanted - taken,
-                    };
+                    self.state = State::Padding { left: wanted - taken };
                 }
                 State::Content { left, padding } => {
                     let (wanted, padding) = (*left, *padding);
@@ -333,11 +329,7 @@ impl Parser {
                 return Ok(None);
             }
             _ if !header::checksum_holds(&self.block) => {
-                return Err(if start == 0 {
-                    Error::NotTar
-                } else {
-                    at(start, Problem::Checksum)
-                });
+                return Err(if start == 0 { Error::NotTar } else { at(start, Problem::Checksum) });
             }
             _ => self.header(start),
         };
@@ -386,13 +378,8 @@ impl Parser {
     }
 
     fn extension(&mut self, input: &mut &[u8]) -> Result<(), Error> {
-        let State::Extension {
-            flag,
-            start,
-            mut content,
-            size,
-            padding,
-        } = std::mem::replace(&mut self.state, State::Header)
+        let State::Extension { flag, start, mut content, size, padding } =
+            std::mem::replace(&mut self.state, State::Header)
         else {
             return Ok(());
         };
@@ -412,13 +399,7 @@ impl Parser {
             let done = self.extension_end(flag, content);
             return done.map_err(|problem| at(start, problem));
         }
-        self.state = State::Extension {
-            flag,
-            start,
-            content,
-            size,
-            padding,
-        };
+        self.state = State::Extension { flag, start, content, size, padding };
         Ok(())
     }
 
@@ -437,11 +418,7 @@ impl Parser {
                 if text.is_empty() {
                     return Err(Problem::NoName);
                 }
-                let field = if flag == b'L' {
-                    &mut pending.name
-                } else {
-                    &mut pending.link
-                };
+                let field = if flag == b'L' { &mut pending.name } else { &mut pending.link };
                 *field = Some(text.to_vec());
             }
         }
@@ -480,10 +457,7 @@ impl Parser {
         let stored = if kind == Kind::Regular { size } else { 0 };
         // All of it can be counted, so what follows need not care.
         let end = stored.checked_next_multiple_of(BLOCK as u64);
-        if end
-            .and_then(|length| self.offset.checked_add(length))
-            .is_none()
-        {
+        if end.and_then(|length| self.offset.checked_add(length)).is_none() {
             return Err(Problem::Overflow);
         }
         let mut member = Box::new(Member {
@@ -494,11 +468,7 @@ impl Parser {
             uid: pax.uid.unwrap_or(header.uid),
             gid: pax.gid.unwrap_or(header.gid),
             mtime: pax.mtime.unwrap_or(header.mtime),
-            size: if kind == Kind::Symlink {
-                link.len() as u64
-            } else {
-                stored
-            },
+            size: if kind == Kind::Symlink { link.len() as u64 } else { stored },
             link: if is_link { link } else { Vec::new() },
             stored,
             data_offset: self.offset,
@@ -536,10 +506,7 @@ impl Parser {
 
     fn begin(&mut self, mut member: Box<Member>) -> Box<Member> {
         member.data_offset = self.offset;
-        self.state = State::Content {
-            left: member.stored,
-            padding: padding(member.stored),
-        };
+        self.state = State::Content { left: member.stored, padding: padding(member.stored) };
         member
     }
 

@@ -164,9 +164,9 @@ fn name(value: &[u8]) -> Result<Vec<u8>, Problem> {
 
 /// A file size, or less.
 fn decimal(digits: &[u8]) -> Result<u64, Problem> {
-    let value = digits.iter().try_fold(0u64, |value, &byte| {
-        value.checked_mul(10)?.checked_add(decimal_digit(byte)?)
-    });
+    let value = digits
+        .iter()
+        .try_fold(0u64, |value, &byte| value.checked_mul(10)?.checked_add(decimal_digit(byte)?));
     match value {
         Some(value) if !digits.is_empty() && i64::try_from(value).is_ok() => Ok(value),
         _ => Err(Problem::PaxValue),
@@ -191,22 +191,13 @@ fn time(value: &[u8]) -> Option<Time> {
     let digits = fraction.iter().chain(std::iter::repeat(&b'0')).take(9);
     let nanoseconds = digits.fold(0, |value, &digit| value * 10 + u32::from(digit - b'0'));
     if !negative {
-        return Some(Time {
-            seconds,
-            nanoseconds,
-        });
+        return Some(Time { seconds, nanoseconds });
     }
     let finer = fraction.iter().skip(9).any(|&digit| digit != b'0');
     let back = nanoseconds + u32::from(finer);
     Some(match back {
-        0 => Time {
-            seconds: -seconds,
-            nanoseconds: 0,
-        },
-        _ => Time {
-            seconds: -seconds - 1,
-            nanoseconds: 1_000_000_000 - back,
-        },
+        0 => Time { seconds: -seconds, nanoseconds: 0 },
+        _ => Time { seconds: -seconds - 1, nanoseconds: 1_000_000_000 - back },
     })
 }
 
@@ -251,16 +242,7 @@ impl Sparse {
     /// for a whole one.
     pub fn file(self) -> Result<SparseFile, Problem> {
         let counted = |map: &Map| Some(map.entries()) == self.blocks && map.entries() > 0;
-        let Sparse {
-            version,
-            name,
-            size,
-            real_size,
-            blocks,
-            pairs,
-            offset,
-            map,
-        } = &self;
+        let Sparse { version, name, size, real_size, blocks, pairs, offset, map } = &self;
         let is = match (version, size, real_size, &pairs, &map) {
             ((None, None), Some(_), None, Some(map), None) => counted(map) && name.is_none(),
             ((None, None), Some(_), None, None, Some(map)) => counted(map),
@@ -268,11 +250,9 @@ impl Sparse {
             _ => false,
         };
         match size.or(*real_size) {
-            Some(size) if is && offset.is_none() => Ok(SparseFile {
-                name: self.name,
-                size,
-                map: self.pairs.or(self.map),
-            }),
+            Some(size) if is && offset.is_none() => {
+                Ok(SparseFile { name: self.name, size, map: self.pairs.or(self.map) })
+            }
             _ => Err(Problem::Sparse("records of no one version")),
         }
     }

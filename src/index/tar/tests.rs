@@ -101,11 +101,7 @@ fn read_with(limits: Limits, tar: &[u8], piece: usize) -> Result<Vec<Read>, Erro
             match event {
                 Event::Member(member) => members.push((*member, Vec::new())),
                 Event::Content(bytes) => {
-                    members
-                        .last_mut()
-                        .expect("a member")
-                        .1
-                        .extend_from_slice(bytes);
+                    members.last_mut().expect("a member").1.extend_from_slice(bytes);
                 }
                 Event::MemberEnd => ended += 1,
             }
@@ -149,10 +145,7 @@ fn a_plain_file_has_all_fields() {
                 mode: 0o644,
                 uid: 1000,
                 gid: 100,
-                mtime: Time {
-                    seconds: 1_700_000_000,
-                    nanoseconds: 0
-                },
+                mtime: Time { seconds: 1_700_000_000, nanoseconds: 0 },
                 size: 7,
                 stored: 7,
                 data_offset: 1536,
@@ -167,34 +160,15 @@ fn a_plain_file_has_all_fields() {
 
 #[test]
 fn types_are_told_apart() {
-    let device = |flag| {
-        empty(b"a", flag)
-            .put(329, b"0000010\0")
-            .put(337, b"0000003\0")
-    };
+    let device = |flag| empty(b"a", flag).put(329, b"0000010\0").put(337, b"0000003\0");
     // Header, type, size as `stat` shows it, why.
     let cases = [
         (empty(b"a", b'0'), Kind::Regular, 0, "POSIX"),
         (empty(b"a", 0), Kind::Regular, 0, "V7"),
         (empty(b"a", b'7'), Kind::Regular, 0, "contiguous is regular"),
-        (
-            empty(b"a", b'5'),
-            Kind::Directory,
-            0,
-            "a directory needs no slash",
-        ),
-        (
-            empty(b"a/", 0),
-            Kind::Directory,
-            0,
-            "V7's directories have a slash",
-        ),
-        (
-            Head::new(b"a/", b'5', 700),
-            Kind::Directory,
-            0,
-            "some note a directory's size; no data",
-        ),
+        (empty(b"a", b'5'), Kind::Directory, 0, "a directory needs no slash"),
+        (empty(b"a/", 0), Kind::Directory, 0, "V7's directories have a slash"),
+        (Head::new(b"a/", b'5', 700), Kind::Directory, 0, "some note a directory's size; no data"),
         (
             Head::new(b"a", b'1', 700).put(157, b"t"),
             Kind::HardLink,
@@ -208,17 +182,9 @@ fn types_are_told_apart() {
     ];
     for (head, kind, size, why) in cases {
         let member = only(&head.unsigned());
-        assert_eq!(
-            (member.kind, member.size, member.stored),
-            (kind, size, 0),
-            "{why}"
-        );
+        assert_eq!((member.kind, member.size, member.stored), (kind, size, 0), "{why}");
         let numbers = matches!(kind, Kind::Character | Kind::Block);
-        assert_eq!(
-            member.device,
-            if numbers { (8, 3) } else { (0, 0) },
-            "{why}"
-        );
+        assert_eq!(member.device, if numbers { (8, 3) } else { (0, 0) }, "{why}");
     }
 }
 
@@ -226,74 +192,34 @@ fn types_are_told_apart() {
 fn headers_that_are_read_in_two_ways_are_refused() {
     let wide = &[b'p'; 155];
     let cases = [
-        (
-            empty(b"a/", b'0'),
-            Problem::Slash,
-            "a directory for GNU tar, a file for others",
-        ),
+        (empty(b"a/", b'0'), Problem::Slash, "a directory for GNU tar, a file for others"),
         (empty(b"a/", b'7'), Problem::Slash, "the same"),
-        (
-            Head::new(b"a/", 0, 9),
-            Problem::Data(0),
-            "GNU tar skips data, tarfile none",
-        ),
-        (
-            Head::new(b"a", b'2', 9).put(157, b"t"),
-            Problem::Data(b'2'),
-            "the same",
-        ),
+        (Head::new(b"a/", 0, 9), Problem::Data(0), "GNU tar skips data, tarfile none"),
+        (Head::new(b"a", b'2', 9).put(157, b"t"), Problem::Data(b'2'), "the same"),
         (
             Head::new(b"a", b'3', 9).put(329, b"1\0").put(337, b"1\0"),
             Problem::Data(b'3'),
             "the same",
         ),
         (Head::new(b"a", b'6', 9), Problem::Data(b'6'), "the same"),
-        (
-            empty(b"a", b'1'),
-            Problem::NoTarget,
-            "no runtime can make it",
-        ),
+        (empty(b"a", b'1'), Problem::NoTarget, "no runtime can make it"),
         (empty(b"a", b'3'), Problem::Device, "no numbers"),
-        (
-            empty(b"a", b'4').put(329, b"0000010\0"),
-            Problem::Device,
-            "no minor number",
-        ),
+        (empty(b"a", b'4').put(329, b"0000010\0"), Problem::Device, "no minor number"),
         (
             empty(b"a", b'3').v7().put(329, b"1\0").put(337, b"1\0"),
             Problem::Device,
             "V7 has no field for it",
         ),
-        (
-            empty(b"a", b'0').v7().put(345, b"p"),
-            Problem::Prefix,
-            "only tarfile joins it",
-        ),
-        (
-            empty(b"a", b'0').gnu().put(345, b"p"),
-            Problem::Prefix,
-            "Go and tarfile join it",
-        ),
-        (
-            empty(b"a", b'0').put(262, b"\0  ").put(345, b"p"),
-            Problem::Prefix,
-            "Go does not",
-        ),
+        (empty(b"a", b'0').v7().put(345, b"p"), Problem::Prefix, "only tarfile joins it"),
+        (empty(b"a", b'0').gnu().put(345, b"p"), Problem::Prefix, "Go and tarfile join it"),
+        (empty(b"a", b'0').put(262, b"\0  ").put(345, b"p"), Problem::Prefix, "Go does not"),
         (
             empty(b"a", b'0').put(345, wide).put(508, b"tar\0"),
             Problem::Prefix,
             "star's prefix is shorter",
         ),
-        (
-            empty(b"a", b'0').put(329, b"junk"),
-            Problem::Number("device"),
-            "tarfile stops",
-        ),
-        (
-            empty(b"a", b'0').put(100, b"        "),
-            Problem::Number("mode"),
-            "blanks: GNU tar fails",
-        ),
+        (empty(b"a", b'0').put(329, b"junk"), Problem::Number("device"), "tarfile stops"),
+        (empty(b"a", b'0').put(100, b"        "), Problem::Number("mode"), "blanks: GNU tar fails"),
         (
             empty(b"a", b'0').put(108, b"\xff\xff\xff\xff\xff\xff\xff\xff"),
             Problem::Number("uid"),
@@ -309,37 +235,13 @@ fn headers_that_are_read_in_two_ways_are_refused() {
             Problem::Number("mtime"),
             "over 64 bits",
         ),
-        (
-            empty(b"a", b'0').put(124, b"1 1"),
-            Problem::Number("size"),
-            "GNU tar reads 1",
-        ),
+        (empty(b"a", b'0').put(124, b"1 1"), Problem::Number("size"), "GNU tar reads 1"),
         (empty(b"a", b'D').gnu(), Problem::Type(b'D'), "GNU dumpdir"),
-        (
-            empty(b"a", b'M').gnu(),
-            Problem::Type(b'M'),
-            "GNU multi-volume",
-        ),
-        (
-            empty(b"a", b'V').gnu(),
-            Problem::Type(b'V'),
-            "GNU volume label",
-        ),
-        (
-            empty(b"a", b'N').gnu(),
-            Problem::Type(b'N'),
-            "old GNU long name",
-        ),
-        (
-            empty(b"a", b'X'),
-            Problem::Type(b'X'),
-            "Solaris's x: Go knows none",
-        ),
-        (
-            empty(b"a", b'S'),
-            Problem::Type(b'S'),
-            "sparse, but not GNU's",
-        ),
+        (empty(b"a", b'M').gnu(), Problem::Type(b'M'), "GNU multi-volume"),
+        (empty(b"a", b'V').gnu(), Problem::Type(b'V'), "GNU volume label"),
+        (empty(b"a", b'N').gnu(), Problem::Type(b'N'), "old GNU long name"),
+        (empty(b"a", b'X'), Problem::Type(b'X'), "Solaris's x: Go knows none"),
+        (empty(b"a", b'S'), Problem::Type(b'S'), "sparse, but not GNU's"),
         (empty(b"a", b'9'), Problem::Type(b'9'), "nobody's"),
     ];
     for (head, expected, why) in cases {
@@ -357,97 +259,41 @@ fn names_are_put_together() {
     // Tar, path, link, why.
     type Named<'a> = (Vec<u8>, &'a [u8], &'a [u8], &'a str);
     let cases: [Named; 14] = [
+        (empty(&hundred, b'0').with(b""), &hundred, b"", "exactly 100 bytes"),
+        (empty(&hundred, b'0').put(345, &wide).with(b""), &whole, b"", "ustar prefix"),
         (
-            empty(&hundred, b'0').with(b""),
-            &hundred,
-            b"",
-            "exactly 100 bytes",
-        ),
-        (
-            empty(&hundred, b'0').put(345, &wide).with(b""),
-            &whole,
-            b"",
-            "ustar prefix",
-        ),
-        (
-            empty(b"a", b'0')
-                .gnu()
-                .put(345, b"14524770400\x0014524770400\0")
-                .with(b""),
+            empty(b"a", b'0').gnu().put(345, b"14524770400\x0014524770400\0").with(b""),
             b"a",
             b"",
             "GNU has times there",
         ),
-        (
-            empty(b"n\xff\n\\%\"", b'0').with(b""),
-            b"n\xff\n\\%\"",
-            b"",
-            "any bytes",
-        ),
-        (
-            empty(b"/a//b/./../c", b'0').with(b""),
-            b"/a//b/./../c",
-            b"",
-            "as it stands",
-        ),
+        (empty(b"n\xff\n\\%\"", b'0').with(b""), b"n\xff\n\\%\"", b"", "any bytes"),
+        (empty(b"/a//b/./../c", b'0').with(b""), b"/a//b/./../c", b"", "as it stands"),
         (empty(b"", b'5').with(b""), b"", b"", "even without a name"),
+        (empty(b"a", b'2').put(157, &hundred).with(b""), b"a", &hundred, "a target of 100 bytes"),
+        ([gnu(b'L', &long), file(b"x", b"")].concat(), &long, b"", "L, without NUL"),
         (
-            empty(b"a", b'2').put(157, &hundred).with(b""),
-            b"a",
-            &hundred,
-            "a target of 100 bytes",
-        ),
-        (
-            [gnu(b'L', &long), file(b"x", b"")].concat(),
-            &long,
-            b"",
-            "L, without NUL",
-        ),
-        (
-            [
-                gnu(b'L', b"long\0"),
-                empty(b"x", b'0').put(345, b"p").with(b""),
-            ]
-            .concat(),
+            [gnu(b'L', b"long\0"), empty(b"x", b'0').put(345, b"p").with(b"")].concat(),
             b"long",
             b"",
             "L, no prefix",
         ),
-        (
-            [gnu(b'K', &long), link(b'1').with(b"")].concat(),
-            b"link",
-            &long,
-            "K",
-        ),
+        ([gnu(b'K', &long), link(b'1').with(b"")].concat(), b"link", &long, "K"),
         (
             [gnu(b'K', b"k\0"), gnu(b'L', b"l\0"), link(b'2').with(b"")].concat(),
             b"l",
             b"k",
             "K and L",
         ),
+        ([gnu(b'K', b"k\0"), file(b"x", b"")].concat(), b"x", b"", "a target for no link"),
         (
-            [gnu(b'K', b"k\0"), file(b"x", b"")].concat(),
-            b"x",
-            b"",
-            "a target for no link",
-        ),
-        (
-            [
-                records(&[("path", "p"), ("linkpath", "t")]),
-                link(b'2').with(b""),
-            ]
-            .concat(),
+            [records(&[("path", "p"), ("linkpath", "t")]), link(b'2').with(b"")].concat(),
             b"p",
             b"t",
             "PAX",
         ),
         (
-            [
-                records(&[("path", "p")]),
-                gnu(b'L', b"p\0"),
-                file(b"x", b""),
-            ]
-            .concat(),
+            [records(&[("path", "p")]), gnu(b'L', b"p\0"), file(b"x", b"")].concat(),
             b"p",
             b"",
             "twice the same",
@@ -455,11 +301,7 @@ fn names_are_put_together() {
     ];
     for (tar, path, target, why) in cases {
         let member = only(&tar);
-        assert_eq!(
-            (&member.path[..], &member.link[..]),
-            (path, target),
-            "{why}"
-        );
+        assert_eq!((&member.path[..], &member.link[..]), (path, target), "{why}");
         assert_eq!(member.header_offset, 0, "{why}");
         assert_eq!(member.data_offset, tar.len() as u64, "{why}");
     }
@@ -469,18 +311,13 @@ fn names_are_put_together() {
 fn odd_fields_are_read() {
     let high = |bytes: &[u8]| only(&empty(b"a", b'0').put(136, bytes).with(b""));
     assert_eq!(
-        high(b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xae")
-            .mtime
-            .seconds,
+        high(b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xae").mtime.seconds,
         -338,
         "before 1970"
     );
     assert_eq!(high(&[0; 12]).mtime.seconds, 0, "blank");
     let member = only(
-        &empty(b"a", b'0')
-            .put(100, b"0104755\0")
-            .put(108, b"\x80\0\0\0\xff\xff\xff\xff")
-            .with(b""),
+        &empty(b"a", b'0').put(100, b"0104755\0").put(108, b"\x80\0\0\0\xff\xff\xff\xff").with(b""),
     );
     assert_eq!(member.mode, 0o4755, "Go wrote type bits before 1.9");
     assert_eq!(member.uid, u32::MAX, "base-256");
@@ -489,21 +326,13 @@ fn odd_fields_are_read() {
         (0, 0),
         "blank, and no device"
     );
-    let size = Head::new(b"a", b'0', 0)
-        .put(124, b"\x80\0\0\0\0\0\0\0\0\0\0\x03")
-        .with(b"abc");
+    let size = Head::new(b"a", b'0', 0).put(124, b"\x80\0\0\0\0\0\0\0\0\0\0\x03").with(b"abc");
     assert_eq!(only(&size).stored, 3, "base-256");
 
     // Sun and NeXT summed signed bytes.
     let mut block = empty(b"\xff\xfe", b'0').unsigned();
     let sum: i32 = (0..BLOCK)
-        .map(|at| {
-            if (148..156).contains(&at) {
-                32
-            } else {
-                i32::from(block[at].cast_signed())
-            }
-        })
+        .map(|at| if (148..156).contains(&at) { 32 } else { i32::from(block[at].cast_signed()) })
         .sum();
     block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
     assert_eq!(only(&block).path, b"\xff\xfe");
@@ -543,29 +372,16 @@ fn tars_end_in_many_ways() {
         ([&one[..], &one].concat(), 2, "members in a row"),
     ];
     for (tar, members, why) in cases {
-        assert_eq!(
-            read(&tar).map(|members| members.len()),
-            Ok(members),
-            "{why}"
-        );
+        assert_eq!(read(&tar).map(|members| members.len()), Ok(members), "{why}");
     }
 }
 
 #[test]
 fn truncated_tars_are_errors() {
-    let tar = [
-        records(&[("path", "long")]),
-        file(b"x", &[1; 700]),
-        file(b"y", b""),
-    ]
-    .concat();
+    let tar = [records(&[("path", "long")]), file(b"x", &[1; 700]), file(b"y", b"")].concat();
     let truncated = Problem::Truncated;
     let cases = [
-        (
-            513,
-            truncated("extended header"),
-            "content of the extended header",
-        ),
+        (513, truncated("extended header"), "content of the extended header"),
         (1000, truncated("extended header"), "its padding"),
         (1024, Problem::Dangling, "behind it"),
         (1025, truncated("header"), "header"),
@@ -576,32 +392,17 @@ fn truncated_tars_are_errors() {
     for (length, expected, why) in cases {
         assert_eq!(problem(&tar[..length]), (length as u64, expected), "{why}");
     }
-    assert_eq!(
-        read(&tar[..2560]).map(|members| members.len()),
-        Ok(1),
-        "between members"
-    );
+    assert_eq!(read(&tar[..2560]).map(|members| members.len()), Ok(1), "between members");
     for length in [2236, 2559] {
         let members = read(&tar[..length]).map(|members| members.len());
         assert_eq!(members, Ok(1), "umoci leaves off the last padding");
     }
     let zeros = [&tar[..1024], &[0; 1024]].concat();
-    assert_eq!(
-        problem(&zeros),
-        (1024, Problem::Dangling),
-        "an end, but no member"
-    );
-    let sparse = old_gnu(9, 3)
-        .put(386, &old_entry(0, 1).repeat(1))
-        .put(482, b"\x01");
-    let sparse = sparse
-        .put(410, &old_entry(1, 1))
-        .put(434, &old_entry(2, 1))
-        .put(458, &old_entry(3, 0));
-    assert_eq!(
-        problem(&sparse.with(b"")),
-        (512, truncated("sparse file's map"))
-    );
+    assert_eq!(problem(&zeros), (1024, Problem::Dangling), "an end, but no member");
+    let sparse = old_gnu(9, 3).put(386, &old_entry(0, 1).repeat(1)).put(482, b"\x01");
+    let sparse =
+        sparse.put(410, &old_entry(1, 1)).put(434, &old_entry(2, 1)).put(458, &old_entry(3, 0));
+    assert_eq!(problem(&sparse.with(b"")), (512, truncated("sparse file's map")));
 }
 
 #[test]
@@ -611,11 +412,7 @@ fn what_is_no_tar_is_told_apart() {
     }
     let mut tar = [file(b"x", b""), file(b"y", b"")].concat();
     tar[512] ^= 1;
-    assert_eq!(
-        problem(&tar),
-        (512, Problem::Checksum),
-        "later it is damage"
-    );
+    assert_eq!(problem(&tar), (512, Problem::Checksum), "later it is damage");
     assert_eq!(
         read(&tar).expect_err("damage").to_string(),
         "at byte 512 of the layer's tar: a header with a wrong checksum"
@@ -631,41 +428,17 @@ fn limits_hold_before_memory_is_taken() {
     };
     let long = "n".repeat(301);
     for (tar, why) in [
-        (
-            [records(&[("path", &long)]), file(b"x", b"")].concat(),
-            "path",
-        ),
-        (
-            [records(&[("linkpath", &long)]), link(b'2').with(b"")].concat(),
-            "linkpath",
-        ),
-        (
-            [extended(b'L', long.as_bytes()), file(b"x", b"")].concat(),
-            "L",
-        ),
-        (
-            [extended(b'K', long.as_bytes()), link(b'1').with(b"")].concat(),
-            "K",
-        ),
+        ([records(&[("path", &long)]), file(b"x", b"")].concat(), "path"),
+        ([records(&[("linkpath", &long)]), link(b'2').with(b"")].concat(), "linkpath"),
+        ([extended(b'L', long.as_bytes()), file(b"x", b"")].concat(), "L"),
+        ([extended(b'K', long.as_bytes()), link(b'1').with(b"")].concat(), "K"),
     ] {
         assert_eq!(refused(&tar), Problem::TooLong(300), "{why}");
     }
-    let fits = [
-        extended(b'L', &[&long.as_bytes()[1..], b"\0"].concat()),
-        file(b"x", b""),
-    ]
-    .concat();
-    assert_eq!(
-        read_with(limits, &fits, 7).expect("fits")[0].0.path.len(),
-        300
-    );
+    let fits = [extended(b'L', &[&long.as_bytes()[1..], b"\0"].concat()), file(b"x", b"")].concat();
+    assert_eq!(read_with(limits, &fits, 7).expect("fits")[0].0.path.len(), 300);
     // Refused by the header, whatever follows.
-    for (flag, size) in [
-        (b'x', (1 << 20) + 1),
-        (b'g', 1 << 30),
-        (b'L', 513),
-        (b'K', 1 << 33),
-    ] {
+    for (flag, size) in [(b'x', (1 << 20) + 1), (b'g', 1 << 30), (b'L', 513), (b'K', 1 << 33)] {
         let head = Head::new(b"x", flag, 0).put(124, format!("{size:012o}").as_bytes());
         assert_eq!(refused(&head.unsigned()), Problem::ExtensionSize(size));
     }
@@ -696,11 +469,7 @@ fn any_tar() -> impl Strategy<Value = Vec<u8>> {
         match kind {
             0 => empty(&name, b'5').with(b""),
             1 => link(b'2').with(b""),
-            2 => [
-                extended(b'L', &[&name[..], b"long\0"].concat()),
-                file(b"x", &content),
-            ]
-            .concat(),
+            2 => [extended(b'L', &[&name[..], b"long\0"].concat()), file(b"x", &content)].concat(),
             3 => [records(&[("path", "p"), ("size", "3")]), file(b"x", b"123")].concat(),
             4 => old_gnu(9000, 3).put(386, &old_entry(512, 3)).with(b"abc"),
             5 => vec![0; BLOCK],

@@ -32,10 +32,7 @@ fn made(kind: &str, path: &str, link: &str, header_offset: u64) -> Member {
         mode: 0o644,
         uid: 0,
         gid: 0,
-        mtime: tar::Time {
-            seconds: 0,
-            nanoseconds: 0,
-        },
+        mtime: tar::Time { seconds: 0, nanoseconds: 0 },
         size: 0,
         stored: 0,
         data_offset: 0,
@@ -61,21 +58,11 @@ fn place<'a>(index: &'a Index, members: &str) -> Result<Tree<'a>, Failure> {
 
 fn show_rows(tree: &Tree<'_>, directory: &[u8]) -> Vec<String> {
     let mut shown = Vec::new();
-    let root = tree
-        .row(directory)
-        .unwrap()
-        .filter(|_| directory.is_empty());
+    let root = tree.row(directory).unwrap().filter(|_| directory.is_empty());
     let children = tree.rows.below(directory, 1).map(Result::unwrap);
-    let rows = root
-        .map(|row| (Vec::new(), row))
-        .into_iter()
-        .chain(children);
+    let rows = root.map(|row| (Vec::new(), row)).into_iter().chain(children);
     for (name, row) in rows {
-        let path = if name.is_empty() {
-            Vec::new()
-        } else {
-            join(directory, &name)
-        };
+        let path = if name.is_empty() { Vec::new() } else { join(directory, &name) };
         let (letter, link) = match row.kind {
             Kind::Regular => ("f", false),
             Kind::Directory => ("d", false),
@@ -114,28 +101,12 @@ fn members_have_their_places() {
         ("d:./", "d:", "the root"),
         ("d:/", "d:", "the root"),
         ("f:.", "refused: its root is not a directory", "no root"),
-        (
-            "f:./a f:/b f:c//d f:e/./f",
-            "i: f:a#0 f:b#1 i:c f:c/d#2 i:e f:e/f#3",
-            "spellings",
-        ),
-        (
-            "f:a/../b f:../../c",
-            "i: f:b#0 f:c#1",
-            "never above the root",
-        ),
+        ("f:./a f:/b f:c//d f:e/./f", "i: f:a#0 f:b#1 i:c f:c/d#2 i:e f:e/f#3", "spellings"),
+        ("f:a/../b f:../../c", "i: f:b#0 f:c#1", "never above the root"),
         ("f:a f:a", "i: f:a#1", "the last wins"),
-        (
-            "d:a f:a/b d:a",
-            "i: d:a f:a/b#1",
-            "a directory again keeps its children",
-        ),
+        ("d:a f:a/b d:a", "i: d:a f:a/b#1", "a directory again keeps its children"),
         ("d:a f:a/b f:a", "i: f:a#2", "a file replaces a subtree"),
-        (
-            "d:a d:a/b f:a/b/c l:a->x d:a",
-            "i: d:a",
-            "and what it had is gone",
-        ),
+        ("d:a d:a/b f:a/b/c l:a->x d:a", "i: d:a", "and what it had is gone"),
         ("f:a f:a/b", "i: i:a f:a/b#1", "a directory replaces a file"),
         ("f:a/b/c d:a", "i: d:a i:a/b f:a/b/c#0", "declared later"),
         (
@@ -148,16 +119,8 @@ fn members_have_their_places() {
             "i: l:a->c i:b f:b/x#1 i:c f:c/y#3",
             "a symlink that is replaced by another",
         ),
-        (
-            "l:a->b f:a/x d:a f:a/y",
-            "i: d:a f:a/y#3 i:b f:b/x#1",
-            "and by a directory",
-        ),
-        (
-            "l:a->b f:a/c/x d:a f:a/c/y",
-            "i: d:a i:a/c f:a/c/y#3 i:b i:b/c f:b/c/x#1",
-            "further up",
-        ),
+        ("l:a->b f:a/x d:a f:a/y", "i: d:a f:a/y#3 i:b f:b/x#1", "and by a directory"),
+        ("l:a->b f:a/c/x d:a f:a/c/y", "i: d:a i:a/c f:a/c/y#3 i:b i:b/c f:b/c/x#1", "further up"),
         (
             "d:a f:a/b/c/d/e h:x->a/b/c/d/e f:a f:a/z",
             "i: i:a f:a/z#4 f:x#1",
@@ -168,11 +131,7 @@ fn members_have_their_places() {
             "i: l:a->/b/../../c i:b i:c f:c/x#1",
             "an absolute one, with dots",
         ),
-        (
-            "l:a->b l:b->a f:a/x",
-            "refused: /a leads through a loop of symlinks",
-            "a loop",
-        ),
+        ("l:a->b l:b->a f:a/x", "refused: /a leads through a loop of symlinks", "a loop"),
     ] {
         assert_eq!(rows(members), want, "{members}: {why}");
     }
@@ -182,57 +141,29 @@ fn members_have_their_places() {
 fn whiteouts() {
     for (members, want, why) in [
         ("f:.wh.a", "i: w:a", "of a name"),
-        (
-            "f:/d/.wh.a f:./d/.wh.a",
-            "i: p:d w:d/a",
-            "in a directory that is not declared, twice",
-        ),
-        (
-            "f:d/.wh.a f:d/b",
-            "i: i:d w:d/a f:d/b#1",
-            "which has something after all",
-        ),
+        ("f:/d/.wh.a f:./d/.wh.a", "i: p:d w:d/a", "in a directory that is not declared, twice"),
+        ("f:d/.wh.a f:d/b", "i: i:d w:d/a f:d/b#1", "which has something after all"),
         ("f:d/b f:d/.wh.a", "i: i:d w:d/a f:d/b#0", "in either order"),
         ("f:.wh.a f:a", "i: f:a!#1", "only lower layers"),
         ("f:a f:.wh.a", "i: f:a!#0", "in either order"),
         ("f:.wh.a f:a/b", "i: i:a! f:a/b#1", "and a directory again"),
         ("d:a f:a/b f:.wh.a", "i: d:a! f:a/b#1", "after its children"),
         ("d:d f:d/.wh..wh..opq f:d/x", "i: d:d! f:d/x#2", "opaque"),
-        (
-            "d:d f:d/x f:d/.wh..wh..opq",
-            "i: d:d! f:d/x#1",
-            "opaque after its children",
-        ),
+        ("d:d f:d/x f:d/.wh..wh..opq", "i: d:d! f:d/x#1", "opaque after its children"),
         ("f:d/.wh..wh..opq", "i: p:d!", "opaque, not declared"),
         ("f:.wh..wh..opq f:a", "i:! f:a#1", "the root"),
         ("f:.wh..wh..opq d:./", "d:!", "the root, declared later"),
-        (
-            "f:d/.wh..wh..opq d:d f:d/.wh.x",
-            "i: d:d! w:d/x",
-            "with another",
-        ),
+        ("f:d/.wh..wh..opq d:d f:d/.wh.x", "i: d:d! w:d/x", "with another"),
         ("f:.wh. f:.wh.. f:.wh...", "i:", "of no name"),
-        (
-            "f:.wh..wh. d:.wh..wh.aufs f:.wh..wh.orph/x",
-            "i:",
-            "AUFS's own",
-        ),
+        ("f:.wh..wh. d:.wh..wh.aufs f:.wh..wh.orph/x", "i:", "AUFS's own"),
         (
             "f:.wh..wh.plnk/1.2 h:a->.wh..wh.plnk/1.2 h:b->.wh..wh.plnk/1.2",
             "i: f:a#0*2 f:b#0*2",
             "AUFS's links",
         ),
-        (
-            "f:.wh.etc/x",
-            "i: i:.wh.etc f:.wh.etc/x#0",
-            "the prefix on a directory",
-        ),
+        ("f:.wh.etc/x", "i: i:.wh.etc f:.wh.etc/x#0", "the prefix on a directory"),
         ("f:a f:a/.wh.b", "i: f:a#0", "below a file of the layer"),
-        (
-            "l:a->b f:a/.wh.c",
-            "i: l:a->b p:b w:b/c",
-            "below a symlink of the layer",
-        ),
+        ("l:a->b f:a/.wh.c", "i: l:a->b p:b w:b/c", "below a symlink of the layer"),
     ] {
         assert_eq!(rows(members), want, "{members}: {why}");
     }
@@ -241,60 +172,20 @@ fn whiteouts() {
 #[test]
 fn hard_links() {
     for (members, want, why) in [
-        (
-            "f:a h:b->a h:c->b",
-            "i: f:a#0*3 f:b#0*3 f:c#0*3",
-            "share an inode",
-        ),
-        (
-            "f:d/a h:b->./d//a h:c->/d/a",
-            "i: f:b#0*3 f:c#0*3 i:d f:d/a#0*3",
-            "spellings",
-        ),
+        ("f:a h:b->a h:c->b", "i: f:a#0*3 f:b#0*3 f:c#0*3", "share an inode"),
+        ("f:d/a h:b->./d//a h:c->/d/a", "i: f:b#0*3 f:c#0*3 i:d f:d/a#0*3", "spellings"),
         ("h:b->a f:a", "i: f:a#1*2 f:b#1*2", "the target comes later"),
         ("h:b->a", "i: F:b->a", "the target is elsewhere"),
         ("h:b->a h:c->b", "i: F:b->a F:c->a", "a link to such a link"),
         ("f:a h:a->a", "i: f:a#0", "to itself"),
-        (
-            "f:a h:b->a f:a",
-            "i: f:a#2 f:b#0*1",
-            "the target is replaced: the content stays",
-        ),
-        (
-            "f:a h:b->a f:c h:b->c",
-            "i: f:a#0*1 f:b#2*2 f:c#2*2",
-            "the link is replaced",
-        ),
-        (
-            "l:a->x h:b->a",
-            "i: l:a->x*2 l:b->x*2",
-            "to the symlink itself",
-        ),
-        (
-            "d:a h:b->a",
-            "refused: /b is a hard link to a directory",
-            "to a directory",
-        ),
-        (
-            "f:d/a l:e->d h:b->e/a",
-            "i: f:b#0*2 i:d f:d/a#0*2 l:e->d",
-            "through a symlink",
-        ),
-        (
-            "f:a f:.wh.a h:b->a",
-            "i: f:a!#0*2 f:b#0*2",
-            "of a name that hides",
-        ),
-        (
-            "f:.wh.a h:b->a",
-            "i: w:a F:b->a",
-            "what is removed is below",
-        ),
-        (
-            "d:d f:d/a h:b->d/a f:d",
-            "i: f:b#1*1 f:d#3",
-            "the target's directory is replaced",
-        ),
+        ("f:a h:b->a f:a", "i: f:a#2 f:b#0*1", "the target is replaced: the content stays"),
+        ("f:a h:b->a f:c h:b->c", "i: f:a#0*1 f:b#2*2 f:c#2*2", "the link is replaced"),
+        ("l:a->x h:b->a", "i: l:a->x*2 l:b->x*2", "to the symlink itself"),
+        ("d:a h:b->a", "refused: /b is a hard link to a directory", "to a directory"),
+        ("f:d/a l:e->d h:b->e/a", "i: f:b#0*2 i:d f:d/a#0*2 l:e->d", "through a symlink"),
+        ("f:a f:.wh.a h:b->a", "i: f:a!#0*2 f:b#0*2", "of a name that hides"),
+        ("f:.wh.a h:b->a", "i: w:a F:b->a", "what is removed is below"),
+        ("d:d f:d/a h:b->d/a f:d", "i: f:b#1*1 f:d#3", "the target's directory is replaced"),
         ("h:b->a f:b", "i: f:b#1", "a link that is replaced"),
     ] {
         let want = want.replace("*1", "");
@@ -349,14 +240,8 @@ fn limits() {
         (format!("f:{}", long(256)), "more than 255"),
         (deep, "more than 4096"),
         ((0..99).map(|n| format!("f:{n} ")).collect(), ""),
-        (
-            (0..100).map(|n| format!("f:{n} ")).collect(),
-            "more than 100 entries",
-        ),
-        (
-            (0..100).map(|n| format!("f:.wh.{n} ")).collect(),
-            "more than 100 entries",
-        ),
+        ((0..100).map(|n| format!("f:{n} ")).collect(), "more than 100 entries"),
+        ((0..100).map(|n| format!("f:.wh.{n} ")).collect(), "more than 100 entries"),
     ] {
         let shown = rows(&members);
         assert_eq!(shown.starts_with("refused: "), !want.is_empty(), "{shown}");

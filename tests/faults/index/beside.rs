@@ -101,9 +101,7 @@ fn an_index_removed_meanwhile() {
             }
         });
         let mut failed = 0;
-        for (code, stdout, stderr) in commands
-            .into_iter()
-            .flat_map(|c| c.join().expect("no panic"))
+        for (code, stdout, stderr) in commands.into_iter().flat_map(|c| c.join().expect("no panic"))
         {
             match code {
                 0 => assert!(!stdout.is_empty()),

@@ -24,10 +24,7 @@ const PIECE: usize = 64 << 20;
 
 /// The header of a file of `size` bytes, and nothing else.
 fn header(path: &[u8], kind: u8, size: u64) -> Vec<u8> {
-    let member = Member {
-        kind,
-        ..Member::default()
-    };
+    let member = Member { kind, ..Member::default() };
     let mut header = Tar::default().member(path, b"", &member).finish();
     header.truncate(512);
     header[124..135].copy_from_slice(format!("{size:011o}").as_bytes());
@@ -73,14 +70,8 @@ fn empty_files() -> Vec<u8> {
 
 /// A path in the way of GNU tar.
 fn path(path: &[u8]) -> Vec<u8> {
-    let tar = Tar::default().member(
-        "././@LongLink",
-        path,
-        &Member {
-            kind: b'L',
-            ..Member::default()
-        },
-    );
+    let tar =
+        Tar::default().member("././@LongLink", path, &Member { kind: b'L', ..Member::default() });
     tar.file("short", b"content").finish()
 }
 
@@ -90,14 +81,7 @@ fn pax_path(path: &[u8]) -> Vec<u8> {
     let length = length + (length + 6).to_string().len();
     let record = [length.to_string().as_bytes(), b" path=", path, b"\n"].concat();
     assert_eq!(record.len(), length);
-    let tar = Tar::default().member(
-        "pax",
-        &record,
-        &Member {
-            kind: b'x',
-            ..Member::default()
-        },
-    );
+    let tar = Tar::default().member("pax", &record, &Member { kind: b'x', ..Member::default() });
     tar.file("short", b"content").finish()
 }
 
@@ -116,12 +100,7 @@ fn bombs() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let registry = Registry::start_in(
         dir.path(),
-        &[
-            "--index-max-entries",
-            &ENTRIES.to_string(),
-            "--index-max-ratio",
-            &RATIO.to_string(),
-        ],
+        &["--index-max-entries", &ENTRIES.to_string(), "--index-max-ratio", &RATIO.to_string()],
     );
     let good = Tar::default().file("etc/passwd", b"root").finish();
     push(&registry, "good", &[&good]);
@@ -136,11 +115,7 @@ fn bombs() {
         ("10 GiB of zeros, bzip2", zeros(bzip2), &ratio),
         ("10 GiB of zeros, xz", zeros(xz), &ratio),
         ("empty files", empty_files(), "more than 100000 entries"),
-        (
-            "a PAX header of 1 GiB",
-            extended(),
-            "an extended header of 1073741824 bytes",
-        ),
+        ("a PAX header of 1 GiB", extended(), "an extended header of 1073741824 bytes"),
         (
             "zstd with a window of 2 GiB",
             vec![0x28, 0xb5, 0x2f, 0xfd, 0, 21 << 3, 1, 0, 0],
@@ -156,11 +131,7 @@ fn bombs() {
             pax_path(&deep),
             "a name or link target of more than 4096 bytes",
         ),
-        (
-            "the same in GNU tar's way",
-            path(&deep),
-            "an extended header of 200000 bytes",
-        ),
+        ("the same in GNU tar's way", path(&deep), "an extended header of 200000 bytes"),
         (
             "a path a little too long",
             pax_path(&long),
@@ -177,26 +148,15 @@ fn bombs() {
         let layers = push(&registry, name, &[&good, &layer]);
         let reason_given = refusal(&tree(&registry, name));
         assert!(reason_given.contains(reason), "{what}: {reason_given}");
-        assert!(
-            reason_given.contains(&layers[1].to_string()),
-            "{what}: {reason_given}"
-        );
+        assert!(reason_given.contains(&layers[1].to_string()), "{what}: {reason_given}");
         let blob = registry.get(&format!("/v2/{name}/blobs/{}", layers[1]));
         assert!(blob.status == 200 && blob.body == layer, "{what}");
         assert_eq!(listed(&registry, "good"), before, "{what}");
         let (code, lines) = indexed(dir.path(), &[name]);
-        assert_eq!(
-            (code, &lines[1]["layer"]),
-            (1, &json!(layers[1].to_string())),
-            "{what}"
-        );
+        assert_eq!((code, &lines[1]["layer"]), (1, &json!(layers[1].to_string())), "{what}");
         assert!(lines[1]["refused"].to_string().contains(reason), "{lines}");
         let peak = memory(&registry, "VmHWM");
-        println!(
-            "{what}: {} bytes, peak {} MiB: {reason_given}",
-            layer.len(),
-            peak >> 10
-        );
+        println!("{what}: {} bytes, peak {} MiB: {reason_given}", layer.len(), peak >> 10);
         assert!(peak < MEMORY, "{what}: {peak} KiB");
     }
     assert_eq!(copies(dir.path()), <[PathBuf; 0]>::default());
@@ -209,15 +169,8 @@ fn folders_that_nothing_names() {
     let registry = Registry::start(&["--index-max-entries", "1000"]);
     let fits = pax_path(&[&b"d/".repeat(900)[..], b"f"].concat());
     push(&registry, "fits", &[&fits]);
-    assert_eq!(
-        listed(&registry, "fits").as_array().map(Vec::len),
-        Some(901)
-    );
-    push(
-        &registry,
-        "many",
-        &[&pax_path(&[&b"d/".repeat(1001)[..], b"f"].concat())],
-    );
+    assert_eq!(listed(&registry, "fits").as_array().map(Vec::len), Some(901));
+    push(&registry, "many", &[&pax_path(&[&b"d/".repeat(1001)[..], b"f"].concat())]);
     let reason = refusal(&tree(&registry, "many"));
     assert!(reason.contains("more than 1000 entries"), "{reason}");
     assert_sound(&registry);
@@ -321,11 +274,7 @@ fn nested_indexes() {
         }
     }
     let (code, lines) = indexed(dir.path(), &["--all"]);
-    assert_eq!(
-        (code, lines.as_array().map(Vec::len)),
-        (0, Some(1)),
-        "{lines}"
-    );
+    assert_eq!((code, lines.as_array().map(Vec::len)), (0, Some(1)), "{lines}");
     assert_eq!(lines[0]["layer"], json!(layers[0].to_string()));
     let (code, ..) = outcome(dir.path(), &["ls", "nested:d1"]);
     assert_eq!(code, 0);

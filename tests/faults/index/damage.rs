@@ -33,11 +33,7 @@ fn read(registry: &Registry, file: &str) -> Option<()> {
     let path = format!("/v1/images/image:latest/blobs/{file}");
     let raw = raw(registry, &path);
     let text = String::from_utf8_lossy(&raw[..raw.len().min(2000)]).into_owned();
-    let end = raw
-        .windows(4)
-        .position(|w| w == b"\r\n\r\n")
-        .expect("a head")
-        + 4;
+    let end = raw.windows(4).position(|w| w == b"\r\n\r\n").expect("a head") + 4;
     if text.starts_with("HTTP/1.1 500 ") {
         return None;
     }
@@ -82,20 +78,12 @@ fn a_damaged_blob() {
             false => blob(&registry, &digest),
         };
         // In the middle of the third file.
-        flip(
-            &path,
-            fs::metadata(&path).expect("a file").len() as usize / 2,
-            16,
-        );
+        flip(&path, fs::metadata(&path).expect("a file").len() as usize / 2, 16);
 
         let registry = Registry::start_in(dir.path(), &[]);
         assert_eq!(listed(&registry, "image"), want, "{what}");
         for file in FILES {
-            assert_eq!(
-                read(&registry, file).is_some(),
-                file != "c",
-                "{what}: {file}"
-            );
+            assert_eq!(read(&registry, file).is_some(), file != "c", "{what}: {file}");
         }
         assert_told(&registry, "c", &digest, "is damaged at byte ");
         assert_sound(&registry);
@@ -122,11 +110,7 @@ fn a_missing_blob() {
         let reply = registry.get(&format!("/v1/images/image:latest/{path}"));
         println!("{path}: {} {}", reply.status, reply.text());
         assert_eq!(reply.status, 404, "{}", reply.text());
-        assert!(
-            reply.text().contains(&digest.to_string()),
-            "{}",
-            reply.text()
-        );
+        assert!(reply.text().contains(&digest.to_string()), "{}", reply.text());
     }
     let (code, stdout, stderr) = outcome(dir.path(), &["cat", "image", "a"]);
     assert_eq!((code, stdout), (1, Vec::new()));
@@ -146,10 +130,7 @@ fn damaged_records() {
     for family in ["layers", "entries", "spans"] {
         for (what, value) in [
             ("nothing", &b""[..]),
-            (
-                "garbage of this version",
-                b"\x01\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff",
-            ),
+            ("garbage of this version", b"\x01\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff"),
             ("garbage", b"\xffgarbage"),
         ] {
             println!("{family}: {what}");
@@ -207,16 +188,10 @@ fn damaged_database_files() {
     }
     // Whichever part is read first.
     let mut start = Registry::command(dir.path(), &[]);
-    let mut child = start
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("it starts");
+    let mut child = start.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
     let mut ready = String::new();
     let stdout = child.stdout.take().expect("piped");
-    BufReader::new(stdout)
-        .read_line(&mut ready)
-        .expect("a line or none");
+    BufReader::new(stdout).read_line(&mut ready).expect("a line or none");
     drop(child.kill());
     let output = child.wait_with_output().expect("its end");
     let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -258,11 +233,7 @@ fn an_index_that_is_lost() {
     for (what, lose) in cases {
         let dir = TempDir::new().expect("a temporary folder");
         let mut registry = Registry::start_in(dir.path(), &[]);
-        push(
-            &registry,
-            "image",
-            &[&gzip(&five_files()), &zstd(&five_files())],
-        );
+        push(&registry, "image", &[&gzip(&five_files()), &zstd(&five_files())]);
         let want = listed(&registry, "image");
         assert!(registry.stop().success());
         lose(dir.path());
@@ -281,12 +252,7 @@ fn an_index_that_is_lost() {
 fn a_full_disk() {
     let mount = Mount::ext4();
     let layers = TempDir::new().expect("a temporary folder");
-    let arguments = [
-        "--layers",
-        layers.path().to_str().expect("UTF-8"),
-        "--index-jobs",
-        "0",
-    ];
+    let arguments = ["--layers", layers.path().to_str().expect("UTF-8"), "--index-jobs", "0"];
     let registry = Registry::start_in(mount.path(), &arguments);
     // One file less, since it has to fit beside the database.
     let mut plain = five_files();
@@ -295,9 +261,7 @@ fn a_full_disk() {
     // Names need space too.
     push(&registry, "image", &[b"another layer, no tar"]);
     let filler = mount.fill();
-    filler[0]
-        .set_len(filler[0].metadata().expect("a file").len() - (8 << 20))
-        .expect("less");
+    filler[0].set_len(filler[0].metadata().expect("a file").len() - (8 << 20)).expect("less");
     push(&registry, "image", &[&layer]);
     let digest = Algorithm::Sha256.digest(&layer);
     let reply = tree(&registry, "image");

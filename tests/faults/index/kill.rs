@@ -83,11 +83,7 @@ fn kills_while_a_layer_is_indexed() {
             assert!(complete || !answered, "{what}, kill {kill}");
             registry = Registry::start_in(dir.path(), &["--index-jobs", "0"]);
             let left = copies(dir.path()).len();
-            assert_eq!(
-                left,
-                if complete { seekable } else { 0 },
-                "{what}, kill {kill}"
-            );
+            assert_eq!(left, if complete { seekable } else { 0 }, "{what}, kill {kill}");
             if complete {
                 assert_eq!(listed(&registry, "image"), want, "{what}, kill {kill}");
                 registry.kill();
@@ -107,10 +103,7 @@ fn kills_while_a_layer_is_indexed() {
         let (rows_left, bytes_left) = stored(dir.path());
         assert_eq!(rows_left, rows, "{what}");
         println!("{what}: {bytes_left} bytes, {bytes} without kills");
-        assert!(
-            bytes_left < 2 * bytes + (4 << 20),
-            "{what}: {bytes_left}, {bytes}"
-        );
+        assert!(bytes_left < 2 * bytes + (4 << 20), "{what}: {bytes_left}, {bytes}");
     }
 }
 

@@ -6,11 +6,7 @@ use super::super::testing::{Trickle, crc, file, text};
 use super::*;
 
 /// Small, so that small streams have many spans.
-const SMALL: Cut = Cut {
-    least: 4 << 10,
-    most: 64 << 10,
-    input: 8 << 10,
-};
+const SMALL: Cut = Cut { least: 4 << 10, most: 64 << 10, input: 8 << 10 };
 
 /// RFC 1951, section 3.1.1: bits from the lowest up.
 #[derive(Default)]
@@ -157,11 +153,7 @@ fn stored(plain: &[u8]) -> Vec<u8> {
 
 /// A member of blocks of 3000 bytes.
 pub fn fixed(plain: &[u8]) -> Vec<u8> {
-    member(
-        &deflate(plain.chunks(3000).map(|part| (Block::Fixed, part))),
-        plain,
-        false,
-    )
+    member(&deflate(plain.chunks(3000).map(|part| (Block::Fixed, part))), plain, false)
 }
 
 /// What a stream gives, span by span.
@@ -436,10 +428,7 @@ fn every_truncation_is_an_error() {
     let blocks = plain.chunks(500).map(|part| (Block::Fixed, part));
     let one = member(&deflate(blocks), &plain, false);
     let stream = one.repeat(2);
-    let cut = Cut {
-        least: 1000,
-        ..SMALL
-    };
+    let cut = Cut { least: 1000, ..SMALL };
     for length in 1..stream.len() {
         let result = spans(&stream[..length], cut);
         if length == one.len() {
@@ -497,9 +486,7 @@ fn build(parts: &[Part], fields: bool) -> (Vec<u8>, Vec<u8>) {
             ends.push((block, plain.len()));
         }
         let starts = [0].into_iter().chain(ends.iter().map(|(_, end)| *end));
-        let blocks = starts
-            .zip(&ends)
-            .map(|(from, (block, to))| (*block, &plain[from..*to]));
+        let blocks = starts.zip(&ends).map(|(from, (block, to))| (*block, &plain[from..*to]));
         stream.extend(member(&deflate(blocks), &plain, fields));
         whole.extend(plain);
     }

@@ -47,10 +47,7 @@ fn check(stream: &[u8], plain: &[u8]) -> Result<Vec<(u64, usize)>, Error> {
         assert!(output == plain[end - length..end]);
         end -= length;
     }
-    Ok(list
-        .into_iter()
-        .map(|(at, length)| (at.input, length))
-        .collect())
+    Ok(list.into_iter().map(|(at, length)| (at.input, length)).collect())
 }
 
 #[test]
@@ -71,10 +68,7 @@ fn spans_of_frames() {
         (&[M, SPAN_MAX - M], true, &[SPAN_MAX]),
         (&[M, SPAN_MAX - M + 1], true, &[M, SPAN_MAX - M + 1]),
     ] {
-        let stream: Vec<u8> = frames
-            .iter()
-            .flat_map(|&n| frame(&plain[..n], size))
-            .collect();
+        let stream: Vec<u8> = frames.iter().flat_map(|&n| frame(&plain[..n], size)).collect();
         let whole: Vec<u8> = frames.iter().flat_map(|&n| plain[..n].to_vec()).collect();
         let spans = check(&stream, &whole).unwrap();
         let lengths: Vec<usize> = spans.iter().map(|(_, length)| *length).collect();
@@ -86,15 +80,9 @@ fn spans_of_frames() {
 fn skippable_frames_belong_to_nothing() {
     let plain = text(1, SPAN);
     let frame = frame(&plain, true);
-    let stream = [
-        &skippable(0)[..],
-        &skippable(300_000),
-        &frame,
-        &skippable(9),
-        &frame,
-        &skippable(20),
-    ]
-    .concat();
+    let stream =
+        [&skippable(0)[..], &skippable(300_000), &frame, &skippable(9), &frame, &skippable(20)]
+            .concat();
     let first = 8 + 300_008;
     let second = first + frame.len() as u64 + 17;
     let spans = check(&stream, &[&plain[..], &plain].concat()).unwrap();
@@ -116,17 +104,11 @@ fn one_large_frame_is_unseekable() {
     let plain = vec![0; SPAN_MAX + 1];
     for size in [true, false] {
         let stream = frame(&plain, size);
-        assert!(
-            matches!(check(&stream, &plain), Err(Error::Unseekable)),
-            "{size}"
-        );
+        assert!(matches!(check(&stream, &plain), Err(Error::Unseekable)), "{size}");
     }
     // Told by its header, of whatever follows.
     let stream = frame(&plain, true);
-    assert!(matches!(
-        check(&stream[..20], &plain),
-        Err(Error::Unseekable)
-    ));
+    assert!(matches!(check(&stream[..20], &plain), Err(Error::Unseekable)));
 }
 
 #[test]
@@ -152,14 +134,8 @@ fn errors() {
             [&frame[..], b"not a frame"].concat(),
             "the zstd stream is damaged near offset 23: not a zstd frame",
         ),
-        (
-            frame[..10].to_vec(),
-            "the zstd stream ends too early, at offset 10",
-        ),
-        (
-            skippable(100)[..50].to_vec(),
-            "the zstd stream ends too early, at offset 50",
-        ),
+        (frame[..10].to_vec(), "the zstd stream ends too early, at offset 10"),
+        (skippable(100)[..50].to_vec(), "the zstd stream ends too early, at offset 50"),
     ] {
         let error = check(&stream, b"").unwrap_err();
         assert_eq!(error.to_string(), want);

@@ -4,28 +4,18 @@ use super::*;
 
 fn extents(member: &Member) -> Vec<(u64, u64)> {
     let extents = member.sparse.as_ref().expect("sparse").iter();
-    extents
-        .map(|extent| (extent.offset, extent.length))
-        .collect()
+    extents.map(|extent| (extent.offset, extent.length)).collect()
 }
 
 #[test]
 fn gnu_sparse_files_are_read() {
     // Four extents in the header, the rest in blocks behind it; the last one is
     // empty, as the file ends in a hole.
-    let map: Vec<(u64, u64)> = (0..30)
-        .map(|n| (n * 1000, 1))
-        .chain([(40_000, 0)])
-        .collect();
+    let map: Vec<(u64, u64)> = (0..30).map(|n| (n * 1000, 1)).chain([(40_000, 0)]).collect();
     let entries = |map: &[(u64, u64)]| -> Vec<u8> {
-        map.iter()
-            .flat_map(|&(offset, length)| old_entry(offset, length))
-            .collect()
+        map.iter().flat_map(|&(offset, length)| old_entry(offset, length)).collect()
     };
-    let mut tar = old_gnu(40_000, 30)
-        .put(386, &entries(&map[..4]))
-        .put(482, b"\x01")
-        .with(b"");
+    let mut tar = old_gnu(40_000, 30).put(386, &entries(&map[..4])).put(482, b"\x01").with(b"");
     let mut block = entries(&map[4..25]);
     block.resize(BLOCK, 0);
     block[504] = 1;
@@ -38,10 +28,7 @@ fn gnu_sparse_files_are_read() {
     tar.extend_from_slice(&file(b"after", b""));
     let members = read(&tar).expect("a tar");
     let (member, content) = &members[0];
-    assert_eq!(
-        (member.size, member.stored, member.data_offset),
-        (40_000, 30, 1536)
-    );
+    assert_eq!((member.size, member.stored, member.data_offset), (40_000, 30, 1536));
     assert_eq!(extents(member), map[..30]);
     assert_eq!(content, &[b'd'; 30]);
     assert_eq!(members[1].0.path, b"after");
@@ -108,11 +95,7 @@ fn pax_sparse_files_are_read_in_all_versions() {
     for (version, name, data, tar) in versions {
         let members = read(&tar).unwrap_or_else(|e| panic!("{version}: {e}"));
         let (member, content) = &members[0];
-        assert_eq!(
-            (&member.path[..], member.size, member.stored),
-            (name, 5000, 3),
-            "{version}"
-        );
+        assert_eq!((&member.path[..], member.size, member.stored), (name, 5000, 3), "{version}");
         assert_eq!(extents(member), [(0, 1), (1000, 2)], "{version}");
         assert_eq!(content, b"abc", "{version}");
         assert_eq!(member.data_offset, data, "{version}");
@@ -125,26 +108,10 @@ fn sparse_maps_that_are_read_in_two_ways_are_refused() {
     let one = &old_entry(0, 3)[..];
     let two = &[old_entry(0, 1), old_entry(0, 2)].concat()[..];
     let old = [
-        (
-            old_gnu(9, 3).put(386, two),
-            "extents out of order",
-            "one over the other",
-        ),
-        (
-            old_gnu(2, 3).put(386, one),
-            "an extent beyond the file's end",
-            "no room",
-        ),
-        (
-            old_gnu(9, 4).put(386, one),
-            "a map of more or less data than there is",
-            "too little",
-        ),
-        (
-            old_gnu(9, 3).put(410, one),
-            "an entry behind the map's end",
-            "GNU tar stops before it",
-        ),
+        (old_gnu(9, 3).put(386, two), "extents out of order", "one over the other"),
+        (old_gnu(2, 3).put(386, one), "an extent beyond the file's end", "no room"),
+        (old_gnu(9, 4).put(386, one), "a map of more or less data than there is", "too little"),
+        (old_gnu(9, 3).put(410, one), "an entry behind the map's end", "GNU tar stops before it"),
         (
             old_gnu(9, 3).put(386, one).put(482, b"\x01"),
             "blocks behind the map's end",
@@ -159,54 +126,24 @@ fn sparse_maps_that_are_read_in_two_ways_are_refused() {
     let one_of_no_version = "records of no one version";
     type Records<'a> = Vec<(&'a str, &'a str)>;
     let pax: [(Records, u64, &str, &str); 8] = [
-        (
-            vec![of[0], of[1]],
-            1024,
-            one_of_no_version,
-            "no map: GNU tar skips the real size",
-        ),
-        (
-            vec![of[0], ("GNU.sparse.numblocks", "2"), map],
-            1024,
-            one_of_no_version,
-            "wrong count",
-        ),
-        (
-            vec![of[0], map, of[1]],
-            512,
-            "a map before its length",
-            "GNU tar has no room yet",
-        ),
-        (
-            vec![of[0], of[0], of[1], map],
-            512,
-            "the same record twice",
-            "which one?",
-        ),
+        (vec![of[0], of[1]], 1024, one_of_no_version, "no map: GNU tar skips the real size"),
+        (vec![of[0], ("GNU.sparse.numblocks", "2"), map], 1024, one_of_no_version, "wrong count"),
+        (vec![of[0], map, of[1]], 512, "a map before its length", "GNU tar has no room yet"),
+        (vec![of[0], of[0], of[1], map], 512, "the same record twice", "which one?"),
         (
             vec![of[0], of[1], ("GNU.sparse.numbytes", "1")],
             512,
             "a length without offset",
             "what place?",
         ),
-        (
-            vec![of[0], of[1], map, ("size", "3")],
-            1024,
-            "two sizes",
-            "tarfile skips the real one",
-        ),
+        (vec![of[0], of[1], map, ("size", "3")], 1024, "two sizes", "tarfile skips the real one"),
         (
             vec![("GNU.sparse.major", "2"), ("GNU.sparse.minor", "0")],
             1024,
             one_of_no_version,
             "the future",
         ),
-        (
-            vec![("GNU.sparse.new", "2")],
-            512,
-            "an unknown record",
-            "the future",
-        ),
+        (vec![("GNU.sparse.new", "2")], 512, "an unknown record", "the future"),
     ];
     let tail = Head::new(b"s", b'0', 3).with(b"abc");
     for (list, place, expected, why) in pax {
@@ -220,26 +157,14 @@ fn sparse_maps_that_are_read_in_two_ways_are_refused() {
         Head::new(b"s", b'0', 3).put(476, b"1"),
     ] {
         let tar = [right.clone(), head.with(b"abc")].concat();
-        assert_eq!(
-            problem(&tar).1,
-            sparse("a header of another format"),
-            "GNU tar sees none"
-        );
+        assert_eq!(problem(&tar).1, sparse("a header of another format"), "GNU tar sees none");
     }
     let lines: [(&[u8], &str, &str); 7] = [
         (b"x\n", "a map that is not of numbers", "text"),
         (b"\n", "a map that is not of numbers", "no number"),
-        (
-            b"00000000000000000001\n0\n3\n",
-            "a map that is not of numbers",
-            "20 digits",
-        ),
+        (b"00000000000000000001\n0\n3\n", "a map that is not of numbers", "20 digits"),
         (b"300000\n", "too many extents", "memory"),
-        (
-            b"1\n0\n4\n",
-            "a map of more or less data than there is",
-            "too much",
-        ),
+        (b"1\n0\n4\n", "a map of more or less data than there is", "too much"),
         (
             &[
                 &b"300
