@@ -5,16 +5,14 @@
 
 pub mod auth;
 pub mod cli;
-pub mod config;
+pub mod docker1;
 pub mod events;
 pub mod fuse;
-pub mod hooks;
 pub mod http;
 pub mod image;
 pub mod index;
+pub mod layer;
 pub mod log;
 mod metrics;
-pub mod notifications;
 pub mod oci;
 pub mod storage;
-pub mod v1;

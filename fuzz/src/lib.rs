@@ -7,6 +7,8 @@
 //! in the main crate, so that their `super::` means the same.
 
 pub mod index;
+#[path = "../../src/layer/mod.rs"]
+pub mod layer;
 #[path = "../../src/oci/mod.rs"]
 pub mod oci;
 pub mod seeds;

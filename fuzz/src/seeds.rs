@@ -6,8 +6,8 @@ use bzip2::write::BzEncoder;
 use flate2::write::{DeflateEncoder, GzEncoder};
 use liblzma::write::XzEncoder;
 
-use crate::index::codec::{Checkpoint, Compression};
 use crate::index::records::{Entry, Extent, Kind, Layer, Record, Span, State};
+use crate::layer::codec::{Checkpoint, Compression};
 
 pub fn of(target: &str) -> Vec<Vec<u8>> {
     match target {
@@ -95,11 +95,11 @@ fn records() -> Vec<Vec<u8>> {
         diff_id: [1; 32],
         entries: 3,
         spans: vec![100, 200],
-        foreign_links: 1,
+        cross_layer_links: 1,
     };
     vec![
         entry.encode(),
-        Entry::implicit(Kind::Passage).encode(),
+        Entry::implicit(Kind::WhiteoutParent).encode(),
         span.encode(),
         State::Ready(layer).encode(),
         State::Refused("not a tar".into()).encode(),

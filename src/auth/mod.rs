@@ -3,12 +3,12 @@
 //! header (RFC 9110, 11.6.2).
 
 mod der;
+mod hmac;
 mod identity;
-mod keys;
+mod jwt;
 mod rules;
-mod service;
-mod signed;
 mod throttle;
+mod tokens;
 mod users;
 mod watched;
 
@@ -22,17 +22,17 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use quick_cache::sync::Cache;
 
 use crate::oci::Repository;
-use keys::{Code, Key};
+use hmac::{Code, Key};
+use jwt::Service;
 use rules::Rules;
-use service::Service;
-use signed::Signer;
+use tokens::Signer;
 use users::Users;
 use watched::Watched;
 
 pub use identity::{Identity, Scoped, Signed};
-pub use service::Options as ServiceOptions;
-pub use signed::LOGIN_SECONDS;
+pub use jwt::Options as ServiceOptions;
 pub use throttle::Throttle;
+pub use tokens::LOGIN_SECONDS;
 pub use users::{COST, COST_MAX, COST_MIN, User, check_name, line};
 
 /// Longest credentials that are looked at.
@@ -85,7 +85,7 @@ pub enum Refusal {
     #[error("the token is not one of this server's, or holds no more")]
     Token,
     #[error("the token is refused: {0}")]
-    Service(#[from] service::Refusal),
+    Service(#[from] jwt::Refusal),
 }
 
 /// What one may do with a repository.

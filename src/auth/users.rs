@@ -12,7 +12,7 @@ use std::sync::Arc;
 use bcrypt::{HashParts, Version};
 
 use super::Error;
-use super::keys::{Code, Key, random};
+use super::hmac::{Code, Key, random};
 use super::watched::Watched;
 
 /// What a hash costs without a file that says, and what `registry password` makes:

@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::output::complain;
 use super::store;
-use crate::config::{IndexArgs, StoreArgs};
+use crate::cli::args::{IndexArgs, StoreArgs};
 use crate::image::{Id, Image, Images, Platform};
 
 /// Which image, and where it lies.

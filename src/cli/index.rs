@@ -12,9 +12,9 @@ use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
+use crate::cli::args::IndexCommandArgs;
 use crate::cli::output::complain;
 use crate::cli::store;
-use crate::config::IndexCommandArgs;
 use crate::image::Images;
 use crate::index::Layers;
 use crate::index::records::State;

@@ -149,13 +149,13 @@ impl Row {
 /// `-rwsr-xr-t`, as ls writes it.
 fn mode(entry: &Entry) -> String {
     let kind = match entry.kind {
-        Kind::Directory | Kind::Implicit | Kind::Passage => 'd',
+        Kind::Directory | Kind::Implicit | Kind::WhiteoutParent => 'd',
         Kind::Symlink => 'l',
         Kind::Character => 'c',
         Kind::Block => 'b',
         Kind::Fifo => 'p',
         // The rest are no nodes.
-        Kind::Regular | Kind::ForeignLink | Kind::Whiteout => '-',
+        Kind::Regular | Kind::CrossLayerLink | Kind::Whiteout => '-',
     };
     let mut text = String::from(kind);
     // Shift, the special bit, and its letter.

@@ -1,5 +1,6 @@
 //! The command line, a file a subcommand.
 
+pub mod args;
 mod cat;
 mod export;
 mod image;
@@ -15,7 +16,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::config::{IndexCommandArgs, MountArgs, ServeArgs, UmountArgs};
+use args::{IndexCommandArgs, MountArgs, ServeArgs, UmountArgs};
 
 pub use output::complain;
 

@@ -12,7 +12,7 @@ use nix::unistd::{getgid, getuid, setsid};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{serve, store};
-use crate::config::{MountArgs, UmountArgs};
+use crate::cli::args::{MountArgs, UmountArgs};
 use crate::fuse::{self, Event, Look, Mount, MountError, Options, Tree};
 use crate::image::{Image, Images, Platform};
 use crate::log;

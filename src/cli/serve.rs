@@ -16,12 +16,12 @@ use tokio::sync::watch;
 
 use super::mount;
 use crate::auth::Access;
-use crate::config::Serve;
+use crate::cli::args::ServeConfig;
 use crate::events::Events;
 use crate::fuse;
 use crate::http::{App, Server};
 use crate::image::Images;
-use crate::index::{Index, Layers, access};
+use crate::index::{Index, Layers, shared};
 use crate::log;
 use crate::oci::Repository;
 use crate::storage::{self, Storage};
@@ -31,7 +31,7 @@ const PURGE_EVERY: Duration = Duration::from_secs(3600);
 /// The first waits for the start to be over.
 const PURGE_FIRST: Duration = Duration::from_secs(60);
 
-pub fn run(mut config: Serve) -> Result<ExitCode> {
+pub fn run(mut config: ServeConfig) -> Result<ExitCode> {
     let start = Instant::now();
     log::start(config.log, config.log_level).context("cannot start the log")?;
     storage::create_root(&config.dir).context("--dir cannot be used")?;
@@ -52,7 +52,7 @@ pub fn run(mut config: Serve) -> Result<ExitCode> {
     index.clean_layers()?;
     let layers = Layers::new(Arc::clone(&storage), Arc::clone(&index), &config.layers);
     let layers = Arc::new(layers.context("cannot start the threads that index layers")?);
-    access::listen(&config.dir, Arc::clone(&layers))?;
+    shared::listen(&config.dir, Arc::clone(&layers))?;
     let events = Arc::new(Events::start(&config.events)?);
     {
         let events = Arc::clone(&events);
@@ -118,7 +118,7 @@ pub fn run(mut config: Serve) -> Result<ExitCode> {
 /// Mounts all images, and looks after that on a thread, which ends with the
 /// mount.
 fn mount(
-    config: &Serve,
+    config: &ServeConfig,
     path: &Path,
     allow_other: bool,
     layers: Arc<Layers>,
@@ -212,7 +212,7 @@ fn signals(reload: impl Fn() + Send + 'static) -> Result<watch::Receiver<bool>> 
 }
 
 /// The ready line, on stdout.
-fn announce(config: &Serve, server: &Server, start: Instant) {
+fn announce(config: &ServeConfig, server: &Server, start: Instant) {
     let absolute = |path: &Path| {
         fs::canonicalize(path).unwrap_or_else(|_| path.to_owned()).display().to_string()
     };
@@ -264,7 +264,7 @@ fn watch(access: Arc<Access>) -> Result<()> {
 
 /// Work that no request waits for: the catalog's look at the store, and the
 /// search for abandoned uploads.
-fn background(config: &Serve, storage: Arc<Storage>, index: Arc<Index>) -> Result<()> {
+fn background(config: &ServeConfig, storage: Arc<Storage>, index: Arc<Index>) -> Result<()> {
     let read_only = config.storage.read_only;
     {
         let storage = Arc::clone(&storage);

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use anyhow::{Result, ensure};
 
-use crate::config::StoreArgs;
-use crate::index::{LayerOptions, Layers, access};
+use crate::cli::args::StoreArgs;
+use crate::index::{LayerOptions, Layers, shared};
 use crate::storage::Storage;
 
 pub fn open(args: &StoreArgs, options: &LayerOptions) -> Result<Arc<Layers>> {
@@ -17,5 +17,5 @@ pub fn open(args: &StoreArgs, options: &LayerOptions) -> Result<Arc<Layers>> {
         args.dir.display()
     );
     let storage = Arc::new(Storage::observe(&root)?);
-    Ok(Arc::new(access::open(&args.dir, storage, options)?))
+    Ok(Arc::new(shared::open(&args.dir, storage, options)?))
 }

@@ -19,10 +19,10 @@ use fuser::{
 };
 
 use super::Event;
-use super::ahead::Ahead;
 use super::error::{Error, Result};
-use super::pool::Pool;
+use super::readahead::Ahead;
 use super::tree::{Attributes, Patience, Tree};
+use super::workers::Pool;
 use crate::index::records::{Kind, Time};
 
 /// Numbers are not used for another thing while the kernel knows them.
@@ -211,9 +211,11 @@ fn kind(kind: Kind) -> FileType {
         Kind::Block => FileType::BlockDevice,
         Kind::Fifo => FileType::NamedPipe,
         // The rest are no things of an image, or directories.
-        Kind::Directory | Kind::Implicit | Kind::Passage | Kind::ForeignLink | Kind::Whiteout => {
-            FileType::Directory
-        }
+        Kind::Directory
+        | Kind::Implicit
+        | Kind::WhiteoutParent
+        | Kind::CrossLayerLink
+        | Kind::Whiteout => FileType::Directory,
     }
 }
 

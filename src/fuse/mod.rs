@@ -7,14 +7,14 @@
 //! asking. What is above is asked for anew after the tag's time to live.
 
 mod adapter;
-mod ahead;
 mod error;
+mod inodes;
 mod mount;
+mod mountinfo;
 mod names;
-mod numbers;
-mod pool;
-mod table;
+mod readahead;
 mod tree;
+mod workers;
 
 pub use error::{Error, Result};
 pub use mount::{Mount, MountError, Options, unmount};

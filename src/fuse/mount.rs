@@ -19,7 +19,7 @@ use nix::mount::{MntFlags, umount2};
 
 use super::Event;
 use super::adapter::Adapter;
-use super::table::{self, SOURCE};
+use super::mountinfo::{self, SOURCE};
 use super::tree::Tree;
 
 /// KiB that the kernel reads ahead: its default splits large reads into 128.
@@ -105,7 +105,7 @@ impl Mount {
         let session = Session::new(adapter, &path, &config).map_err(failed)?;
         let session = ManuallyDrop::new(session.spawn().map_err(failed)?);
         ahead.connect(session.notifier());
-        let row = table::at(&path).ok().flatten();
+        let row = mountinfo::at(&path).ok().flatten();
         let mount = Mount { path, device: row.map(|row| row.device), session, sender, events };
         if let Err(cause) = mount.look() {
             mount.end()?;
@@ -157,7 +157,7 @@ impl Mount {
     /// Files that are open end with errors when the process does.
     pub fn end(&self) -> Result<(), MountError> {
         // What is there by now may be another one's.
-        let row = table::at(&self.path).ok().flatten();
+        let row = mountinfo::at(&self.path).ok().flatten();
         if row.is_some_and(|row| Some(row.device) == self.device) {
             detach(&self.path, true)?;
         }
@@ -187,16 +187,16 @@ impl Mount {
 /// away.
 fn prepare(path: &Path) -> Result<PathBuf, MountError> {
     let failed = |cause| MountError::Mountpoint { path: path.to_owned(), cause };
-    let absolute = table::absolute(path).map_err(failed)?;
+    let absolute = mountinfo::absolute(path).map_err(failed)?;
     // Several may lie over each other.
     loop {
-        let ours = table::at(&absolute).map_err(failed)?;
+        let ours = mountinfo::at(&absolute).map_err(failed)?;
         let ours = ours.is_some_and(|row| row.ours);
         match fs::metadata(&absolute) {
             Ok(_) if ours => return Err(MountError::Mounted(absolute)),
             Ok(metadata) if metadata.is_dir() => return Ok(absolute),
             Ok(_) => return Err(MountError::NotADirectory(absolute)),
-            Err(e) if ours && table::is_dead(&e) => {
+            Err(e) if ours && mountinfo::is_dead(&e) => {
                 tracing::info!(path = %absolute.display(), "replacing the mount of a process that died");
                 detach(&absolute, true)?;
             }
@@ -207,9 +207,9 @@ fn prepare(path: &Path) -> Result<PathBuf, MountError> {
 
 /// Unmounts a registry. `lazily`: also while it is in use.
 pub fn unmount(path: &Path, lazily: bool) -> Result<(), MountError> {
-    let absolute = table::absolute(path)
+    let absolute = mountinfo::absolute(path)
         .map_err(|cause| MountError::Unmount { path: path.to_owned(), cause })?;
-    match table::at(&absolute) {
+    match mountinfo::at(&absolute) {
         Ok(Some(row)) if row.ours => detach(&absolute, lazily),
         Ok(_) => Err(MountError::NotMounted(absolute)),
         Err(cause) => Err(MountError::Unmount { path: absolute, cause }),

@@ -12,8 +12,8 @@ use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
 use super::error::{Error, Result};
+use super::inodes::{Leaf, Numbers, ROOT, Thing, Unshown, View};
 use super::names::{self, NAME_MAX, Name};
-use super::numbers::{Leaf, Numbers, ROOT, Thing, Unshown, View};
 use crate::image::{self, At, Image, Images, Node, Platform};
 use crate::index::records::{Kind, Time};
 use crate::oci::{Reference, Repository};

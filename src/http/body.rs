@@ -16,9 +16,9 @@ use hyper::body::{Frame, Incoming, SizeHint};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 
-use super::activity::Activity;
 use super::error::{Error, Result};
 use super::events::Lines;
+use super::idle::Activity;
 use crate::log;
 use crate::storage::{self, Blob};
 

@@ -11,9 +11,9 @@ use uuid::Uuid;
 use super::body::Body;
 use super::v2::manifests::TAGS_MAX;
 use crate::auth::Right;
+use crate::docker1::{self, ImageId};
 use crate::oci::manifest::MANIFEST_MAX;
 use crate::oci::{Digest, DigestError, ManifestError, NameError, PlatformError, Repository};
-use crate::v1::{self, ImageId};
 use crate::{image, index, storage};
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -35,7 +35,7 @@ pub enum Error {
     #[error(transparent)]
     Manifest(#[from] ManifestError),
     #[error(transparent)]
-    V1(#[from] v1::Error),
+    V1(#[from] docker1::Error),
     #[error("the image's parent {0} is not known: push it first")]
     ParentUnknown(ImageId),
     #[error(

@@ -18,10 +18,10 @@ use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-use super::activity::Activity;
 use super::body::Body;
 use super::error::{Error, Result};
-use super::{App, Exchange};
+use super::idle::Activity;
+use super::{App, RequestContext};
 use crate::auth::{Access, Identity, Right};
 use crate::events::{Ended, Events, Kind, Reader};
 use crate::oci::Repository;
@@ -35,15 +35,15 @@ const PAUSE: Duration = Duration::from_millis(25);
 /// What one request may filter by.
 const PATTERNS_MAX: usize = 16;
 
-pub fn stream(app: &Arc<App>, exchange: &Exchange) -> Result<Response<Body>> {
+pub fn stream(app: &Arc<App>, context: &RequestContext) -> Result<Response<Body>> {
     let source = Source {
-        filter: Filter::parse(exchange)?,
-        identity: exchange.identity.clone(),
+        filter: Filter::parse(context)?,
+        identity: context.identity.clone(),
         access: Arc::clone(&app.access),
         events: Arc::clone(&app.events),
         // Before the head goes out: who has it misses nothing.
         reader: app.events.feed().subscribe(),
-        activity: Arc::clone(exchange.body.activity()),
+        activity: Arc::clone(context.body.activity()),
         room: Arc::new(Semaphore::new(1)),
         next_look: Instant::now(),
         _counted: metrics::Reader::new(),
@@ -68,9 +68,9 @@ struct Filter {
 }
 
 impl Filter {
-    fn parse(exchange: &Exchange) -> Result<Filter> {
+    fn parse(context: &RequestContext) -> Result<Filter> {
         let mut filter = Filter::default();
-        for (name, values) in &exchange.query {
+        for (name, values) in &context.query {
             for value in values.split(',').filter(|value| !value.is_empty()) {
                 match name.as_str() {
                     "type" => {

@@ -22,9 +22,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::body::{Body, PIECE, Produce};
 use super::error::{Error, Result};
 use super::range::{self, Wanted};
-use super::router::{Files, Scope, View};
+use super::route::{Files, Scope, View};
 use super::v2::header;
-use super::{App, Exchange, blocking, json};
+use super::{App, RequestContext, blocking, json};
 use crate::auth::{Access, Identity, Right};
 use crate::image::listing::{JsonListing, Listing, Stop, url_path};
 use crate::image::{Image, Images, Node, Platform};
@@ -32,20 +32,20 @@ use crate::oci::{Digest, Reference, Repository};
 
 pub async fn answer(
     app: &Arc<App>,
-    exchange: &mut Exchange,
+    context: &mut RequestContext,
     files: Files,
 ) -> Result<Response<Body>> {
     let wanted = Place {
         access: Arc::clone(&app.access),
-        identity: exchange.identity.clone(),
+        identity: context.identity.clone(),
         images: Arc::clone(&app.images),
-        platform: exchange.parameter("platform").map(str::parse).transpose()?,
+        platform: context.parameter("platform").map(str::parse).transpose()?,
         files,
     };
     match wanted.files.view {
-        View::Tree => tree(app, exchange, wanted).await,
-        View::Blob => file(app, exchange, wanted).await,
-        View::Tar => tar(app, exchange, wanted).await,
+        View::Tree => tree(app, context, wanted).await,
+        View::Blob => file(app, context, wanted).await,
+        View::Tar => tar(app, context, wanted).await,
     }
 }
 
@@ -109,8 +109,8 @@ pub async fn look<T: Send + 'static>(
 }
 
 /// A parameter that is on or off.
-fn flag(exchange: &Exchange, name: &'static str) -> Result<bool> {
-    match exchange.parameter(name) {
+fn flag(context: &RequestContext, name: &'static str) -> Result<bool> {
+    match context.parameter(name) {
         None | Some("0" | "false") => Ok(false),
         Some("" | "1" | "true") => Ok(true),
         Some(value) => Err(parameter(name, value, "1 or 0")),
@@ -125,8 +125,8 @@ fn parameter(name: &'static str, value: &str, want: &'static str) -> Error {
 const LIMIT_MAX: u64 = 10_000;
 
 /// `limit`. Any number above zero is one, however long.
-fn limit(exchange: &Exchange) -> Result<Option<u64>> {
-    let Some(value) = exchange.parameter("limit") else {
+fn limit(context: &RequestContext) -> Result<Option<u64>> {
+    let Some(value) = context.parameter("limit") else {
         return Ok(None);
     };
     let digits = !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit());
@@ -211,12 +211,16 @@ struct Part {
     listing: Listing,
 }
 
-async fn tree(app: &Arc<App>, exchange: &mut Exchange, place: Place) -> Result<Response<Body>> {
+async fn tree(
+    app: &Arc<App>,
+    context: &mut RequestContext,
+    place: Place,
+) -> Result<Response<Body>> {
     let asked = Asked {
-        recursive: flag(exchange, "recursive")?,
-        limit: limit(exchange)?,
-        after: exchange.after.take(),
-        head: exchange.method == Method::HEAD,
+        recursive: flag(context, "recursive")?,
+        limit: limit(context)?,
+        after: context.after.take(),
+        head: context.method == Method::HEAD,
     };
     let known = Arc::clone(app);
     let (begun, next) = look(app, move || begin(&place, asked, &known.listings)).await?;
@@ -377,9 +381,13 @@ enum Content {
     Begun(Vec<u8>, Reading),
 }
 
-async fn file(app: &Arc<App>, exchange: &mut Exchange, place: Place) -> Result<Response<Body>> {
-    let request = std::mem::take(&mut exchange.headers);
-    let head = exchange.method == Method::HEAD;
+async fn file(
+    app: &Arc<App>,
+    context: &mut RequestContext,
+    place: Place,
+) -> Result<Response<Body>> {
+    let request = std::mem::take(&mut context.headers);
+    let head = context.method == Method::HEAD;
     let lasting = place.is_lasting();
     let (mut response, content) = look(app, move || {
         let image = place.open()?;
@@ -472,8 +480,8 @@ fn offer(
     Ok((response, content))
 }
 
-async fn tar(app: &Arc<App>, exchange: &mut Exchange, place: Place) -> Result<Response<Body>> {
-    let gzip = flag(exchange, "gzip")?;
+async fn tar(app: &Arc<App>, context: &mut RequestContext, place: Place) -> Result<Response<Body>> {
+    let gzip = flag(context, "gzip")?;
     let (image, node) = look(app, move || {
         let image = place.open()?;
         let node = image.node(&place.files.path, true)?;
@@ -485,7 +493,7 @@ async fn tar(app: &Arc<App>, exchange: &mut Exchange, place: Place) -> Result<Re
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     let media_type = if gzip { "application/gzip" } else { "application/x-tar" };
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
-    if exchange.method == Method::HEAD {
+    if context.method == Method::HEAD {
         return Ok(response);
     }
     let permit = acquire(&app.exports).await;

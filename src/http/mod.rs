@@ -1,14 +1,14 @@
-//! The HTTP face: connections ([`server`]), routes ([`router`]), answers.
+//! The HTTP face: connections ([`listen`]), routes ([`route`]), answers.
 
-mod access;
-mod activity;
+mod authorize;
 mod body;
 mod error;
 mod events;
 mod files;
+mod idle;
+mod listen;
 mod range;
-mod router;
-mod server;
+mod route;
 mod v1;
 mod v2;
 
@@ -32,12 +32,12 @@ use crate::image::Images;
 use crate::index::{Index, Layers};
 use crate::storage::Storage;
 use crate::{log, metrics};
-use activity::Activity;
 use body::{Body, RequestBody};
 use error::{Error, Form, Result};
-use router::Route;
+use idle::Activity;
+use route::Route;
 
-pub use server::Server;
+pub use listen::{Options, Server};
 
 /// Bytes of uploads that wait in memory to be written, for all together.
 const UPLOAD_BUFFERS: usize = 32 << 20;
@@ -128,10 +128,10 @@ fn logins() -> usize {
 }
 
 /// A request on its way through the handlers.
-struct Exchange {
+struct RequestContext {
     id: u64,
     client: SocketAddr,
-    /// Who asks; [`access`] says whether he may.
+    /// Who asks; [`authorize`] says whether he may.
     identity: Identity,
     tls: bool,
     form: Form,
@@ -145,7 +145,7 @@ struct Exchange {
     body: RequestBody,
 }
 
-impl Exchange {
+impl RequestContext {
     /// The first parameter of that name.
     fn parameter(&self, name: &str) -> Option<&str> {
         self.query.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
@@ -203,7 +203,7 @@ async fn answer(
     let name = route.as_ref().map_or("unknown", Route::name);
     let head = parts.method == Method::HEAD;
 
-    let mut exchange = Exchange {
+    let mut context = RequestContext {
         id,
         client,
         identity: Identity::Anonymous,
@@ -213,19 +213,19 @@ async fn answer(
         authority: parts.uri.authority().cloned(),
         headers: parts.headers,
         query: Vec::new(),
-        after: router::path_parameter(parts.uri.query()),
+        after: route::path_parameter(parts.uri.query()),
         body,
     };
-    let result = match (route, router::query(parts.uri.query())) {
+    let result = match (route, route::query(parts.uri.query())) {
         (Ok(route), Ok(query)) => {
-            exchange.query = query;
-            dispatch(&app, route, &mut exchange).await
+            context.query = query;
+            dispatch(&app, route, &mut context).await
         }
         (Err(e), _) | (_, Err(e)) => Err(e),
     };
-    if result.is_err() && !exchange.is_read() {
-        let expects_continue = exchange.headers.contains_key(EXPECT);
-        exchange.body.drain(expects_continue).await;
+    if result.is_err() && !context.is_read() {
+        let expects_continue = context.headers.contains_key(EXPECT);
+        context.body.drain(expects_continue).await;
     }
     let mut response = result.unwrap_or_else(|e| e.response(id, form));
 
@@ -266,10 +266,14 @@ async fn answer(
     response
 }
 
-async fn dispatch(app: &Arc<App>, route: Route, exchange: &mut Exchange) -> Result<Response<Body>> {
-    let takes = |methods: &str| methods.split(", ").any(|m| m == exchange.method.as_str());
+async fn dispatch(
+    app: &Arc<App>,
+    route: Route,
+    context: &mut RequestContext,
+) -> Result<Response<Body>> {
+    let takes = |methods: &str| methods.split(", ").any(|m| m == context.method.as_str());
     if let Route::V1(route) = &route
-        && exchange.method == Method::OPTIONS
+        && context.method == Method::OPTIONS
     {
         return Ok(v1::preflight(route, app.read_only));
     }
@@ -281,31 +285,31 @@ async fn dispatch(app: &Arc<App>, route: Route, exchange: &mut Exchange) -> Resu
             Error::MethodNotAllowed(allowed)
         });
     }
-    if access::need(&route, &exchange.method) != access::Need::Nothing {
-        exchange.identity = access::identify(app, exchange, &route).await?;
+    if authorize::need(&route, &context.method) != authorize::Need::Nothing {
+        context.identity = authorize::identify(app, context, &route).await?;
     }
     let route = match route {
-        Route::V1(route) => Route::V1(v1::fallback(app, exchange, route).await?),
+        Route::V1(route) => Route::V1(v1::fallback(app, context, route).await?),
         route => route,
     };
-    access::check(app, &route, exchange)?;
+    authorize::check(app, &route, context)?;
     match route {
-        Route::Token => access::token(app, exchange),
+        Route::Token => authorize::token(app, context),
         Route::Ping => Ok(json("{}".into())),
-        Route::Catalog => v2::lists::catalog(app, exchange).await,
-        Route::Tags(repository) => v2::lists::tags(app, exchange, repository).await,
+        Route::Catalog => v2::lists::catalog(app, context).await,
+        Route::Tags(repository) => v2::lists::tags(app, context, repository).await,
         Route::Referrers(repository, subject) => {
-            v2::lists::referrers(app, exchange, repository, subject).await
+            v2::lists::referrers(app, context, repository, subject).await
         }
-        Route::Blob(repository, digest) => v2::blobs::blob(app, exchange, repository, digest).await,
-        Route::Uploads(repository) => v2::uploads::start(app, exchange, repository).await,
-        Route::Upload(repository, id) => v2::uploads::upload(app, exchange, repository, id).await,
+        Route::Blob(repository, digest) => v2::blobs::blob(app, context, repository, digest).await,
+        Route::Uploads(repository) => v2::uploads::start(app, context, repository).await,
+        Route::Upload(repository, id) => v2::uploads::upload(app, context, repository, id).await,
         Route::Manifest(repository, reference) => {
-            v2::manifests::manifest(app, exchange, repository, reference).await
+            v2::manifests::manifest(app, context, repository, reference).await
         }
-        Route::Files(files) => files::answer(app, exchange, files).await,
-        Route::V1(route) => v1::answer(app, exchange, route).await,
-        Route::Events => events::stream(app, exchange),
+        Route::Files(files) => files::answer(app, context, files).await,
+        Route::V1(route) => v1::answer(app, context, route).await,
+        Route::Events => events::stream(app, context),
         Route::Healthz => Ok(Response::new(Body::from("ok\n"))),
         Route::Readyz => Ok(ready(app)),
     }

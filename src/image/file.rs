@@ -10,7 +10,9 @@ impl Image {
         let at = || At::new(self, path);
         match node.entry.kind {
             Kind::Regular => Ok(node),
-            Kind::Directory | Kind::Implicit | Kind::Passage => Err(Error::IsDirectory(at())),
+            Kind::Directory | Kind::Implicit | Kind::WhiteoutParent => {
+                Err(Error::IsDirectory(at()))
+            }
             _ => Err(Error::NotAFile(at())),
         }
     }

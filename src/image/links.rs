@@ -100,7 +100,7 @@ impl Image {
 
     fn linked_from_above(&self, node: &Node) -> bool {
         let above = &self.layers[node.layer + 1..];
-        above.iter().any(|layer| layer.record.foreign_links > 0)
+        above.iter().any(|layer| layer.record.cross_layer_links > 0)
     }
 
     /// Whether that is certain at once. `node` is not a directory.
@@ -159,8 +159,8 @@ impl Image {
         }
         let (mut paths, mut bytes) = (BTreeSet::new(), 0);
         for layer in &self.layers {
-            if layer.record.foreign_links > 0 {
-                for path in self.source.index().foreign_links(layer.record.number) {
+            if layer.record.cross_layer_links > 0 {
+                for path in self.source.index().cross_layer_links(layer.record.number) {
                     let path = path?;
                     bytes += path.len();
                     if bytes > FOREIGN_BYTES {

@@ -315,13 +315,13 @@ pub fn url_path(bytes: &[u8]) -> String {
 /// The names that docker-registry-server gave the types of entries.
 pub fn type_name(kind: Kind) -> &'static str {
     match kind {
-        Kind::Directory | Kind::Implicit | Kind::Passage => "directory",
+        Kind::Directory | Kind::Implicit | Kind::WhiteoutParent => "directory",
         Kind::Symlink => "symlink",
         Kind::Character => "character-device",
         Kind::Block => "block-device",
         Kind::Fifo => "fifo",
         // The rest are no nodes.
-        Kind::Regular | Kind::ForeignLink | Kind::Whiteout => "file",
+        Kind::Regular | Kind::CrossLayerLink | Kind::Whiteout => "file",
     }
 }
 

@@ -9,7 +9,7 @@
 //! | --- | --- |
 //! | `Directory` | a directory; the topmost one gives the attributes |
 //! | `Implicit` | a directory with the attributes of a lower one, if there is one; replaces what else lies below |
-//! | `Passage` | nothing by itself; its whiteouts reach into a lower directory |
+//! | `WhiteoutParent` | nothing by itself; its whiteouts reach into a lower directory |
 //! | `hides` on any of these | children of lower layers are gone, attributes may still come from there |
 //! | `Whiteout` | nothing below matters |
 //! | anything else | stands if no directory is above it; nothing below matters |
@@ -42,7 +42,7 @@ impl Fold {
     fn add(&mut self, layer: usize, entry: Entry) -> bool {
         match entry.kind {
             Kind::Whiteout => return false,
-            Kind::Directory | Kind::Implicit | Kind::Passage => {
+            Kind::Directory | Kind::Implicit | Kind::WhiteoutParent => {
                 if !self.hidden {
                     self.dirs.push(layer);
                 }
@@ -53,7 +53,7 @@ impl Fold {
             | Kind::Character
             | Kind::Block
             | Kind::Fifo
-            | Kind::ForeignLink => {
+            | Kind::CrossLayerLink => {
                 if self.found.is_none() {
                     self.dirs.clear();
                     self.found = Some((layer, entry));
@@ -62,7 +62,7 @@ impl Fold {
             }
         }
         let better = match (&self.found, entry.kind) {
-            (_, Kind::Passage) => false,
+            (_, Kind::WhiteoutParent) => false,
             (None, _) => true,
             (Some((_, above)), kind) => above.kind == Kind::Implicit && kind == Kind::Directory,
         };
@@ -144,7 +144,7 @@ impl Image {
         if entry.is_directory() {
             return Ok(Some(Node::directory(path, layer, entry, fold.dirs)));
         }
-        if entry.kind != Kind::ForeignLink {
+        if entry.kind != Kind::CrossLayerLink {
             return Ok(Some(Node { path, layer, entry, dirs: Vec::new(), target: None }));
         }
         let mut node = match hops.count(|| At::new(self, &path)) {

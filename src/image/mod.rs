@@ -9,13 +9,13 @@
 //! the number of layers, never the size of the image.
 
 mod error;
+mod export;
 mod file;
 mod id;
 mod links;
 pub mod listing;
 mod merge;
 mod resolve;
-mod tar;
 mod v1;
 mod view;
 mod walk;

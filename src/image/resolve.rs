@@ -414,7 +414,7 @@ impl Images {
         self.layers.pushed(digests.clone()).map_err(failed)?;
         let layers = digests.map(|digest| self.layers.ready(&digest));
         let layers = layers.collect::<Result<Vec<_>, _>>().map_err(failed)?;
-        let links: u64 = layers.iter().map(|layer| layer.record.foreign_links).sum();
+        let links: u64 = layers.iter().map(|layer| layer.record.cross_layer_links).sum();
         // Each is looked for in all layers below it.
         if links > FOREIGN_LINKS_MAX || links * layers.len() as u64 > FOREIGN_LOOKUPS_MAX {
             return Err(Error::TooManyLinks { image: image(), links, max: FOREIGN_LINKS_MAX });

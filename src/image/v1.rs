@@ -4,9 +4,9 @@
 
 use super::resolve::{Images, Leaf, ROWS};
 use super::{Error, Platform, Result};
+use crate::docker1::ImageId;
 use crate::oci::{Contents, Digest, Reference, Repository};
 use crate::storage;
-use crate::v1::ImageId;
 
 /// Rows of one id that are looked at: as many manifests that share a base.
 const ROWS_MAX: usize = 1000;

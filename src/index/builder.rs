@@ -13,11 +13,11 @@ use std::thread;
 use sha2::{Digest as _, Sha256};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::codec::{self, Checkpoint, Compression, Copier, SPAN, Spans};
+use super::members::{Failure, Placed, Tree};
 use super::records::{Extent, Layer, Span, State};
-use super::tar::{self, Event, Parser};
-use super::tree::{Failure, Placed, Tree};
 use super::{Index, Result};
+use crate::layer::codec::{self, Checkpoint, Compression, Copier, SPAN, Spans};
+use crate::layer::tar::{self, Event, Parser};
 use crate::oci::Digest;
 use crate::storage;
 
@@ -134,7 +134,7 @@ fn pass<'a>(
             diff_id,
             entries: tree.entries,
             spans,
-            foreign_links: tree.finish()?,
+            cross_layer_links: tree.finish()?,
         })
     });
     (tree, result)

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use rocksdb::{ColumnFamily, Direction, IteratorMode, WriteOptions};
 
-use super::images::Ids;
+use super::ids::Ids;
 use super::{Error, Index, Result};
 use crate::oci::{Contents, Digest, Repository};
 use crate::storage::{Page, Storage, StoredManifest};

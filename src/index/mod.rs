@@ -1,18 +1,16 @@
 //! What is derived from the store and kept in RocksDB for speed. Losing it
 //! costs time, never data: what is missing is made again from the store.
 
-pub mod access;
 mod builder;
 mod catalog;
-pub mod codec;
-pub mod images;
+pub mod ids;
 mod jobs;
 mod layers;
+mod members;
 pub mod records;
 mod rows;
+pub mod shared;
 mod spans;
-pub mod tar;
-mod tree;
 
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
@@ -217,7 +215,7 @@ fn remove(path: &Path) -> Result<(), rocksdb::Error> {
 const FAMILIES: [&str; 7] = [
     "default",
     catalog::FAMILY,
-    images::FAMILY,
+    ids::FAMILY,
     rows::LAYERS,
     rows::ENTRIES,
     rows::NAMES,

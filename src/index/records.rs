@@ -6,8 +6,8 @@
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::codec::{Checkpoint, Compression};
-pub use super::tar::{Extent, Time};
+use crate::layer::codec::{Checkpoint, Compression};
+pub use crate::layer::tar::{Extent, Time};
 
 /// The version of every record.
 pub const VERSION: u8 = 1;
@@ -16,7 +16,7 @@ pub const VERSION: u8 = 1;
 pub const RECORD_MAX: usize = 8 << 20;
 
 /// A span's window, compressed, may not claim to be larger.
-const WINDOW_MAX: usize = super::codec::WINDOW;
+const WINDOW_MAX: usize = crate::layer::codec::WINDOW;
 
 #[derive(Debug, thiserror::Error)]
 pub enum RecordError {
@@ -59,7 +59,7 @@ pub struct Layer {
     /// Bytes of the tar stream in each span.
     pub spans: Vec<u32>,
     /// Hard links to what a layer below may hold.
-    pub foreign_links: u64,
+    pub cross_layer_links: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -71,11 +71,11 @@ pub enum Kind {
     Block,
     Fifo,
     /// A hard link whose target is not in its layer: `link` is the target's path.
-    ForeignLink,
+    CrossLayerLink,
     /// A directory that the layer has entries below, but none for itself.
     Implicit,
     /// The same, with nothing but whiteouts below: no directory by itself.
-    Passage,
+    WhiteoutParent,
     /// Removes what lower layers have under its path.
     Whiteout,
 }
@@ -103,7 +103,7 @@ pub struct Entry {
     pub hides: bool,
     /// Major and minor.
     pub device: (u32, u32),
-    /// A symlink's target as stored; a [`Kind::ForeignLink`]'s as a path of the image.
+    /// A symlink's target as stored; a [`Kind::CrossLayerLink`]'s as a path of the image.
     pub link: Vec<u8>,
     pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
     /// The pieces that lie, one after the other, at `offset`; without it the
@@ -137,7 +137,7 @@ impl Entry {
 
     /// Whether something may lie below it.
     pub fn is_directory(&self) -> bool {
-        matches!(self.kind, Kind::Directory | Kind::Implicit | Kind::Passage)
+        matches!(self.kind, Kind::Directory | Kind::Implicit | Kind::WhiteoutParent)
     }
 }
 
@@ -297,7 +297,7 @@ mod tests {
             diff_id: [9; 32],
             entries: 2,
             spans: vec![4096, 904],
-            foreign_links: 0,
+            cross_layer_links: 0,
         };
         let span = Span {
             checkpoint: Checkpoint { input: 77, bits: 3, window: b"abc".to_vec(), raw: true },
@@ -349,7 +349,7 @@ mod tests {
                 diff_id: [0; 32],
                 entries: 0,
                 spans,
-                foreign_links: 0,
+                cross_layer_links: 0,
             });
             let decoded = State::decode(&layer.encode());
             assert!(matches!(decoded, Err(RecordError::Spans)), "{layer:?}");

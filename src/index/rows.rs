@@ -6,7 +6,7 @@
 //! | `layers` | digest, as text | [`State`] |
 //! | `entries` | layer number, depth (2 bytes), path | [`Entry`] |
 //! | `names` | layer number, inode (8 bytes), path | nothing: a name of a hard-linked inode |
-//! | `names` | layer number, [`FOREIGN`], path | nothing: an entry that is a [`Kind::ForeignLink`] |
+//! | `names` | layer number, [`FOREIGN`], path | nothing: an entry that is a [`Kind::CrossLayerLink`] |
 //! | `spans` | layer number, span number (8 bytes) | [`Span`] |
 //!
 //! Paths have no slash at either end; the root's is empty and its depth 0. The
@@ -204,7 +204,7 @@ impl Index {
     }
 
     /// The layer's entries that link to what a lower layer may hold.
-    pub fn foreign_links(&self, layer: u64) -> Names<'_> {
+    pub fn cross_layer_links(&self, layer: u64) -> Names<'_> {
         self.names(layer, FOREIGN)
     }
 
@@ -346,8 +346,8 @@ impl LayerWriter<'_> {
         self.delete_name(FOREIGN, path)
     }
 
-    pub fn foreign_links(&self) -> Names<'_> {
-        self.index.foreign_links(self.number)
+    pub fn cross_layer_links(&self) -> Names<'_> {
+        self.index.cross_layer_links(self.number)
     }
 
     pub fn names(&self, inode: u64) -> Names<'_> {

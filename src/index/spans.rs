@@ -13,9 +13,9 @@ use quick_cache::sync::Cache;
 use quick_cache::{DefaultHashBuilder, Lifecycle, OptionsBuilder, Weighter};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::codec::{self, Compression};
 use super::layers::IndexedLayer;
 use super::{Error, Index, Result};
+use crate::layer::codec::{self, Compression};
 use crate::storage::{self, Storage};
 
 /// Spans decoded ahead of who reads forward.

@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
+use crate::docker1::ImageId;
 use crate::oci::{Algorithm, Digest, Repository, Tag};
-use crate::v1::ImageId;
 
-use super::v1::Pusher;
+use super::docker1::Pusher;
 
 #[derive(Clone, Debug)]
 pub struct Layout {

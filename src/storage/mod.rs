@@ -6,11 +6,11 @@
 //! repository's lock; a reader that finds it cached takes none.
 
 mod blobs;
+pub mod docker1;
 mod durable;
 mod layout;
 mod manifests;
 mod uploads;
-pub mod v1;
 
 use std::fs::{self, File, TryLockError};
 use std::hash::{BuildHasher, RandomState};
@@ -21,8 +21,8 @@ use std::time::UNIX_EPOCH;
 
 use quick_cache::sync::Cache;
 
+use crate::docker1::ImageId;
 use crate::oci::{Digest, Reference, Repository, Tag};
-use crate::v1::ImageId;
 
 pub use blobs::Blob;
 pub use durable::create_root;
@@ -111,7 +111,7 @@ pub struct Storage {
     manifests: manifests::ManifestCache,
     blob_sizes: Cache<(Repository, Digest), u64>,
     sessions: uploads::Sessions,
-    private: v1::Private,
+    private: docker1::Private,
     /// Held while a config is parsed, see [`Storage::chain`]. Guards nothing else.
     parsing: Mutex<()>,
     /// `None`: somebody else may be writing, so nothing is remembered.
@@ -167,7 +167,7 @@ impl Storage {
             manifests: manifests::cache(MANIFEST_CACHE),
             blob_sizes: Cache::new(BLOB_CACHE),
             sessions: uploads::Sessions::default(),
-            private: v1::Private::new(BLOB_CACHE),
+            private: docker1::Private::new(BLOB_CACHE),
             parsing: Mutex::default(),
             lock,
         }

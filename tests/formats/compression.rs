@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use proptest::prelude::*;
 use proptest::sample::Index;
-use registry::index::codec::{
+use registry::layer::codec::{
     Checkpoint, Compression, Copier, Error, HEAD, SPAN, SPAN_MAX, Spans, decode,
 };
 

@@ -6,7 +6,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use registry::index::tar::{Error, Event, Kind, Limits, Member, Parser};
+use registry::layer::tar::{Error, Event, Kind, Limits, Member, Parser};
 use registry::oci::Algorithm;
 use serde_json::Value;
 

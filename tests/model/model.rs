@@ -43,7 +43,7 @@ pub struct Thing {
 #[derive(Clone, Debug)]
 enum Row {
     Thing(Thing),
-    Passage,
+    WhiteoutParent,
     Whiteout,
     /// A link to what the layer does not have.
     Foreign(String),
@@ -117,12 +117,12 @@ fn walk(layer: &mut Layer, path: &[String], make: Option<Row>) -> Result<Option<
         let Some(make) = &make else {
             continue;
         };
-        let passage = matches!(make, Row::Passage);
+        let passage = matches!(make, Row::WhiteoutParent);
         let hides = match &line {
             None => false,
             Some(Line { row: Row::Whiteout, .. }) => true,
-            Some(Line { row: Row::Passage, hides }) if !passage => *hides,
-            Some(Line { row: Row::Passage, .. }) => continue,
+            Some(Line { row: Row::WhiteoutParent, hides }) if !passage => *hides,
+            Some(Line { row: Row::WhiteoutParent, .. }) => continue,
             Some(Line { row: Row::Thing(thing), .. }) if is_directory(thing) => continue,
             Some(_) if passage => return Ok(None),
             Some(line) => line.hides,
@@ -155,14 +155,14 @@ fn layer(number: usize, members: &[Member]) -> Result<Layer, Refused> {
         };
         if let Some(removed) = name.strip_prefix(".wh.") {
             if removed == ".wh..opq" {
-                if let Some(at) = walk(&mut layer, &path, Some(Row::Passage))?
+                if let Some(at) = walk(&mut layer, &path, Some(Row::WhiteoutParent))?
                     && let Some(line) = layer.get_mut(&at)
                 {
                     line.hides = true;
                 }
             } else if !removed.starts_with(".wh.")
                 && !matches!(removed, "" | "." | "..")
-                && let Some(mut at) = walk(&mut layer, &path, Some(Row::Passage))?
+                && let Some(mut at) = walk(&mut layer, &path, Some(Row::WhiteoutParent))?
             {
                 at.push(removed.to_owned());
                 match layer.get_mut(&at) {
@@ -188,7 +188,7 @@ fn layer(number: usize, members: &[Member]) -> Result<Layer, Refused> {
                 }
                 match layer.get(&target).map(|line| &line.row) {
                     None | Some(Row::Whiteout) => Row::Foreign(target.join("/")),
-                    Some(Row::Passage) => return Err(Refused),
+                    Some(Row::WhiteoutParent) => return Err(Refused),
                     Some(Row::Thing(thing)) if is_directory(thing) => return Err(Refused),
                     Some(row) => row.clone(),
                 }
@@ -277,7 +277,7 @@ pub fn image(layers: &[Vec<Member>]) -> Result<Tree, Refused> {
                 below(&mut tree, &path);
             }
             let thing = match line.row {
-                Row::Passage => continue,
+                Row::WhiteoutParent => continue,
                 Row::Whiteout => {
                     tree.remove(&path);
                     continue;

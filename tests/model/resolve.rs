@@ -4,7 +4,7 @@ use std::io::Write;
 use std::sync::Arc;
 
 use registry::image::{Error, Id, Image, Images, Platform, Result};
-use registry::index::images::Ids;
+use registry::index::ids::Ids;
 use registry::index::{self, Index};
 use registry::oci::{Algorithm, Digest, Reference, Repository};
 use registry::storage;

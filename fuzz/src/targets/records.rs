@@ -5,8 +5,8 @@ use std::fmt::Debug;
 
 use arbitrary::{Result, Unstructured};
 
-use crate::index::codec::{Checkpoint, Compression};
 use crate::index::records::{Entry, Extent, Kind, Layer, Record, Span, State, Time};
+use crate::layer::codec::{Checkpoint, Compression};
 
 pub fn records(data: &[u8]) {
     again::<Entry>(data);
@@ -56,7 +56,7 @@ impl Made for Layer {
             diff_id: bytes.arbitrary()?,
             entries: bytes.arbitrary()?,
             spans,
-            foreign_links: bytes.arbitrary()?,
+            cross_layer_links: bytes.arbitrary()?,
         }))
     }
 }
@@ -72,9 +72,9 @@ impl Made for Entry {
             Kind::Character,
             Kind::Block,
             Kind::Fifo,
-            Kind::ForeignLink,
+            Kind::CrossLayerLink,
             Kind::Implicit,
-            Kind::Passage,
+            Kind::WhiteoutParent,
             Kind::Whiteout,
         ])?;
         let sparse: Option<Vec<(u64, u64)>> = bytes.arbitrary()?;

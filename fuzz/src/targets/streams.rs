@@ -9,7 +9,7 @@ use std::sync::LazyLock;
 
 use flate2::{Crc, Decompress, FlushDecompress, Status};
 
-use crate::index::codec::{Checkpoint, Compression, Copier, Error, SPAN, SPAN_MAX, Spans, decode};
+use crate::layer::codec::{Checkpoint, Compression, Copier, Error, SPAN, SPAN_MAX, Spans, decode};
 
 /// What is decoded of one input.
 const OUTPUT_MAX: usize = 48 << 20;

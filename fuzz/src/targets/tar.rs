@@ -1,7 +1,7 @@
 //! The tar parser: the same members in whatever pieces the bytes come, each
 //! within its limits and with the content that lies where it says.
 
-use crate::index::tar::{Error, Event, Kind, Limits, Member, Parser};
+use crate::layer::tar::{Error, Event, Kind, Limits, Member, Parser};
 
 const BLOCK: usize = 512;
 

@@ -11,19 +11,19 @@ use serde_json::json;
 
 use super::{Part, document, done, lists, pusher, text};
 use crate::auth::{Identity, Right};
+use crate::docker1::from_manifest::Chain;
+use crate::docker1::{CHAIN_MAX, EMPTY_LAYER, ImageId, JSON_MAX, Place, empty_layer};
 use crate::events::{Event, Kind};
 use crate::http::body::Body;
 use crate::http::error::{Error, Result};
 use crate::http::files::look;
 use crate::http::v2::uploads::receive;
 use crate::http::v2::{blobs, header};
-use crate::http::{App, Exchange, blocking};
+use crate::http::{App, RequestContext, blocking};
 use crate::image::{Shown, V1};
 use crate::oci::{Contents, Digest, Reference, Repository};
-use crate::storage::v1::{Pusher, StoredImage};
+use crate::storage::docker1::{Pusher, StoredImage};
 use crate::storage::{self, Blob};
-use crate::v1::derived::Chain;
-use crate::v1::{CHAIN_MAX, EMPTY_LAYER, ImageId, JSON_MAX, Place, empty_layer};
 
 const SIZE: HeaderName = HeaderName::from_static("x-docker-size");
 const CHECKSUM: HeaderName = HeaderName::from_static("x-docker-checksum");
@@ -31,25 +31,25 @@ const CHECKSUM_PAYLOAD: HeaderName = HeaderName::from_static("x-docker-checksum-
 
 pub async fn image(
     app: &Arc<App>,
-    exchange: &mut Exchange,
+    context: &mut RequestContext,
     id: ImageId,
     part: Part,
 ) -> Result<Response<Body>> {
-    let put = exchange.method == Method::PUT;
+    let put = context.method == Method::PUT;
     match part {
-        Part::Json if put => put_json(app, exchange, id).await,
-        Part::Layer if put => put_layer(app, exchange, id).await,
-        Part::Json => json(app, exchange, id).await,
-        Part::Layer => layer(app, exchange, id).await,
-        Part::Checksum => put_checksum(app, exchange, id).await,
+        Part::Json if put => put_json(app, context, id).await,
+        Part::Layer if put => put_layer(app, context, id).await,
+        Part::Json => json(app, context, id).await,
+        Part::Layer => layer(app, context, id).await,
+        Part::Checksum => put_checksum(app, context, id).await,
         Part::Ancestry => {
-            let reader = Reader::new(app, exchange);
+            let reader = Reader::new(app, context);
             let ids = look(app, move || reader.open(&id)?.ancestry(&reader, &id)).await?;
             let ids: Vec<String> = ids.iter().map(ImageId::to_string).collect();
             Ok(text(json!(ids).to_string()))
         }
         Part::Files => {
-            let reader = Reader::new(app, exchange);
+            let reader = Reader::new(app, context);
             let layer = look(app, move || {
                 let found = reader.open(&id)?;
                 // Else it is the empty one, which need not be in the store.
@@ -82,12 +82,8 @@ enum Found {
 }
 
 impl Reader {
-    fn new(app: &Arc<App>, exchange: &Exchange) -> Reader {
-        Reader {
-            app: Arc::clone(app),
-            identity: exchange.identity.clone(),
-            pusher: pusher(exchange),
-        }
+    fn new(app: &Arc<App>, context: &RequestContext) -> Reader {
+        Reader { app: Arc::clone(app), identity: context.identity.clone(), pusher: pusher(context) }
     }
 
     /// Whether the image is all here. One whose layer was lost may be pushed again.
@@ -157,8 +153,8 @@ impl Found {
 }
 
 /// `GET …/json`
-async fn json(app: &Arc<App>, exchange: &Exchange, id: ImageId) -> Result<Response<Body>> {
-    let reader = Reader::new(app, exchange);
+async fn json(app: &Arc<App>, context: &RequestContext, id: ImageId) -> Result<Response<Body>> {
+    let reader = Reader::new(app, context);
     let (json, size, checksum) = look(app, move || {
         let found = reader.open(&id)?;
         let layer = found.open_layer(&reader, &id)?;
@@ -182,8 +178,8 @@ async fn json(app: &Arc<App>, exchange: &Exchange, id: ImageId) -> Result<Respon
 }
 
 /// `GET …/layer`
-async fn layer(app: &Arc<App>, exchange: &Exchange, id: ImageId) -> Result<Response<Body>> {
-    let reader = Reader::new(app, exchange);
+async fn layer(app: &Arc<App>, context: &RequestContext, id: ImageId) -> Result<Response<Body>> {
+    let reader = Reader::new(app, context);
     let permit = Arc::clone(&app.blob_responses).acquire_owned().await;
     let permit = permit.expect("the semaphore is never closed");
     let (digest, blob) = look(app, move || {
@@ -200,23 +196,27 @@ async fn layer(app: &Arc<App>, exchange: &Exchange, id: ImageId) -> Result<Respo
         return Ok(response);
     };
     let size = blob.size;
-    let opened = (exchange.method == Method::GET).then_some((blob, permit));
-    blobs::content(exchange, &digest, size, opened).await
+    let opened = (context.method == Method::GET).then_some((blob, permit));
+    blobs::content(context, &digest, size, opened).await
 }
 
 /// The repository that an image is pushed to, as far as its client's token says so.
-fn pushed_to(exchange: &Exchange) -> Option<Repository> {
-    match &exchange.identity {
+fn pushed_to(context: &RequestContext) -> Option<Repository> {
+    match &context.identity {
         Identity::Signed(signed) => Some(signed.repository.clone()),
         Identity::Anonymous | Identity::User(_) | Identity::Scoped(_) => None,
     }
 }
 
 /// `PUT …/json`: begins the push of an image.
-async fn put_json(app: &Arc<App>, exchange: &mut Exchange, id: ImageId) -> Result<Response<Body>> {
-    let (json, room) = document(app, exchange, JSON_MAX).await?;
-    let reader = Reader::new(app, exchange);
-    let (cause, repository) = (exchange.cause(), pushed_to(exchange));
+async fn put_json(
+    app: &Arc<App>,
+    context: &mut RequestContext,
+    id: ImageId,
+) -> Result<Response<Body>> {
+    let (json, room) = document(app, context, JSON_MAX).await?;
+    let reader = Reader::new(app, context);
+    let (cause, repository) = (context.cause(), pushed_to(context));
     look(app, move || {
         let _room = room;
         let place = Place::parse(&json, &id)?;
@@ -233,7 +233,7 @@ async fn put_json(app: &Arc<App>, exchange: &mut Exchange, id: ImageId) -> Resul
                 }
             }
             if storage.ancestry(parent)?.len() >= CHAIN_MAX {
-                return Err(crate::v1::Error::Depth.into());
+                return Err(crate::docker1::Error::Depth.into());
             }
         }
         storage.put_image_json(&reader.pusher, &place, &json)?;
@@ -248,8 +248,12 @@ async fn put_json(app: &Arc<App>, exchange: &mut Exchange, id: ImageId) -> Resul
 }
 
 /// `PUT …/layer`
-async fn put_layer(app: &Arc<App>, exchange: &mut Exchange, id: ImageId) -> Result<Response<Body>> {
-    let reader = Reader::new(app, exchange);
+async fn put_layer(
+    app: &Arc<App>,
+    context: &mut RequestContext,
+    id: ImageId,
+) -> Result<Response<Body>> {
+    let reader = Reader::new(app, context);
     let writer = look(app, move || {
         if reader.has(&id)? {
             return Err(storage::Error::ImageExists(id).into());
@@ -257,24 +261,28 @@ async fn put_layer(app: &Arc<App>, exchange: &mut Exchange, id: ImageId) -> Resu
         Ok(reader.app.storage.write_layer(&reader.pusher, &id)?)
     })
     .await?;
-    let writer = receive(app, writer, &mut exchange.body).await?;
+    let writer = receive(app, writer, &mut context.body).await?;
     let (checksum, digest) = blocking(move || writer.finish()).await?;
-    let event = Event::new(Kind::Layer, id.to_string(), &exchange.cause()).digest(&digest);
+    let event = Event::new(Kind::Layer, id.to_string(), &context.cause()).digest(&digest);
     app.events.publish(Event {
         checksum: Some(checksum.to_string()),
-        repository: pushed_to(exchange),
+        repository: pushed_to(context),
         ..event
     });
     Ok(done())
 }
 
 /// `PUT …/checksum`: ends the push of an image.
-async fn put_checksum(app: &Arc<App>, exchange: &Exchange, id: ImageId) -> Result<Response<Body>> {
-    let said = exchange.headers.get(CHECKSUM_PAYLOAD);
+async fn put_checksum(
+    app: &Arc<App>,
+    context: &RequestContext,
+    id: ImageId,
+) -> Result<Response<Body>> {
+    let said = context.headers.get(CHECKSUM_PAYLOAD);
     let said = said.ok_or(Error::ChecksumMissing)?;
     let said = crate::log::escape(said.as_bytes());
-    let (known, pusher) = (Arc::clone(app), pusher(exchange));
-    let (cause, repository) = (exchange.cause(), pushed_to(exchange));
+    let (known, pusher) = (Arc::clone(app), pusher(context));
+    let (cause, repository) = (context.cause(), pushed_to(context));
     blocking(move || {
         let layer = known.storage.complete_image(&pusher, &id, said.trim())?;
         let event = Event::new(Kind::Verify, id.to_string(), &cause);

@@ -14,7 +14,7 @@ use crate::http::body::{Body, PIECE, Produce};
 use crate::http::error::{Error, Result};
 use crate::http::files::look;
 use crate::http::v2::lists::wait_for_catalog;
-use crate::http::{App, Exchange};
+use crate::http::{App, RequestContext};
 use crate::index::IndexedLayer;
 use crate::index::records::{Entry, Kind};
 use crate::oci::{Repository, Tag};
@@ -29,8 +29,8 @@ pub const TAGS_MAX: usize = 100_000;
 /// Names read from the catalog at a time.
 const PAGE: usize = 1000;
 
-fn number(exchange: &Exchange, name: &'static str, default: usize) -> Result<usize> {
-    let Some(text) = exchange.parameter(name).filter(|text| !text.is_empty()) else {
+fn number(context: &RequestContext, name: &'static str, default: usize) -> Result<usize> {
+    let Some(text) = context.parameter(name).filter(|text| !text.is_empty()) else {
         return Ok(default);
     };
     match text.parse() {
@@ -53,10 +53,10 @@ struct Names {
 }
 
 impl Names {
-    fn new(app: &Arc<App>, exchange: &Exchange) -> Names {
+    fn new(app: &Arc<App>, context: &RequestContext) -> Names {
         Names {
             app: Arc::clone(app),
-            identity: exchange.identity.clone(),
+            identity: context.identity.clone(),
             last: String::new(),
             page: Vec::new().into_iter(),
             more: true,
@@ -86,12 +86,12 @@ impl Names {
 }
 
 /// `/v1/search?q=&page=&n=`
-pub async fn search(app: &Arc<App>, exchange: &Exchange) -> Result<Response<Body>> {
-    let size = number(exchange, "n", RESULTS)?.min(RESULTS_MAX);
-    let page = number(exchange, "page", 1)?;
-    let query = exchange.parameter("q").unwrap_or_default().to_owned();
+pub async fn search(app: &Arc<App>, context: &RequestContext) -> Result<Response<Body>> {
+    let size = number(context, "n", RESULTS)?.min(RESULTS_MAX);
+    let page = number(context, "page", 1)?;
+    let query = context.parameter("q").unwrap_or_default().to_owned();
     wait_for_catalog(app).await?;
-    let mut names = Names::new(app, exchange);
+    let mut names = Names::new(app, context);
     let wanted = query.to_lowercase();
     let found = look(app, move || {
         let (mut found, mut count) = (Vec::new(), 0);
@@ -120,9 +120,9 @@ pub async fn search(app: &Arc<App>, exchange: &Exchange) -> Result<Response<Body
 }
 
 /// `/v1/repositories`: all tags there are, `{"NAME:TAG": "id"}`.
-pub async fn repositories(app: &Arc<App>, exchange: &Exchange) -> Result<Response<Body>> {
+pub async fn repositories(app: &Arc<App>, context: &RequestContext) -> Result<Response<Body>> {
     wait_for_catalog(app).await?;
-    let mut names = Names::new(app, exchange);
+    let mut names = Names::new(app, context);
     let mut tags: Option<(Repository, std::vec::IntoIter<Tag>)> = None;
     let write = move |buffer: &mut Vec<u8>, separator: &mut &[u8]| -> Result<bool> {
         loop {
@@ -185,12 +185,12 @@ fn file(path: &[u8], entry: &Entry) -> Option<Value> {
         Kind::Regular | Kind::Whiteout => "f",
         Kind::Directory => "d",
         Kind::Symlink => "s",
-        Kind::ForeignLink => "l",
+        Kind::CrossLayerLink => "l",
         Kind::Character => "c",
         Kind::Block => "b",
         Kind::Fifo => "i",
         // No member of the layer.
-        Kind::Implicit | Kind::Passage => return None,
+        Kind::Implicit | Kind::WhiteoutParent => return None,
     };
     let path = format!("/{}", String::from_utf8_lossy(path));
     let removed = entry.kind == Kind::Whiteout;

@@ -20,10 +20,10 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::body::Body;
 use super::error::{Error, Result};
 use super::v2::manifests::BODY_TIME;
-use super::{App, Exchange, blocking, json as json_response};
+use super::{App, RequestContext, blocking, json as json_response};
 use crate::auth::Right;
 use crate::oci::Repository;
-use crate::storage::v1::Pusher;
+use crate::storage::docker1::Pusher;
 
 pub use route::{Part, V1};
 
@@ -36,7 +36,11 @@ const STANDALONE: HeaderName = HeaderName::from_static("x-docker-registry-standa
 /// name as it is written.
 const LIBRARY: &str = "library";
 
-pub async fn answer(app: &Arc<App>, exchange: &mut Exchange, route: V1) -> Result<Response<Body>> {
+pub async fn answer(
+    app: &Arc<App>,
+    context: &mut RequestContext,
+    route: V1,
+) -> Result<Response<Body>> {
     match route {
         V1::Info => Ok(text(
             json!({
@@ -53,25 +57,25 @@ pub async fn answer(app: &Arc<App>, exchange: &mut Exchange, route: V1) -> Resul
             headers.insert(STANDALONE, HeaderValue::from_static("True"));
             Ok(response)
         }
-        V1::Users if exchange.method == Method::POST => {
+        V1::Users if context.method == Method::POST => {
             Ok(with_status(text("\"User created\""), StatusCode::CREATED))
         }
         V1::Users => {
-            let name = exchange.identity.name().unwrap_or("anonymous");
+            let name = context.identity.name().unwrap_or("anonymous");
             Ok(text(json!({"username": name}).to_string()))
         }
         V1::User => Ok(no_content()),
-        V1::Search => lists::search(app, exchange).await,
-        V1::Repositories => lists::repositories(app, exchange).await,
-        V1::Repository(repository) => repositories::repository(app, exchange, repository).await,
-        V1::Images(repository) => repositories::images(app, exchange, repository).await,
+        V1::Search => lists::search(app, context).await,
+        V1::Repositories => lists::repositories(app, context).await,
+        V1::Repository(repository) => repositories::repository(app, context, repository).await,
+        V1::Images(repository) => repositories::images(app, context, repository).await,
         V1::Auth(_) => Ok(text("\"OK\"")),
         V1::RepositoryJson(repository) => repositories::json(app, repository, None).await,
         V1::TagJson(repository, tag) => repositories::json(app, repository, Some(tag)).await,
-        V1::Properties(repository) => repositories::properties(app, exchange, repository).await,
-        V1::Tags(repository) => repositories::tags(app, exchange, repository).await,
-        V1::Tag(repository, tag) => repositories::tag(app, exchange, repository, tag).await,
-        V1::Image(id, part) => images::image(app, exchange, id, part).await,
+        V1::Properties(repository) => repositories::properties(app, context, repository).await,
+        V1::Tags(repository) => repositories::tags(app, context, repository).await,
+        V1::Tag(repository, tag) => repositories::tag(app, context, repository, tag).await,
+        V1::Image(id, part) => images::image(app, context, id, part).await,
     }
 }
 
@@ -91,17 +95,17 @@ pub fn preflight(route: &V1, read_only: bool) -> Response<Body> {
 
 /// The route to read instead, where a name without a namespace means nothing as it
 /// is written: not there, or not for this reader, which nobody can tell apart.
-pub async fn fallback(app: &Arc<App>, exchange: &Exchange, route: V1) -> Result<V1> {
+pub async fn fallback(app: &Arc<App>, context: &RequestContext, route: V1) -> Result<V1> {
     let Some(name) = route.repository() else {
         return Ok(route);
     };
-    if !exchange.is_read() || name.as_str().contains('/') {
+    if !context.is_read() || name.as_str().contains('/') {
         return Ok(route);
     }
     let Ok(other) = format!("{LIBRARY}/{name}").parse::<Repository>() else {
         return Ok(route);
     };
-    let (known, name, identity) = (Arc::clone(app), name.clone(), exchange.identity.clone());
+    let (known, name, identity) = (Arc::clone(app), name.clone(), context.identity.clone());
     let there = blocking(move || {
         Ok::<_, Error>(
             known.storage.repository_exists(&name)?
@@ -112,17 +116,17 @@ pub async fn fallback(app: &Arc<App>, exchange: &Exchange, route: V1) -> Result<
 }
 
 /// Who pushes, for what is being pushed.
-fn pusher(exchange: &Exchange) -> Pusher {
-    Pusher::new(exchange.identity.name())
+fn pusher(context: &RequestContext) -> Pusher {
+    Pusher::new(context.identity.name())
 }
 
 /// A whole JSON document, with the room it takes in memory.
 async fn document(
     app: &App,
-    exchange: &mut Exchange,
+    context: &mut RequestContext,
     limit: usize,
 ) -> Result<(Vec<u8>, OwnedSemaphorePermit)> {
-    let body = exchange.body.collect(limit, &app.manifest_buffers);
+    let body = context.body.collect(limit, &app.manifest_buffers);
     let body = tokio::time::timeout(BODY_TIME, body).await.map_err(|_| Error::BodyTimeout)?;
     body?.ok_or(Error::DocumentTooLarge(limit))
 }
@@ -149,20 +153,20 @@ fn with_status(mut response: Response<Body>, status: StatusCode) -> Response<Bod
 /// Adds the token that the client may send from now on, and where to.
 fn with_token(
     app: &App,
-    exchange: &Exchange,
+    context: &RequestContext,
     repository: &Repository,
     write: bool,
     mut response: Response<Body>,
 ) -> Response<Body> {
     let headers = response.headers_mut();
-    let token = app.access.token(&exchange.identity, repository, write);
+    let token = app.access.token(&context.identity, repository, write);
     if let Ok(challenge) = HeaderValue::try_from(format!("Token {token}"))
         && let Ok(token) = HeaderValue::try_from(token)
     {
         headers.insert(TOKEN, token);
         headers.insert(WWW_AUTHENTICATE, challenge);
     }
-    if let Ok(host) = HeaderValue::try_from(&exchange.cause().host) {
+    if let Ok(host) = HeaderValue::try_from(&context.cause().host) {
         headers.insert(ENDPOINTS, host);
     }
     response

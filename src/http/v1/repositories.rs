@@ -11,21 +11,21 @@ use serde_json::json;
 use super::lists::TAGS_MAX;
 use super::{document, done, no_content, pusher, text, with_token};
 use crate::auth::{Identity, Right};
+use crate::docker1::to_manifest::{self, Builder};
+use crate::docker1::{ImageId, JSON_MAX};
 use crate::events::{Cause, Event, Kind};
 use crate::http::body::Body;
 use crate::http::error::{Error, Result};
 use crate::http::files::look;
 use crate::http::v2::manifests::{Push, publish};
-use crate::http::{App, Exchange, blocking};
+use crate::http::{App, RequestContext, blocking};
 use crate::image::{LATEST, Shown, V1};
-use crate::index::codec::Compression;
 use crate::index::records::Layer;
+use crate::layer::codec::Compression;
 use crate::oci::config::CONFIG_MAX;
 use crate::oci::{Algorithm, Contents, Digest, Manifest, Reference, Repository, Tag};
-use crate::storage::v1::Pusher;
+use crate::storage::docker1::Pusher;
 use crate::storage::{self, Storage};
-use crate::v1::made::{self, Builder};
-use crate::v1::{ImageId, JSON_MAX};
 
 /// Ids in the list of a repository's images.
 const IDS_MAX: usize = 10_000;
@@ -35,24 +35,24 @@ const TAG_BODY_MAX: usize = 1 << 10;
 /// `/v1/repositories/NAME`: what begins a push, and what removes all tags.
 pub async fn repository(
     app: &Arc<App>,
-    exchange: &mut Exchange,
+    context: &mut RequestContext,
     repository: Repository,
 ) -> Result<Response<Body>> {
-    if exchange.method == Method::DELETE {
-        return delete_tags(app, exchange, repository).await;
+    if context.method == Method::DELETE {
+        return delete_tags(app, context, repository).await;
     }
-    image_list(app, exchange).await?;
-    Ok(with_token(app, exchange, &repository, true, text("\"\"")))
+    image_list(app, context).await?;
+    Ok(with_token(app, context, &repository, true, text("\"\"")))
 }
 
 /// The list of images that begins and ends a push. All that it says comes again
 /// with the images themselves.
-async fn image_list(app: &App, exchange: &mut Exchange) -> Result<()> {
+async fn image_list(app: &App, context: &mut RequestContext) -> Result<()> {
     #[derive(Deserialize)]
     struct Item {
         id: String,
     }
-    let (bytes, _room) = document(app, exchange, JSON_MAX).await?;
+    let (bytes, _room) = document(app, context, JSON_MAX).await?;
     blocking(move || {
         let items: Vec<Item> = serde_json::from_slice(&bytes)
             .map_err(|_| Error::Document("a JSON array of objects with an id"))?;
@@ -67,12 +67,12 @@ async fn image_list(app: &App, exchange: &mut Exchange) -> Result<()> {
 /// `/v1/repositories/NAME/images`
 pub async fn images(
     app: &Arc<App>,
-    exchange: &mut Exchange,
+    context: &mut RequestContext,
     repository: Repository,
 ) -> Result<Response<Body>> {
-    match exchange.method {
+    match context.method {
         Method::PUT => {
-            image_list(app, exchange).await?;
+            image_list(app, context).await?;
             return Ok(no_content());
         }
         // The images go when nothing names them.
@@ -83,7 +83,7 @@ pub async fn images(
     let ids = look(app, move || all_ids(&known, &name)).await?;
     let ids: Vec<_> = ids.iter().map(|id| json!({"id": id.to_string()})).collect();
     let list = text(json!(ids).to_string());
-    Ok(with_token(app, exchange, &repository, false, list))
+    Ok(with_token(app, context, &repository, false, list))
 }
 
 /// The ids of what a repository's tags name, and of their ancestors.
@@ -129,11 +129,11 @@ pub fn tag_id(app: &App, repository: &Repository, tag: &Tag) -> Result<Option<Im
 /// `/v1/repositories/NAME/tags`
 pub async fn tags(
     app: &Arc<App>,
-    exchange: &mut Exchange,
+    context: &mut RequestContext,
     repository: Repository,
 ) -> Result<Response<Body>> {
-    if exchange.method == Method::DELETE {
-        return delete_tags(app, exchange, repository).await;
+    if context.method == Method::DELETE {
+        return delete_tags(app, context, repository).await;
     }
     let known = Arc::clone(app);
     let tags = look(app, move || {
@@ -150,10 +150,10 @@ pub async fn tags(
 
 async fn delete_tags(
     app: &Arc<App>,
-    exchange: &Exchange,
+    context: &RequestContext,
     repository: Repository,
 ) -> Result<Response<Body>> {
-    let (known, cause) = (Arc::clone(app), exchange.cause());
+    let (known, cause) = (Arc::clone(app), context.cause());
     look(app, move || {
         for tag in known.storage.tags(&repository, "", TAGS_MAX)?.items {
             match untag(&known, &cause, &repository, &tag) {
@@ -180,21 +180,21 @@ fn untag(app: &App, cause: &Arc<Cause>, repository: &Repository, tag: &Tag) -> R
 /// `/v1/repositories/NAME/tags/TAG`
 pub async fn tag(
     app: &Arc<App>,
-    exchange: &mut Exchange,
+    context: &mut RequestContext,
     repository: Repository,
     tag: Tag,
 ) -> Result<Response<Body>> {
-    let (known, cause) = (Arc::clone(app), exchange.cause());
-    match exchange.method {
+    let (known, cause) = (Arc::clone(app), context.cause());
+    match context.method {
         Method::PUT => {
-            let (body, _room) = document(app, exchange, TAG_BODY_MAX).await?;
+            let (body, _room) = document(app, context, TAG_BODY_MAX).await?;
             // The npm server's clients may send it bare.
             let id = match serde_json::from_slice::<String>(&body) {
                 Ok(id) => id,
                 Err(_) => String::from_utf8(body).unwrap_or_default(),
             };
             let id: ImageId = id.trim().parse()?;
-            let (identity, pusher) = (exchange.identity.clone(), pusher(exchange));
+            let (identity, pusher) = (context.identity.clone(), pusher(context));
             look(app, move || {
                 let tagging = Tagging {
                     app: &known,
@@ -319,9 +319,9 @@ impl Tagging<'_> {
     }
 }
 
-fn described(digest: &Digest, record: &Layer) -> made::Layer {
+fn described(digest: &Digest, record: &Layer) -> to_manifest::Layer {
     let diff_id = Digest::Sha256(record.diff_id);
-    made::Layer {
+    to_manifest::Layer {
         digest: *digest,
         size: record.compressed,
         compressed: record.compression != Compression::None,
@@ -399,7 +399,7 @@ fn facts(storage: &Storage, repository: &Repository, tag: &Tag) -> Result<(u64, 
 /// `/v1/repositories/NAME/properties`
 pub async fn properties(
     app: &Arc<App>,
-    exchange: &mut Exchange,
+    context: &mut RequestContext,
     repository: Repository,
 ) -> Result<Response<Body>> {
     #[derive(Deserialize)]
@@ -414,8 +414,8 @@ pub async fn properties(
         }
     };
     let storage = Arc::clone(&app.storage);
-    let private = if exchange.method == Method::PUT {
-        let (body, _room) = document(app, exchange, TAG_BODY_MAX).await?;
+    let private = if context.method == Method::PUT {
+        let (body, _room) = document(app, context, TAG_BODY_MAX).await?;
         let wanted = serde_json::from_slice(&body).map(|Properties { access }| access);
         let private = match wanted.as_deref() {
             Ok("private") => true,

@@ -3,10 +3,10 @@
 
 use percent_encoding::percent_decode_str;
 
+use crate::docker1::ImageId;
 use crate::http::error::Error;
-use crate::http::router::repository;
+use crate::http::route::repository;
 use crate::oci::{Repository, Tag};
-use crate::v1::ImageId;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum V1 {

@@ -13,7 +13,7 @@ use crate::events::{Event, Kind};
 use crate::http::body::Body;
 use crate::http::error::{Error, Result};
 use crate::http::range::{self, Wanted};
-use crate::http::{App, Exchange, blocking};
+use crate::http::{App, RequestContext, blocking};
 use crate::oci::{Digest, Repository};
 use crate::storage::Blob;
 
@@ -22,13 +22,13 @@ const SMALL: u64 = 64 << 10;
 
 pub async fn blob(
     app: &Arc<App>,
-    exchange: &Exchange,
+    context: &RequestContext,
     repository: Repository,
     digest: Digest,
 ) -> Result<Response<Body>> {
     let storage = Arc::clone(&app.storage);
-    if exchange.method == Method::DELETE {
-        let (events, cause) = (Arc::clone(&app.events), exchange.cause());
+    if context.method == Method::DELETE {
+        let (events, cause) = (Arc::clone(&app.events), context.cause());
         blocking(move || {
             storage.delete_blob(&repository, &digest)?;
             let event = Event::new(Kind::Delete, digest.hex(), &cause);
@@ -42,7 +42,7 @@ pub async fn blob(
     }
 
     // What is there when it is opened counts, so a GET asks the file itself.
-    let (size, opened) = match exchange.method {
+    let (size, opened) = match context.method {
         Method::GET => {
             let permit = Arc::clone(&app.blob_responses).acquire_owned().await;
             let permit = permit.expect("the semaphore is never closed");
@@ -54,7 +54,7 @@ pub async fn blob(
             None => (blocking(move || storage.blob_size(&repository, &digest)).await?, None),
         },
     };
-    let mut response = content(exchange, &digest, size, opened).await?;
+    let mut response = content(context, &digest, size, opened).await?;
     let headers = response.headers_mut();
     headers.insert(DOCKER_CONTENT_DIGEST, header(digest.to_string()));
     Ok(response)
@@ -63,7 +63,7 @@ pub async fn blob(
 /// Answers with content that never changes, or with what of it is asked for.
 /// `opened`: nothing for HEAD.
 pub async fn content(
-    exchange: &Exchange,
+    context: &RequestContext,
     digest: &Digest,
     size: u64,
     opened: Option<(Blob, OwnedSemaphorePermit)>,
@@ -74,10 +74,10 @@ pub async fn content(
     headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("private, max-age=31536000, immutable"));
 
-    let wanted = match exchange.method {
+    let wanted = match context.method {
         // Range means something for GET alone (RFC 9110, 14.2).
-        Method::HEAD if !range::not_modified(&exchange.headers, &etag) => Wanted::All,
-        _ => range::wanted(&exchange.headers, &etag, size),
+        Method::HEAD if !range::not_modified(&context.headers, &etag) => Wanted::All,
+        _ => range::wanted(&context.headers, &etag, size),
     };
     let range = match wanted {
         Wanted::All => 0..size,

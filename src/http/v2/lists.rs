@@ -13,7 +13,7 @@ use super::{OCI_FILTERS_APPLIED, header};
 use crate::auth::Right;
 use crate::http::body::Body;
 use crate::http::error::{Error, Result};
-use crate::http::{App, Exchange, blocking, json};
+use crate::http::{App, RequestContext, blocking, json};
 use crate::index::{self, Index};
 use crate::oci::{Digest, MediaType, Repository};
 use crate::storage::{Page, Storage};
@@ -30,8 +30,8 @@ const VALUE: &AsciiSet =
     &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'/').remove(b':');
 
 /// `n`, clamped. Any number is one, however long.
-fn page_size(exchange: &Exchange) -> Result<usize> {
-    match exchange.parameter("n") {
+fn page_size(context: &RequestContext) -> Result<usize> {
+    match context.parameter("n") {
         None => Ok(PAGE_MAX),
         Some(n) if !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()) => {
             Ok(n.parse().map_or(PAGE_MAX, |n: usize| n.min(PAGE_MAX)))
@@ -50,11 +50,11 @@ fn link_next(response: &mut Response<Body>, path: &str, parameters: &[(&str, &st
 }
 
 /// `GET /v2/_catalog`
-pub async fn catalog(app: &Arc<App>, exchange: &Exchange) -> Result<Response<Body>> {
-    let n = page_size(exchange)?;
+pub async fn catalog(app: &Arc<App>, context: &RequestContext) -> Result<Response<Body>> {
+    let n = page_size(context)?;
     wait_for_catalog(app).await?;
-    let last = exchange.parameter("last").unwrap_or_default().to_owned();
-    let (known, identity) = (Arc::clone(app), exchange.identity.clone());
+    let last = context.parameter("last").unwrap_or_default().to_owned();
+    let (known, identity) = (Arc::clone(app), context.identity.clone());
     let page = blocking(move || {
         let listed =
             |repository: &Repository| known.access.may(&identity, repository, Right::Catalog);
@@ -125,11 +125,11 @@ pub async fn wait_for_catalog(app: &App) -> Result<()> {
 /// `GET /v2/NAME/tags/list`
 pub async fn tags(
     app: &Arc<App>,
-    exchange: &Exchange,
+    context: &RequestContext,
     repository: Repository,
 ) -> Result<Response<Body>> {
-    let n = page_size(exchange)?;
-    let last = exchange.parameter("last").unwrap_or_default().to_owned();
+    let n = page_size(context)?;
+    let last = context.parameter("last").unwrap_or_default().to_owned();
     let (storage, name) = (Arc::clone(&app.storage), repository.clone());
     let page = blocking(move || storage.tags(&name, &last, n)).await?;
     let tags: Vec<&str> = page.items.iter().map(|tag| tag.as_str()).collect();
@@ -144,15 +144,15 @@ pub async fn tags(
 /// `GET /v2/NAME/referrers/DIGEST`
 pub async fn referrers(
     app: &Arc<App>,
-    exchange: &Exchange,
+    context: &RequestContext,
     repository: Repository,
     subject: Digest,
 ) -> Result<Response<Body>> {
-    let artifact_type = exchange.parameter("artifactType").map(str::to_owned);
-    let last: Option<Digest> = exchange.parameter("last").map(str::parse).transpose()?;
+    let artifact_type = context.parameter("artifactType").map(str::to_owned);
+    let last: Option<Digest> = context.parameter("last").map(str::parse).transpose()?;
     let (storage, name, filter) =
         (Arc::clone(&app.storage), repository.clone(), artifact_type.clone());
-    let page = if app.access.may(&exchange.identity, &repository, Right::Pull) {
+    let page = if app.access.may(&context.identity, &repository, Right::Pull) {
         blocking(move || storage.referrers(&name, &subject, filter.as_deref(), last)).await?
     } else {
         Page { items: Vec::new(), next: None }

@@ -7,16 +7,16 @@ use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderValue, LOCATION};
 use hyper::{Method, Response, StatusCode};
 
 use super::{DOCKER_CONTENT_DIGEST, OCI_SUBJECT, OCI_TAG, header};
+use crate::docker1::ImageId;
 use crate::events::{Cause, Event, Events, Kind, Pushed};
 use crate::http::body::Body;
 use crate::http::error::{Error, Result};
-use crate::http::{App, Exchange, blocking, range};
-use crate::index::images::Ids;
+use crate::http::{App, RequestContext, blocking, range};
+use crate::index::ids::Ids;
 use crate::index::{self, Index};
 use crate::oci::manifest::MANIFEST_MAX;
 use crate::oci::{Algorithm, Contents, Digest, Manifest, Reference, Repository, Tag};
 use crate::storage::{self, Storage, StoredManifest};
-use crate::v1::ImageId;
 
 /// Tags that one push may set.
 pub const TAGS_MAX: usize = 64;
@@ -25,15 +25,15 @@ pub const BODY_TIME: Duration = Duration::from_secs(60);
 
 pub async fn manifest(
     app: &Arc<App>,
-    exchange: &mut Exchange,
+    context: &mut RequestContext,
     repository: Repository,
     reference: Reference,
 ) -> Result<Response<Body>> {
-    match exchange.method {
-        Method::PUT => put(app, exchange, repository, reference).await,
+    match context.method {
+        Method::PUT => put(app, context, repository, reference).await,
         Method::DELETE => {
             let (storage, index) = (Arc::clone(&app.storage), Arc::clone(&app.index));
-            let (events, cause) = (Arc::clone(&app.events), exchange.cause());
+            let (events, cause) = (Arc::clone(&app.events), context.cause());
             blocking(move || match &reference {
                 Reference::Tag(tag) => {
                     let digest = storage.delete_tag(&repository, tag)?;
@@ -58,17 +58,17 @@ pub async fn manifest(
                 Some(stored) => stored,
                 None => blocking(move || storage.manifest(&repository, &reference)).await?,
             };
-            Ok(found(exchange, &stored))
+            Ok(found(context, &stored))
         }
     }
 }
 
-fn found(exchange: &Exchange, stored: &StoredManifest) -> Response<Body> {
+fn found(context: &RequestContext, stored: &StoredManifest) -> Response<Body> {
     let digest = stored.digest.to_string();
     let etag = format!("\"{digest}\"");
     let mut response = Response::new(Body::Empty);
     let headers = response.headers_mut();
-    if range::not_modified(&exchange.headers, &etag) {
+    if range::not_modified(&context.headers, &etag) {
         headers.insert(ETAG, header(etag));
         *response.status_mut() = StatusCode::NOT_MODIFIED;
         return response;
@@ -215,12 +215,12 @@ pub fn publish(app: &App, cause: &Arc<Cause>, push: Push) -> Result<()> {
 
 async fn put(
     app: &Arc<App>,
-    exchange: &mut Exchange,
+    context: &mut RequestContext,
     repository: Repository,
     reference: Reference,
 ) -> Result<Response<Body>> {
     let mut tags: Vec<Tag> = Vec::new();
-    for (_, value) in exchange.query.iter().filter(|(key, _)| key == "tag") {
+    for (_, value) in context.query.iter().filter(|(key, _)| key == "tag") {
         let tag = value.parse()?;
         if !tags.contains(&tag) {
             tags.push(tag);
@@ -233,8 +233,8 @@ async fn put(
         return Err(Error::TagWithTag);
     }
     let content_type =
-        exchange.headers.get(CONTENT_TYPE).map(|value| crate::log::escape(value.as_bytes()));
-    let body = exchange.body.collect(MANIFEST_MAX, &app.manifest_buffers);
+        context.headers.get(CONTENT_TYPE).map(|value| crate::log::escape(value.as_bytes()));
+    let body = context.body.collect(MANIFEST_MAX, &app.manifest_buffers);
     let body = tokio::time::timeout(BODY_TIME, body).await.map_err(|_| Error::BodyTimeout)?;
     let (bytes, room) = body?.ok_or(Error::ManifestTooLarge)?;
 
@@ -263,7 +263,7 @@ async fn put(
     }
     let subject = manifest.subject;
     let (known, name) = (Arc::clone(app), repository.clone());
-    let cause = exchange.cause();
+    let cause = context.cause();
     blocking(move || {
         let _room = room;
         let push = Push {

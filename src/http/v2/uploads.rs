@@ -16,10 +16,10 @@ use super::{
 use crate::auth::Right;
 use crate::http::body::{Body, RequestBody};
 use crate::http::error::{Error, Result};
-use crate::http::{App, Exchange, blocking};
+use crate::http::{App, RequestContext, blocking};
 use crate::metrics;
 use crate::oci::{Algorithm, Digest, Repository};
-use crate::storage::v1::LayerWriter;
+use crate::storage::docker1::LayerWriter;
 use crate::storage::{self, UploadWriter};
 
 /// Bytes of one upload that may wait in memory while others are written.
@@ -28,16 +28,16 @@ const BATCH: usize = 1 << 20;
 /// `POST`: mounts a blob, takes a whole one, or starts an upload.
 pub async fn start(
     app: &Arc<App>,
-    exchange: &mut Exchange,
+    context: &mut RequestContext,
     repository: Repository,
 ) -> Result<Response<Body>> {
-    if let Some(mount) = exchange.parameter("mount") {
+    if let Some(mount) = context.parameter("mount") {
         let digest: Digest = mount.parse()?;
-        let from: Option<Repository> = exchange.parameter("from").map(str::parse).transpose()?;
+        let from: Option<Repository> = context.parameter("from").map(str::parse).transpose()?;
         let readable = match &from {
-            Some(from) => app.access.may(&exchange.identity, from, Right::Pull),
+            Some(from) => app.access.may(&context.identity, from, Right::Pull),
             // Whichever has it.
-            None => app.access.may_read_all(&exchange.identity),
+            None => app.access.may_read_all(&context.identity),
         };
         let (storage, to) = (Arc::clone(&app.storage), repository.clone());
         let events = Arc::clone(&app.events);
@@ -52,8 +52,8 @@ pub async fn start(
             return Ok(created(&repository, &digest));
         }
     }
-    let digest: Option<Digest> = exchange.parameter("digest").map(str::parse).transpose()?;
-    let algorithm = match (&digest, exchange.parameter("digest-algorithm")) {
+    let digest: Option<Digest> = context.parameter("digest").map(str::parse).transpose()?;
+    let algorithm = match (&digest, context.parameter("digest-algorithm")) {
         (Some(digest), _) => digest.algorithm(),
         (None, Some(name)) => name.parse::<Algorithm>()?,
         (None, None) => Algorithm::Sha256,
@@ -66,7 +66,7 @@ pub async fn start(
     let nameless =
         Nameless { storage: Some(Arc::clone(&app.storage)), repository: repository.clone(), id };
     let writer = write(app, &repository, id).await?;
-    let writer = receive(app, writer, &mut exchange.body).await?;
+    let writer = receive(app, writer, &mut context.body).await?;
     nameless.keep();
     // Which leaves nothing of the upload, whatever comes of it.
     commit(app, writer, &repository, digest).await?;
@@ -117,26 +117,26 @@ impl Drop for Nameless {
 /// Everything else happens at the upload's own address.
 pub async fn upload(
     app: &Arc<App>,
-    exchange: &mut Exchange,
+    context: &mut RequestContext,
     repository: Repository,
     id: Uuid,
 ) -> Result<Response<Body>> {
     let storage = Arc::clone(&app.storage);
     let name = repository.clone();
-    match exchange.method {
+    match context.method {
         Method::PATCH => {
             let writer = write(app, &repository, id).await?;
-            check_range(exchange, &repository, id, &writer)?;
-            let writer = receive(app, writer, &mut exchange.body).await?;
+            check_range(context, &repository, id, &writer)?;
+            let writer = receive(app, writer, &mut context.body).await?;
             writer.check()?;
             Ok(progress(StatusCode::ACCEPTED, &repository, id, writer.offset()))
         }
         Method::PUT => {
             let digest: Digest =
-                exchange.parameter("digest").ok_or(Error::DigestMissing)?.parse()?;
+                context.parameter("digest").ok_or(Error::DigestMissing)?.parse()?;
             let writer = write(app, &repository, id).await?;
-            check_range(exchange, &repository, id, &writer)?;
-            let writer = receive(app, writer, &mut exchange.body).await?;
+            check_range(context, &repository, id, &writer)?;
+            let writer = receive(app, writer, &mut context.body).await?;
             commit(app, writer, &repository, digest).await?;
             Ok(created(&repository, &digest))
         }
@@ -162,12 +162,12 @@ async fn write(app: &Arc<App>, repository: &Repository, id: Uuid) -> Result<Uplo
 /// A chunk says where it belongs; a streamed body does not, and goes to the
 /// end.
 fn check_range(
-    exchange: &Exchange,
+    context: &RequestContext,
     repository: &Repository,
     id: Uuid,
     writer: &UploadWriter,
 ) -> Result<()> {
-    let Some(value) = exchange.headers.get(CONTENT_RANGE) else {
+    let Some(value) = context.headers.get(CONTENT_RANGE) else {
         return Ok(());
     };
     let refused = || Error::ContentRange(crate::log::escape(value.as_bytes()));
@@ -185,8 +185,7 @@ fn check_range(
     if first != offset {
         return Err(Error::OutOfOrder { repository: repository.clone(), id, offset });
     }
-    let length =
-        exchange.headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()).and_then(number);
+    let length = context.headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()).and_then(number);
     match (last.checked_sub(first).and_then(|n| n.checked_add(1)), length) {
         (None, _) => Err(refused()),
         (Some(said), Some(length)) if said != length => Err(refused()),

@@ -1,10 +1,10 @@
 use uuid::Uuid;
 
 use super::*;
-use crate::http::router::{Files, View};
+use crate::docker1::ImageId;
+use crate::http::route::{Files, View};
 use crate::http::v1::{Part, V1};
 use crate::oci::{Algorithm, Digest, Tag};
-use crate::v1::ImageId;
 
 fn repository() -> Repository {
     "team/app".parse().unwrap()

@@ -14,6 +14,7 @@ use clap::builder::BoolishValueParser;
 use clap::{ArgAction, Args, CommandFactory};
 
 use crate::auth;
+use crate::http;
 use crate::image::{Id, Platform};
 use crate::index::{LayerOptions, Limits};
 use crate::log;
@@ -245,7 +246,7 @@ pub struct ServeArgs {
     #[arg(short, long, value_name = "N", env = "REGISTRY_PORT", value_delimiter = ',', value_parser = port)]
     pub port: Vec<Port>,
 
-    /// Serve TLS with this certificate chain (PEM); read again on SIGHUP
+    /// ServeConfig TLS with this certificate chain (PEM); read again on SIGHUP
     #[arg(long, value_name = "FILE", env = "REGISTRY_TLS_CERT")]
     pub tls_cert: Option<PathBuf>,
 
@@ -284,7 +285,7 @@ pub struct ServeArgs {
     )]
     pub log_level: log::Level,
 
-    /// Serve Prometheus metrics at http://ADDR:PORT/metrics
+    /// ServeConfig Prometheus metrics at http://ADDR:PORT/metrics
     #[arg(long, value_name = "ADDR:PORT", env = "REGISTRY_METRICS_LISTEN")]
     pub metrics_listen: Option<SocketAddr>,
 
@@ -347,11 +348,11 @@ fn duration(text: &str) -> Result<Duration, String> {
 
 /// The settings of `registry serve`, checked.
 #[derive(Clone, Debug)]
-pub struct Serve {
+pub struct ServeConfig {
     /// Holds the index, and what is locked against a second server.
     pub dir: PathBuf,
     pub storage: storage::Options,
-    pub http: Http,
+    pub http: http::Options,
     pub access: auth::Options,
     pub layers: LayerOptions,
     pub events: crate::events::Options,
@@ -362,21 +363,12 @@ pub struct Serve {
     pub log_level: log::Level,
 }
 
-#[derive(Clone, Debug)]
-pub struct Http {
-    pub listen: Vec<SocketAddr>,
-    /// Certificate chain and key.
-    pub tls: Option<(PathBuf, PathBuf)>,
-    pub metrics_listen: Option<SocketAddr>,
-    pub drain_timeout: Duration,
-    pub header_timeout: Duration,
-    pub idle_timeout: Duration,
-    pub max_connections: u32,
-}
-
 impl ServeArgs {
     /// Checks what one flag alone cannot tell. `environment` is the process's.
-    pub fn check(self, environment: impl Iterator<Item = (OsString, OsString)>) -> Result<Serve> {
+    pub fn check(
+        self,
+        environment: impl Iterator<Item = (OsString, OsString)>,
+    ) -> Result<ServeConfig> {
         let environment = check_environment(environment)?;
         let loopback = |port| SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port);
         let mut listen = self.listen;
@@ -411,7 +403,7 @@ impl ServeArgs {
         let notify = self.notify;
         let notifications =
             notify.check(&self.store.dir, tls.is_some(), port, environment.roots)?;
-        Ok(Serve {
+        Ok(ServeConfig {
             access,
             dir: self.store.dir,
             layers: self.index.check()?,
@@ -420,7 +412,7 @@ impl ServeArgs {
                 read_only: self.read_only,
                 sparse_images: self.sparse_images,
             },
-            http: Http {
+            http: http::Options {
                 listen,
                 tls,
                 metrics_listen: self.metrics_listen,
@@ -499,7 +491,7 @@ mod tests {
 
     use super::*;
 
-    fn check(arguments: &str, environment: &[(&str, &str)]) -> Result<Serve> {
+    fn check(arguments: &str, environment: &[(&str, &str)]) -> Result<ServeConfig> {
         let arguments = ["registry", "serve"].into_iter().chain(arguments.split_whitespace());
         let crate::cli::Command::Serve(args) = crate::cli::Cli::try_parse_from(arguments)?.command
         else {

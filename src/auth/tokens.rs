@@ -15,8 +15,8 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 
+use super::hmac::{Code, Key};
 use super::identity::Signed;
-use super::keys::{Code, Key};
 use crate::oci::Repository;
 
 /// How long a v1 token holds: a push of many large layers long.

@@ -22,10 +22,10 @@ use quick_cache::sync::Cache;
 use super::durable::discard;
 use super::uploads::{WRITEBACK, start_writeback};
 use super::{Blob, Error, Result, SHARDS, Storage, exists, read_link};
+use crate::docker1::from_manifest::Chain;
+use crate::docker1::{CHAIN_MAX, EMPTY_LAYER, ImageId, JSON_MAX, Place, checksum, empty_layer};
 use crate::oci::config::CONFIG_MAX;
 use crate::oci::{Algorithm, Contents, Digest, Hasher, Repository};
-use crate::v1::derived::Chain;
-use crate::v1::{CHAIN_MAX, EMPTY_LAYER, ImageId, JSON_MAX, Place, checksum, empty_layer};
 
 /// Layers kept of one image being pushed: more than push it at a time.
 const LAYERS_MAX: usize = 4;

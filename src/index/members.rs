@@ -10,8 +10,8 @@ use std::cell::Cell;
 
 use super::records::{Entry, Extent, Kind};
 use super::rows::LayerWriter;
-use super::tar::{self, Member};
 use super::{Error, Result};
+use crate::layer::tar::{self, Member};
 use crate::storage;
 
 /// image-spec, layer.md: "Whiteouts", "Opaque Whiteout".
@@ -120,7 +120,7 @@ pub struct Tree<'a> {
     made: u64,
     /// Members that are something.
     pub entries: u64,
-    foreign_links: Cell<u64>,
+    cross_layer_links: Cell<u64>,
     has_aufs_links: bool,
     /// The last parent that was looked for, and where it is.
     parent: Option<(Vec<u8>, Vec<u8>)>,
@@ -147,7 +147,7 @@ impl<'a> Tree<'a> {
             max_path,
             made: 1,
             entries: 0,
-            foreign_links: Cell::default(),
+            cross_layer_links: Cell::default(),
             has_aufs_links: false,
             parent: None,
             steps: 0,
@@ -247,9 +247,9 @@ impl<'a> Tree<'a> {
                 self.count()?;
             }
         }
-        if entry.kind == Kind::ForeignLink {
+        if entry.kind == Kind::CrossLayerLink {
             self.rows.put_foreign_link(&path)?;
-            self.foreign_links.update(|n| n + 1);
+            self.cross_layer_links.update(|n| n + 1);
         } else if entry.links > 1 {
             self.rows.put_name(entry.inode, &path)?;
         }
@@ -284,14 +284,14 @@ impl<'a> Tree<'a> {
     fn marker(&mut self, parent: &[u8], base: &[u8]) -> Result<(), Failure> {
         let removed = &base[WHITEOUT.len()..];
         if base == OPAQUE {
-            if let Some(directory) = self.parent(parent, Kind::Passage)?
+            if let Some(directory) = self.parent(parent, Kind::WhiteoutParent)?
                 && let Some(mut row) = self.row(&directory)?
             {
                 row.hides = true;
                 self.rows.put_entry(&directory, &row)?;
             }
         } else if !base.starts_with(AUFS) && !matches!(removed, b"" | b"." | b"..") {
-            let Some(parent) = self.parent(parent, Kind::Passage)? else {
+            let Some(parent) = self.parent(parent, Kind::WhiteoutParent)? else {
                 return Ok(());
             };
             let path = join(&parent, removed);
@@ -309,7 +309,7 @@ impl<'a> Tree<'a> {
     }
 
     /// Where a member's parent is in this layer, made up where nothing declares
-    /// it. `kind` is what is made up: [`Kind::Passage`] for a whiteout, which has
+    /// it. `kind` is what is made up: [`Kind::WhiteoutParent`] for a whiteout, which has
     /// no place (`None`) below what is no directory.
     fn parent(&mut self, name: &[u8], kind: Kind) -> Result<Option<Vec<u8>>, Failure> {
         if kind == Kind::Implicit
@@ -374,11 +374,11 @@ impl<'a> Tree<'a> {
                     made
                 }
                 Some(row) if row.kind == Kind::Whiteout => Entry { hides: true, ..made },
-                Some(row) if row.kind == Kind::Passage && kind == Kind::Implicit => {
+                Some(row) if row.kind == Kind::WhiteoutParent && kind == Kind::Implicit => {
                     Entry { kind, ..row }
                 }
                 Some(row) if row.is_directory() => continue,
-                Some(_) if kind == Kind::Passage => return Ok(None),
+                Some(_) if kind == Kind::WhiteoutParent => return Ok(None),
                 Some(row) => {
                     self.unlink(&path, &row)?;
                     let hides = row.hides;
@@ -405,7 +405,7 @@ impl<'a> Tree<'a> {
             gid: member.gid,
             mtime: member.mtime,
             inode: member.header_offset,
-            ..Entry::implicit(Kind::ForeignLink)
+            ..Entry::implicit(Kind::CrossLayerLink)
         };
         match self.row(&target)? {
             None => foreign.link = target,
@@ -413,7 +413,7 @@ impl<'a> Tree<'a> {
             Some(row) if row.is_directory() => {
                 return refused(format!("{} is a hard link to a directory", show(path)));
             }
-            Some(row) if row.kind == Kind::ForeignLink => foreign.link = row.link,
+            Some(row) if row.kind == Kind::CrossLayerLink => foreign.link = row.link,
             Some(mut row) => {
                 self.repeat(&row)?;
                 if row.links == 1 {
@@ -444,9 +444,9 @@ impl<'a> Tree<'a> {
 
     /// Forgets what is known of a row's inode before another row takes its place.
     fn unlink(&self, path: &[u8], row: &Entry) -> Result<()> {
-        if row.kind == Kind::ForeignLink {
+        if row.kind == Kind::CrossLayerLink {
             self.rows.delete_foreign_link(path)?;
-            self.foreign_links.update(|n| n - 1);
+            self.cross_layer_links.update(|n| n - 1);
         } else if row.links > 1 {
             self.rows.delete_name(row.inode, path)?;
         }
@@ -483,15 +483,15 @@ impl<'a> Tree<'a> {
             self.rows.delete_entry(AUFS_LINKS)?;
         }
         self.count_links()?;
-        Ok(self.foreign_links.get())
+        Ok(self.cross_layer_links.get())
     }
 
     /// Links whose target came after them.
     fn resolve_foreign(&self) -> Result<(), Failure> {
-        if self.foreign_links.get() == 0 {
+        if self.cross_layer_links.get() == 0 {
             return Ok(());
         }
-        for path in self.rows.foreign_links() {
+        for path in self.rows.cross_layer_links() {
             let path = path?;
             let Some(link) = self.row(&path)? else {
                 continue;
@@ -500,7 +500,7 @@ impl<'a> Tree<'a> {
                 continue;
             };
             let is_file = !target.is_directory()
-                && !matches!(target.kind, Kind::Whiteout | Kind::ForeignLink);
+                && !matches!(target.kind, Kind::Whiteout | Kind::CrossLayerLink);
             if !is_file || link.link == path {
                 continue;
             }

@@ -9,10 +9,10 @@ use serde_json::json;
 
 use super::body::Body;
 use super::error::{Error, Form, Result};
-use super::router::{Route, Scope};
+use super::route::{Route, Scope};
 use super::v1::V1;
 use super::v2::header;
-use super::{App, Exchange, json};
+use super::{App, RequestContext, json};
 use crate::auth::{Identity, LOGIN_SECONDS, Recognised, Refusal, Right};
 use crate::image::Id;
 use crate::oci::{Reference, Repository};
@@ -95,8 +95,8 @@ fn need_v1<'a>(route: &'a V1, method: &Method) -> Need<'a> {
 }
 
 /// Who sends the request. A password that was not verified before takes its time.
-pub async fn identify(app: &Arc<App>, exchange: &Exchange, route: &Route) -> Result<Identity> {
-    let mut headers = exchange.headers.get_all(AUTHORIZATION).iter();
+pub async fn identify(app: &Arc<App>, context: &RequestContext, route: &Route) -> Result<Identity> {
+    let mut headers = context.headers.get_all(AUTHORIZATION).iter();
     let access = &app.access;
     let (header, false) = (headers.next(), access.is_open()) else {
         return Ok(Identity::Anonymous);
@@ -111,9 +111,9 @@ pub async fn identify(app: &Arc<App>, exchange: &Exchange, route: &Route) -> Res
     let login = match recognised {
         Ok(Recognised::Identity(identity)) => return Ok(identity),
         Ok(Recognised::Login(login)) => login,
-        Err(refusal) => return Err(refused(app, exchange, route, &refusal)),
+        Err(refusal) => return Err(refused(app, context, route, &refusal)),
     };
-    let turn = app.logins.turn(exchange.client.ip()).await;
+    let turn = app.logins.turn(context.client.ip()).await;
     let turn = turn.ok_or(Error::Logins)?;
     // Somebody with the same password may have had the turn before.
     if let Some(identity) = access.recall(&login) {
@@ -132,35 +132,35 @@ pub async fn identify(app: &Arc<App>, exchange: &Exchange, route: &Route) -> Res
     tokio::task::spawn_blocking(verify)
         .await
         .map_err(Error::Panicked)?
-        .map_err(|refusal| refused(app, exchange, route, &refusal))
+        .map_err(|refusal| refused(app, context, route, &refusal))
 }
 
-fn refused(app: &App, exchange: &Exchange, route: &Route, refusal: &Refusal) -> Error {
-    tracing::warn!(client = %exchange.client, error = %refusal, "login failed");
-    unauthorized(app, exchange, route, Some(Problem::Token))
+fn refused(app: &App, context: &RequestContext, route: &Route, refusal: &Refusal) -> Error {
+    tracing::warn!(client = %context.client, error = %refusal, "login failed");
+    unauthorized(app, context, route, Some(Problem::Token))
 }
 
-/// Refuses what the exchange's identity may not do.
-pub fn check(app: &Arc<App>, route: &Route, exchange: &Exchange) -> Result<()> {
-    let checked = decide(app, route, exchange);
+/// Refuses what the context's identity may not do.
+pub fn check(app: &Arc<App>, route: &Route, context: &RequestContext) -> Result<()> {
+    let checked = decide(app, route, context);
     if let Err(error) = &checked {
-        let (client, user) = (exchange.client, exchange.identity.name());
+        let (client, user) = (context.client, context.identity.name());
         tracing::debug!(%client, user, %error, "access refused");
     }
     checked
 }
 
-fn decide(app: &App, route: &Route, exchange: &Exchange) -> Result<()> {
-    let (access, identity) = (&app.access, &exchange.identity);
+fn decide(app: &App, route: &Route, context: &RequestContext) -> Result<()> {
+    let (access, identity) = (&app.access, &context.identity);
     let ask = || {
-        let sent = exchange.headers.contains_key(AUTHORIZATION);
-        unauthorized(app, exchange, route, sent.then_some(Problem::Scope))
+        let sent = context.headers.contains_key(AUTHORIZATION);
+        unauthorized(app, context, route, sent.then_some(Problem::Scope))
     };
-    match need(route, &exchange.method) {
+    match need(route, &context.method) {
         Need::Nothing | Need::Anybody => Ok(()),
         Need::Login if access.is_open() || *identity != Identity::Anonymous => Ok(()),
         // By a token, which says that he has tried to log in.
-        Need::Login if sent_by(exchange, b"bearer ") => Ok(()),
+        Need::Login if sent_by(context, b"bearer ") => Ok(()),
         Need::Filtered if *route == Route::Catalog && !access.may_list(identity) => Err(ask()),
         Need::Filtered if !access.is_nobody(identity) => Ok(()),
         Need::Pusher if access.may_push_somewhere(identity) => Ok(()),
@@ -222,14 +222,19 @@ fn absent(route: &Route, repository: &Repository) -> Error {
 ///
 /// A client that gets `Basic` stops when it has no password. So where one may pull
 /// without, `/v2/` asks for a token instead, which this server gives to anybody.
-fn unauthorized(app: &App, exchange: &Exchange, route: &Route, error: Option<Problem>) -> Error {
+fn unauthorized(
+    app: &App,
+    context: &RequestContext,
+    route: &Route,
+    error: Option<Problem>,
+) -> Error {
     let access = &app.access;
-    let by_password = access.takes_passwords() && sent_by(exchange, b"basic ");
+    let by_password = access.takes_passwords() && sent_by(context, b"basic ");
     let tokens = match access.service() {
-        _ if by_password || matches!(exchange.form, Form::V1) => None,
+        _ if by_password || matches!(context.form, Form::V1) => None,
         Some((realm, service)) => Some((realm.to_owned(), service)),
         None if access.gives_logins() => {
-            origin(exchange).map(|origin| (format!("{origin}/v2/token"), SERVICE))
+            origin(context).map(|origin| (format!("{origin}/v2/token"), SERVICE))
         }
         None => None,
     };
@@ -237,7 +242,7 @@ fn unauthorized(app: &App, exchange: &Exchange, route: &Route, error: Option<Pro
         return Error::Unauthorized(HeaderValue::from_static("Basic realm=\"registry\""));
     };
     let mut challenge = format!(r#"Bearer realm="{realm}",service="{service}""#);
-    if let Some(scope) = scope(route, &exchange.method) {
+    if let Some(scope) = scope(route, &context.method) {
         challenge.push_str(&format!(r#",scope="{scope}""#));
     }
     match error {
@@ -255,8 +260,8 @@ enum Problem {
 }
 
 /// Whether credentials of that scheme were sent.
-fn sent_by(exchange: &Exchange, scheme: &[u8]) -> bool {
-    let sent = exchange.headers.get(AUTHORIZATION).map(|sent| sent.as_bytes());
+fn sent_by(context: &RequestContext, scheme: &[u8]) -> bool {
+    let sent = context.headers.get(AUTHORIZATION).map(|sent| sent.as_bytes());
     sent.and_then(|sent| sent.get(..scheme.len()))
         .is_some_and(|sent| sent.eq_ignore_ascii_case(scheme))
 }
@@ -278,15 +283,15 @@ fn scope(route: &Route, method: &Method) -> Option<String> {
 }
 
 /// Where the client finds this server, as far as it says so itself.
-fn origin(exchange: &Exchange) -> Option<String> {
-    let headers = &exchange.headers;
-    let host = match &exchange.authority {
+fn origin(context: &RequestContext) -> Option<String> {
+    let headers = &context.headers;
+    let host = match &context.authority {
         Some(authority) => authority.as_str(),
         None => headers.get(HOST)?.to_str().ok()?,
     };
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~:[]".contains(&b);
     let forwarded = headers.get("x-forwarded-proto");
-    let tls = exchange.tls
+    let tls = context.tls
         || forwarded.is_some_and(|proto| proto.as_bytes().eq_ignore_ascii_case(b"https"));
     let scheme = if tls { "https" } else { "http" };
     (!host.is_empty() && host.bytes().all(plain)).then(|| format!("{scheme}://{host}"))
@@ -295,13 +300,13 @@ fn origin(exchange: &Exchange) -> Option<String> {
 /// `GET /v2/token`: a token that says who has sent the password, or that nobody has
 /// (distribution's docs/content/spec/auth/token.md). What it lets one do is
 /// decided when it is used, so the scopes asked for do not matter.
-pub fn token(app: &App, exchange: &Exchange) -> Result<Response<Body>> {
-    let token = match &exchange.identity {
+pub fn token(app: &App, context: &RequestContext) -> Result<Response<Body>> {
+    let token = match &context.identity {
         identity if app.access.gives_logins() => app.access.login_token(identity),
         _ => return Err(Error::RouteUnknown),
     };
     let token =
-        token.ok_or_else(|| unauthorized(app, exchange, &Route::Token, Some(Problem::Token)))?;
+        token.ok_or_else(|| unauthorized(app, context, &Route::Token, Some(Problem::Token)))?;
     let document = json!({"token": token, "access_token": token, "expires_in": LOGIN_SECONDS});
     let mut response = json(document.to_string());
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));

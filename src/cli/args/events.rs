@@ -12,7 +12,7 @@ use hyper::header::{HeaderName, HeaderValue};
 
 use super::{StoreArgs, duration};
 use crate::events::Kind;
-use crate::{hooks, notifications};
+use crate::events::{hooks, webhooks};
 
 /// The scripts that run when something happens.
 #[derive(Args, Clone, Debug)]
@@ -126,7 +126,7 @@ impl NotifyArgs {
         tls: bool,
         port: u16,
         roots: Option<PathBuf>,
-    ) -> Result<notifications::Options> {
+    ) -> Result<webhooks::Options> {
         let given = |texts: Vec<String>| texts.into_iter().filter(|text| !text.trim().is_empty());
         let mut endpoints = Vec::new();
         for url in given(self.notify) {
@@ -158,7 +158,7 @@ impl NotifyArgs {
             }
         }
         ensure!(headers.is_empty() || !endpoints.is_empty(), "--notify-header needs --notify");
-        Ok(notifications::Options {
+        Ok(webhooks::Options {
             endpoints,
             headers,
             folder: dir.join("notifications"),

@@ -202,7 +202,7 @@ impl History {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::v1::empty_layer;
+    use crate::docker1::empty_layer;
 
     fn id(n: u8) -> ImageId {
         ImageId::from_bytes([n; 32])

@@ -5,6 +5,8 @@
 //! bound of its own, beyond which it loses events and says so.
 
 mod feed;
+pub mod hooks;
+pub mod webhooks;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -16,10 +18,10 @@ use jiff::Timestamp;
 use quick_cache::sync::Cache;
 use serde::Serialize;
 
-use crate::hooks::{self, Hooks};
 use crate::metrics;
-use crate::notifications::{self, Notifications};
 use crate::oci::{Digest, Repository, Tag};
+use hooks::Hooks;
+use webhooks::Notifications;
 
 pub use feed::{Ended, Feed, Reader};
 
@@ -216,7 +218,7 @@ pub struct Options {
     /// Between two signs of life for who reads a feed where nothing happens.
     pub heartbeat: Duration,
     pub hooks: hooks::Options,
-    pub notifications: notifications::Options,
+    pub notifications: webhooks::Options,
 }
 
 impl Events {

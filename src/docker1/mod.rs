@@ -2,8 +2,8 @@
 //! JSON document, one layer and a parent. Here is what turns such chains into
 //! manifests ([`made`]) and manifests into such chains ([`derived`]). No I/O.
 
-pub mod derived;
-pub mod made;
+pub mod from_manifest;
+pub mod to_manifest;
 
 use std::fmt;
 use std::str::FromStr;

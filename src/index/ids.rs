@@ -11,8 +11,8 @@
 use rocksdb::{ColumnFamily, Direction, IteratorMode, ReadOptions, WriteBatch};
 
 use super::{Index, Result};
+use crate::docker1::ImageId;
 use crate::oci::{Digest, Repository};
-use crate::v1::ImageId;
 
 pub const FAMILY: &str = "images";
 

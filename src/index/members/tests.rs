@@ -68,9 +68,9 @@ fn show_rows(tree: &Tree<'_>, directory: &[u8]) -> Vec<String> {
             Kind::Directory => ("d", false),
             Kind::Symlink => ("l", true),
             Kind::Implicit => ("i", false),
-            Kind::Passage => ("p", false),
+            Kind::WhiteoutParent => ("p", false),
             Kind::Whiteout => ("w", false),
-            Kind::ForeignLink => ("F", true),
+            Kind::CrossLayerLink => ("F", true),
             Kind::Character | Kind::Block | Kind::Fifo => unreachable!("none is made here"),
         };
         let mut text = format!("{letter}:{}", path.escape_ascii());

@@ -22,10 +22,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
 
-use super::activity::{Activity, Watched};
 use super::body::Body;
+use super::idle::{Activity, Watched};
 use super::{App, answer};
-use crate::config::Http;
 use crate::metrics;
 
 /// Bytes of one request head.
@@ -41,6 +40,19 @@ const TLS_BUFFER: usize = 512 << 10;
 /// What an idle connection gets to close in order.
 const GOODBYE: Duration = Duration::from_secs(1);
 
+/// How the server listens, and how long it waits.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub listen: Vec<SocketAddr>,
+    /// Certificate chain and key.
+    pub tls: Option<(PathBuf, PathBuf)>,
+    pub metrics_listen: Option<SocketAddr>,
+    pub drain_timeout: Duration,
+    pub header_timeout: Duration,
+    pub idle_timeout: Duration,
+    pub max_connections: u32,
+}
+
 #[derive(Debug)]
 pub struct Server {
     shared: Arc<Shared>,
@@ -51,7 +63,7 @@ pub struct Server {
 #[derive(Debug)]
 struct Shared {
     app: Arc<App>,
-    http: Http,
+    http: Options,
     /// A short section, never held across an await.
     tls: Option<Mutex<Arc<rustls::ServerConfig>>>,
     connections: Arc<Semaphore>,
@@ -59,7 +71,7 @@ struct Shared {
 
 impl Server {
     /// Opens the listening sockets; nothing is answered before [`Server::run`].
-    pub async fn bind(http: Http, app: App) -> anyhow::Result<Server> {
+    pub async fn bind(http: Options, app: App) -> anyhow::Result<Server> {
         let tls = match &http.tls {
             Some(files) => Some(Mutex::new(Arc::new(load_tls(files)?))),
             None => None,
