@@ -1,5 +1,7 @@
 //! The names of the metrics, all in one place; `docs/operations.md` lists them.
 
+use std::time::Duration;
+
 use metrics::{
     Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
 };
@@ -14,6 +16,12 @@ const SENT: &str = "registry_blob_bytes_total";
 const EVENTS: &str = "registry_events_total";
 const HOOKS: &str = "registry_hooks_total";
 const NOTIFICATIONS: &str = "registry_notifications_total";
+const INDEXED: &str = "registry_index_layers_total";
+const INDEX_SECONDS: &str = "registry_index_seconds";
+const INDEXED_BYTES: &str = "registry_index_bytes_total";
+const INDEX_QUEUE: &str = "registry_index_queue";
+const INDEX_FILES: &str = "registry_index_files";
+const IMAGES_OPENED: &str = "registry_images_opened_total";
 const READERS: &str = "registry_event_readers";
 const READERS_DROPPED: &str = "registry_event_readers_dropped_total";
 
@@ -31,10 +39,19 @@ pub fn describe() {
         Unit::Count,
         "Notifications sent, tries that failed, and notifications lost, by result"
     );
+    describe_counter!(INDEXED, Unit::Count, "Layers whose indexing ended, by result");
+    describe_histogram!(INDEX_SECONDS, Unit::Seconds, "Time that indexing a layer took");
+    describe_counter!(INDEXED_BYTES, Unit::Bytes, "Bytes of stored layers that were indexed");
+    describe_gauge!(INDEX_QUEUE, Unit::Count, "Layers that wait to be indexed");
+    describe_gauge!(INDEX_FILES, Unit::Count, "Files of the index, when a layer was last indexed");
+    describe_counter!(IMAGES_OPENED, Unit::Count, "Images opened to look inside");
     describe_gauge!(READERS, Unit::Count, "Readers of /v1/events");
     describe_counter!(READERS_DROPPED, Unit::Count, "Readers of /v1/events that were too slow");
     gauge!(CONNECTIONS).set(0);
     gauge!(READERS).set(0);
+    gauge!(INDEX_QUEUE).set(0);
+    counter!(INDEXED_BYTES).absolute(0);
+    counter!(IMAGES_OPENED).absolute(0);
     counter!(READERS_DROPPED).absolute(0);
     counter!(UPLOADED).absolute(0);
     counter!(SENT).absolute(0);
@@ -78,6 +95,25 @@ pub fn notification(result: &'static str) {
 
 pub fn notifications(result: &'static str, number: u64) {
     counter!(NOTIFICATIONS, "result" => result).increment(number);
+}
+
+/// Counts a layer whose indexing ended: `bytes` of its blob were read.
+pub fn indexed(result: &'static str, bytes: u64, time: Duration) {
+    counter!(INDEXED, "result" => result).increment(1);
+    counter!(INDEXED_BYTES).increment(bytes);
+    histogram!(INDEX_SECONDS).record(time);
+}
+
+pub fn index_queue(layers: usize) {
+    gauge!(INDEX_QUEUE).set(layers as f64);
+}
+
+pub fn index_files(files: usize) {
+    gauge!(INDEX_FILES).set(files as f64);
+}
+
+pub fn image_opened() {
+    counter!(IMAGES_OPENED).increment(1);
 }
 
 /// Counts a reader of events while it lives.

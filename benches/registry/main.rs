@@ -12,6 +12,7 @@ mod mount;
 mod npm;
 mod ratarmount;
 mod report;
+mod scale;
 mod servers;
 mod store;
 mod tar;
@@ -70,6 +71,11 @@ struct Options {
     #[arg(long, value_name = "N", default_value_t = 10_000)]
     repositories: usize,
 
+    /// Images of the store with many small layers; 100,000 take 4 GB where it lies
+    #[arg(long, value_name = "N", default_value_t = 100_000,
+          value_parser = RangedU64ValueParser::<usize>::new().range(1000..))]
+    images: usize,
+
     /// Files in the image whose directories must not cost more to list than those of one with 1,000
     #[arg(long, value_name = "N", default_value_t = 1_000_000,
           value_parser = RangedU64ValueParser::<usize>::new().range(20_000..10_000_000))]
@@ -103,7 +109,7 @@ const MEMORY: Goal = Goal::AtMost(1.0 / 3.0);
 type Measure = fn(&Bench, &Report) -> Result<()>;
 
 /// All there is to measure, with the targets.
-const MEASUREMENTS: [(&str, Measure); 21] = [
+const MEASUREMENTS: [(&str, Measure); 22] = [
     ("get-1", |b, r| b.get(r, 1, false, Goal::AtLeast(1.5))),
     ("get-16", |b, r| b.get(r, 16, false, Goal::AtLeast(1.25))),
     ("get-tls-1", |b, r| b.get(r, 1, true, Goal::AtLeast(1.2))),
@@ -123,6 +129,7 @@ const MEASUREMENTS: [(&str, Measure); 21] = [
     ("mount-ready", Bench::mount_ready),
     ("mount-walk", Bench::mount_walk),
     ("mount-read", Bench::mount_read),
+    ("scale", Bench::scale),
     ("v1-push", Bench::v1_push),
     ("v1-pull", Bench::v1_pull),
 ];

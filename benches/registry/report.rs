@@ -45,6 +45,7 @@ pub enum Unit {
     RequestsPerSecond,
     Seconds,
     Bytes,
+    Number,
 }
 
 impl Unit {
@@ -55,7 +56,9 @@ impl Unit {
             Unit::Seconds if value < 1e-3 => format!("{:.0} µs", value * 1e6),
             Unit::Seconds if value < 1.0 => format!("{:.1} ms", value * 1e3),
             Unit::Seconds => format!("{value:.2} s"),
+            Unit::Bytes if value < 1e3 => format!("{value:.0} B"),
             Unit::Bytes => format!("{:.1} MB", value / 1e6),
+            Unit::Number => format!("{value:.0}"),
         }
     }
 
@@ -65,6 +68,7 @@ impl Unit {
             Unit::RequestsPerSecond => "requests/s",
             Unit::Seconds => "s",
             Unit::Bytes => "bytes",
+            Unit::Number => "",
         }
     }
 }

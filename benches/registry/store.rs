@@ -80,20 +80,50 @@ impl Store {
         Ok(Image { manifest: self.small_blob(image.manifest().as_bytes())?, blobs })
     }
 
+    /// Stores a layer; gives its digest and size.
+    pub fn layer(&self, bytes: &[u8]) -> anyhow::Result<(Digest, u64)> {
+        Ok((self.small_blob(bytes)?, bytes.len() as u64))
+    }
+
+    /// Stores an image of layers that are blobs already.
+    pub fn image_of(&self, layers: &[(Digest, u64)]) -> io::Result<Image> {
+        let config = self.small_blob(b"{}")?;
+        let descriptors: Vec<_> = layers
+            .iter()
+            .map(|(digest, size)| descriptor(OCI_LAYER, digest, *size as usize))
+            .collect();
+        let manifest = image_manifest(&descriptor(OCI_CONFIG, &config, 2), &descriptors);
+        let blobs = layers.iter().map(|(digest, _)| *digest).chain([config]).collect();
+        Ok(Image { manifest: self.small_blob(manifest.as_bytes())?, blobs })
+    }
+
+    /// The folder of a repository.
+    pub fn repository_named(&self, name: &str) -> Repository {
+        Repository(self.base().join("repositories").join(name))
+    }
+
     /// Gives an image to a repository under every one of `tags`.
     pub fn repository(&self, name: &str, image: &Image, tags: &[&str]) -> io::Result<()> {
-        let repository = self.base().join("repositories").join(name);
+        let repository = self.repository_named(name);
+        tags.iter().try_for_each(|tag| repository.tag(image, tag))
+    }
+}
+
+/// A repository's folder.
+#[derive(Debug)]
+pub struct Repository(PathBuf);
+
+impl Repository {
+    /// Gives the repository an image under a tag.
+    pub fn tag(&self, image: &Image, tag: &str) -> io::Result<()> {
         for blob in &image.blobs {
-            link(&repository.join("_layers"), blob)?;
+            link(&self.0.join("_layers"), blob)?;
         }
-        let manifests = repository.join("_manifests");
+        let manifests = self.0.join("_manifests");
         link(&manifests.join("revisions"), &image.manifest)?;
-        for tag in tags {
-            let tag = manifests.join("tags").join(tag);
-            link(&tag.join("index"), &image.manifest)?;
-            write_link(&tag.join("current"), &image.manifest)?;
-        }
-        Ok(())
+        let tag = manifests.join("tags").join(tag);
+        link(&tag.join("index"), &image.manifest)?;
+        write_link(&tag.join("current"), &image.manifest)
     }
 }
 

@@ -285,6 +285,7 @@ fn index_error(error: &index::Error) -> (StatusCode, &'static str) {
         index::Error::Missing(_) => (S::NOT_FOUND, "BLOB_UNKNOWN"),
         index::Error::Job(error) => index_error(error),
         index::Error::Db { .. }
+        | index::Error::Descriptors { .. }
         | index::Error::Record { .. }
         | index::Error::Damaged { .. }
         | index::Error::Panicked(_)

@@ -14,6 +14,7 @@ use super::{
     Candidate, Error, FOREIGN_LINKS_MAX, Id, Image, LAYERS_MAX, Node, Platform, Result, links, view,
 };
 use crate::index::Layers;
+use crate::metrics;
 use crate::oci::config::CONFIG_MAX;
 use crate::oci::manifest::{Child, LayerDescriptor};
 use crate::oci::{Contents, Digest, ImageConfig, Reference, Repository};
@@ -387,6 +388,7 @@ impl Images {
             }
             None => None,
         };
+        metrics::image_opened();
         let renewed = self.layers.renewed();
         let image = || name(repository, &leaf.digest);
         if leaf.layers.len() > LAYERS_MAX {

@@ -58,23 +58,23 @@ pub fn build(
     limits: &Limits,
     progress: &AtomicU64,
 ) -> Result<State> {
-    let mut rows = index.begin_layer()?;
+    let mut rows = index.begin_layer(digest)?;
     let mut copied = false;
     loop {
-        let copy = copied.then(|| index.copy_path(rows.number()));
+        let copy = if copied { Some(rows.copy_path()?) } else { None };
         let tree = Tree::new(rows, limits.entries, limits.path)?;
         progress.store(0, Ordering::Relaxed);
         let (tree, result) = pass(tree, blob, copy.as_deref(), limits, progress);
         match result {
-            Ok(layer) => return tree.into_rows().finish(digest, layer),
+            Ok(layer) => return tree.into_rows().finish(layer),
             Err(Stop::Unseekable) if !copied => {
                 tree.into_rows().abandon()?;
-                rows = index.begin_layer()?;
+                rows = index.begin_layer(digest)?;
                 copied = true;
             }
             Err(Stop::Unseekable) => unreachable!("a copy is cut into spans"),
             Err(Stop::Failure(Failure::Refused(reason))) => {
-                return tree.into_rows().refuse(digest, reason);
+                return tree.into_rows().refuse(reason);
             }
             Err(Stop::Failure(Failure::Error(error))) => {
                 // The first error is the one to tell; what is left goes at the next start.

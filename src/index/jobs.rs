@@ -5,11 +5,12 @@ use std::collections::hash_map::{Entry, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use std::{io, thread};
 
 use super::records::State;
 use super::{Error, Result};
+use crate::metrics;
 use crate::oci::Digest;
 
 /// Layers that wait for a thread. What is pushed beyond that is indexed when it
@@ -104,6 +105,7 @@ impl Jobs {
                 waiting.push_back(layer);
             }
         }
+        metrics::index_queue(queue.waiting.len());
         self.shared.more.notify_all();
     }
 
@@ -147,6 +149,7 @@ fn run(shared: &Shared, work: &(impl Fn(&Digest, bool, &AtomicU64) -> Result<Sta
         };
         drop(queue);
         let force = job.force.load(Ordering::Relaxed);
+        let start = Instant::now();
         let result = catch_unwind(AssertUnwindSafe(|| work(&layer, force, &job.progress)))
             .unwrap_or_else(|_| Err(Error::Panicked(Box::new(layer))));
         match &result {
@@ -159,8 +162,17 @@ fn run(shared: &Shared, work: &(impl Fn(&Digest, bool, &AtomicU64) -> Result<Sta
             Err(error @ Error::Missing(_)) => tracing::warn!(%error, "cannot index a layer"),
             Err(error) => tracing::error!(%layer, %error, "cannot index a layer"),
         }
-        // First out of the queue: who comes now finds what the job has written.
-        lock(&shared.queue).jobs.remove(&layer);
+        let outcome = match &result {
+            Ok(State::Ready(_)) => "ready",
+            Ok(State::Refused(_)) => "refused",
+            Err(_) => "failed",
+        };
+        metrics::indexed(outcome, job.progress.load(Ordering::Relaxed), start.elapsed());
+        // Remove the job first: later requests find what it has written.
+        let mut queue = lock(&shared.queue);
+        queue.jobs.remove(&layer);
+        metrics::index_queue(queue.waiting.len());
+        drop(queue);
         *lock(&job.result) = Some(result.map_err(Arc::new));
         job.finished.notify_all();
     }

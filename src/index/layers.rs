@@ -171,16 +171,16 @@ impl Layers {
     /// A layer's index. Waits for its job where there is none yet.
     /// [`Error::Refused`]: it cannot have one.
     pub fn ready(&self, digest: &Digest) -> Result<Arc<IndexedLayer>> {
-        let mut state = match self.index.state(digest)? {
+        self.index.check_identity()?;
+        let mut state = self.index.state(digest)?;
+        if state.is_none() && self.index.is_following() {
+            self.index.catch_up()?;
+            state = self.index.state(digest)?;
+        }
+        let mut state = match state {
             Some(state) => state,
             None => self.wait(digest)?,
         };
-        // A follower learns of a record and of the rows that were flushed before
-        // it in two ways, and may know of the record only.
-        if self.index.is_following() {
-            self.index.catch_up()?;
-            state = self.index.state(digest)?.unwrap_or(state);
-        }
         if let State::Ready(record) = &state
             && record.copied
             && !self.index.copy_path(record.number).exists()

@@ -16,9 +16,14 @@ use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
-use rocksdb::{BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, Options};
+use rocksdb::{
+    BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompactionStyle, DBCompressionType,
+    Options,
+};
 
+use crate::metrics;
 use crate::oci::Digest;
 
 pub use builder::Limits;
@@ -38,6 +43,10 @@ pub enum Error {
         "the disk is full: cannot write to the index in {path}; free space there and push again"
     )]
     DiskFull { path: PathBuf },
+    #[error(
+        "this process may open too few files to read the index in {path}: raise its limit (`ulimit -n`)"
+    )]
+    Descriptors { path: PathBuf },
     #[error(
         "the catalog is being built from the store ({0} repositories so far): try again in a moment"
     )]
@@ -76,7 +85,7 @@ pub enum Error {
 
 /// The encoding of everything in the database. Another version found on disk
 /// is removed and made anew, never read.
-const FORMAT: &[u8] = b"2";
+const FORMAT: &[u8] = b"3";
 const FORMAT_KEY: &[u8] = b"format";
 
 /// RocksDB's own file, made with a database and removed with it. Whoever reads
@@ -89,7 +98,9 @@ pub struct Index {
     db: DB,
     path: PathBuf,
     catalog: catalog::Progress,
-    next_layer: Mutex<u64>,
+    numbers: Mutex<rows::Numbers>,
+    /// When the files were last counted.
+    counted: Mutex<Option<Instant>>,
     /// Where another process writes it: [`IDENTITY`], with a shared lock.
     following: Option<File>,
 }
@@ -121,7 +132,8 @@ impl Index {
             db,
             path: path.to_owned(),
             catalog: catalog::Progress::default(),
-            next_layer: Mutex::default(),
+            numbers: Mutex::default(),
+            counted: Mutex::default(),
             following: None,
         };
         index.read_next_layer()?;
@@ -141,6 +153,8 @@ impl Index {
         options.create_if_missing(false);
         // Files that the writer removes must stay readable here.
         options.set_max_open_files(-1);
+        // RocksDB starts so many threads for each family whenever this process catches up.
+        options.set_max_file_opening_threads(1);
         let opened = DB::open_cf_descriptors_as_secondary(&options, path, &log, families);
         // RocksDB's log of a few lines, which nobody reads. Now, since a command
         // may end at any time.
@@ -149,7 +163,8 @@ impl Index {
             db: opened.map_err(failed)?,
             path: path.to_owned(),
             catalog: catalog::Progress::default(),
-            next_layer: Mutex::default(),
+            numbers: Mutex::default(),
+            counted: Mutex::default(),
             following: Some(following),
         };
         let found = index.db.get(FORMAT_KEY).map_err(failed)?;
@@ -164,15 +179,19 @@ impl Index {
         self.following.is_some()
     }
 
+    /// Fails if this process follows a database that was removed since: another one in its place
+    /// has other layers by the same numbers.
+    pub fn check_identity(&self) -> Result<()> {
+        let metadata = self.following.as_ref().map(File::metadata);
+        match metadata {
+            Some(Ok(metadata)) if metadata.nlink() == 0 => Err(Error::Replaced(self.path.clone())),
+            _ => Ok(()),
+        }
+    }
+
     /// Sees what the writer has written until now.
     pub fn catch_up(&self) -> Result<()> {
-        // Another database in its place has other layers by the same numbers.
-        if let Some(identity) = &self.following {
-            let metadata = identity.metadata();
-            if metadata.is_ok_and(|metadata| metadata.nlink() == 0) {
-                return Err(Error::Replaced(self.path.clone()));
-            }
-        }
+        self.check_identity()?;
         self.db.try_catch_up_with_primary().map_err(|e| self.failed(e))
     }
 
@@ -181,8 +200,24 @@ impl Index {
         copies(&self.path).join(format!("{layer:016x}"))
     }
 
+    /// Reports the number of the database's files, at most once a second, since listing them takes
+    /// longer than indexing a small layer.
+    fn count_files(&self) {
+        const EVERY: Duration = Duration::from_secs(1);
+        let mut counted = self.counted.lock().unwrap_or_else(|e| e.into_inner());
+        if counted.is_none_or(|at| at.elapsed() >= EVERY) {
+            *counted = Some(Instant::now());
+            if let Ok(files) = self.db.live_files() {
+                metrics::index_files(files.len());
+            }
+        }
+    }
+
     fn failed(&self, cause: rocksdb::Error) -> Error {
         let path = self.path.clone();
+        if cause.as_ref().contains("Too many open files") {
+            return Error::Descriptors { path };
+        }
         // The binding keeps of RocksDB's kinds the coarse one only.
         if cause.as_ref().contains("No space left on device") {
             return Error::DiskFull { path };
@@ -222,6 +257,10 @@ const FAMILIES: [&str; 7] = [
     rows::SPANS,
 ];
 
+/// Bytes of a family's rows in memory, before they become a file.
+const WRITE_BUFFER: usize = 8 << 20;
+/// Bytes of the log, beyond which the oldest rows in memory become files.
+const LOG_MAX: u64 = 8 << 20;
 /// Blocks of all families kept in memory, in bytes.
 const BLOCK_CACHE: usize = 32 << 20;
 
@@ -235,8 +274,13 @@ fn families() -> (Options, Vec<ColumnFamilyDescriptor>) {
     options.create_if_missing(true);
     options.create_missing_column_families(true);
     // The defaults are made for machines that do nothing else.
-    options.set_write_buffer_size(4 << 20);
+    options.set_write_buffer_size(WRITE_BUFFER);
+    // Opening the database, here or in a follower, replays the log.
+    options.set_max_total_wal_size(LOG_MAX);
     options.set_max_open_files(256);
+    // Levels would only move files whose keys do not overlap, and those of layers never do. This
+    // style merges them, so that the number of files follows their bytes.
+    options.set_compaction_style(DBCompactionStyle::Universal);
     // Directories lie in the tables in their order: the kernel's read-ahead helps.
     options.set_advise_random_on_open(false);
     options.set_keep_log_file_num(2);

@@ -13,13 +13,21 @@
 //! depth keeps the children of a directory together, without what lies below
 //! them.
 //!
-//! Rows are written without the log, and flushed before the layer's state is
-//! written, which makes them visible. A number is used once: what a job leaves
-//! that did not get so far, or an index that was made anew, is removed at the
-//! next start, unless somebody reads it by then ([`IDENTITY`]).
+//! The rows of a small layer are gathered in memory and written in one batch with the layer's
+//! state, so that small layers share the log, the memtables and the files that these become. A
+//! layer with more than [`BATCH_MAX`] bytes of rows writes them without the log and flushes them
+//! into files of its own; its state is flushed after them. A follower sees files in the order in
+//! which they were flushed, and a batch as a whole, so a layer's state is never visible before its
+//! rows.
+//!
+//! A number is used once. The rows that an interrupted job leaves, and those of an index that was
+//! replaced, are removed at the next start, unless another process reads them then ([`IDENTITY`]).
 
-use std::collections::BTreeSet;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
+use std::path::PathBuf;
+use std::vec;
 
 use rocksdb::{ColumnFamily, DBRawIterator, FlushOptions, ReadOptions, WriteBatch, WriteOptions};
 
@@ -35,11 +43,28 @@ pub const SPANS: &str = "spans";
 /// In the place of an inode.
 const FOREIGN: u64 = u64::MAX;
 
-/// In the default family: the next layer's number.
+/// The families of a layer's rows.
+const ROW_FAMILIES: [&str; 3] = [ENTRIES, NAMES, SPANS];
+
+/// Bytes of rows that are written in one batch with a layer's state. The files that a larger layer
+/// gets for itself are then large enough for their number to follow the bytes of the index.
+const BATCH_MAX: usize = 4 << 20;
+
+/// In the default family: a number that no layer has, and none above it.
 const NEXT_KEY: &[u8] = b"next-layer";
-/// In the default family: prefix of the numbers whose rows are to be removed at
-/// the next start, unless the job under way says otherwise.
+/// Numbers that are reserved at a time; a crash loses the rest of them.
+const RESERVED: u64 = 1 << 10;
+/// In the default family: prefix of the numbers whose rows and seekable copy are removed at the
+/// next start, unless they are those of the layer that stands as the value.
 const UNUSED: &[u8] = b"unused-layer/";
+
+/// The numbers of the layers to come.
+#[derive(Debug, Default)]
+pub(super) struct Numbers {
+    next: u64,
+    /// The first that is not reserved.
+    reserved: u64,
+}
 
 /// Depth of a path, which is its number of components.
 fn depth(path: &[u8]) -> u16 {
@@ -57,6 +82,18 @@ fn entry_key(layer: u64, path: &[u8]) -> Vec<u8> {
     key.extend(depth(path).to_be_bytes());
     key.extend(path);
     key
+}
+
+/// What the keys start with of the entries that lie `levels` below a directory, 1 being its
+/// children.
+fn below_prefix(layer: u64, directory: &[u8], levels: u16) -> Vec<u8> {
+    let mut prefix = entry_key(layer, directory);
+    let below = depth(directory).saturating_add(levels);
+    prefix[8..10].copy_from_slice(&below.to_be_bytes());
+    if !directory.is_empty() {
+        prefix.push(b'/');
+    }
+    prefix
 }
 
 fn pair(layer: u64, second: u64) -> Vec<u8> {
@@ -77,21 +114,33 @@ fn after(mut prefix: Vec<u8>) -> Vec<u8> {
 /// Rows of one family in order; keys without their common prefix.
 struct Rows<'a> {
     index: &'a Index,
-    iterator: DBRawIterator<'a>,
+    source: Source<'a>,
     prefix: usize,
 }
 
+enum Source<'a> {
+    Database(DBRawIterator<'a>),
+    /// Rows of a small layer that is being indexed.
+    Memory(vec::IntoIter<(Vec<u8>, Vec<u8>)>),
+}
+
 impl Rows<'_> {
-    /// The row in hand, and on to the next.
+    /// Reads the current row and advances to the next.
     fn next<T>(&mut self, read: impl FnOnce(&[u8], &[u8]) -> Result<T>) -> Option<Result<T>> {
-        let Some((key, value)) = self.iterator.item() else {
-            return match self.iterator.status() {
+        let iterator = match &mut self.source {
+            Source::Memory(rows) => {
+                return rows.next().map(|(key, value)| read(&key[self.prefix..], &value));
+            }
+            Source::Database(iterator) => iterator,
+        };
+        let Some((key, value)) = iterator.item() else {
+            return match iterator.status() {
                 Ok(()) => None,
                 Err(e) => Some(Err(self.index.failed(e))),
             };
         };
         let row = read(&key[self.prefix..], value);
-        self.iterator.next();
+        iterator.next();
         Some(row)
     }
 }
@@ -132,7 +181,7 @@ impl Index {
         options.set_iterate_upper_bound(after(prefix));
         let mut iterator = self.db.raw_iterator_cf_opt(self.cf(family), options);
         iterator.seek(start);
-        Rows { index: self, iterator, prefix: length }
+        Rows { index: self, source: Source::Database(iterator), prefix: length }
     }
 
     fn cf(&self, family: &str) -> &ColumnFamily {
@@ -160,18 +209,7 @@ impl Index {
 
     /// What a layer has in a directory, from the name `from` on.
     pub fn children(&self, layer: u64, directory: &[u8], from: &[u8]) -> Children<'_> {
-        self.below(layer, directory, 1, from)
-    }
-
-    /// The same, so many levels further down; names are paths from the directory.
-    fn below(&self, layer: u64, directory: &[u8], levels: u16, from: &[u8]) -> Children<'_> {
-        let mut prefix = entry_key(layer, directory);
-        let below = depth(directory).saturating_add(levels);
-        prefix[8..10].copy_from_slice(&below.to_be_bytes());
-        if !directory.is_empty() {
-            prefix.push(b'/');
-        }
-        Children(self.rows(ENTRIES, prefix, from))
+        Children(self.rows(ENTRIES, below_prefix(layer, directory, 1), from))
     }
 
     /// The entries of a layer after a path, nearest the root first; whiteouts are
@@ -214,34 +252,67 @@ impl Index {
     }
 }
 
-/// A layer being indexed: rows that nobody sees until it is finished.
+/// A layer that is being indexed; its rows are visible once it is finished.
 // RocksDB's parts cannot be printed.
 #[allow(missing_debug_implementations)]
 pub struct LayerWriter<'a> {
     index: &'a Index,
+    digest: Digest,
     number: u64,
+    /// `None`: there are more rows than fit into a batch, and they are in the database.
+    batch: RefCell<Option<Gathered>>,
     unlogged: WriteOptions,
 }
 
+/// Rows that are not in the database yet, by family.
+#[derive(Default)]
+struct Gathered {
+    rows: [BTreeMap<Vec<u8>, Vec<u8>>; ROW_FAMILIES.len()],
+    bytes: usize,
+}
+
+impl Gathered {
+    fn family(&mut self, family: &str) -> &mut BTreeMap<Vec<u8>, Vec<u8>> {
+        let place = ROW_FAMILIES.iter().position(|known| *known == family);
+        &mut self.rows[place.expect("a family of rows")]
+    }
+
+    fn put(&mut self, family: &str, key: &[u8], value: &[u8]) {
+        self.bytes += key.len() + value.len();
+        if let Some(before) = self.family(family).insert(key.to_vec(), value.to_vec()) {
+            self.bytes -= key.len() + before.len();
+        }
+    }
+
+    fn delete(&mut self, family: &str, key: &[u8]) {
+        if let Some(before) = self.family(family).remove(key) {
+            self.bytes -= key.len() + before.len();
+        }
+    }
+}
+
 impl Index {
-    /// Begins with a layer.
-    pub fn begin_layer(&self) -> Result<LayerWriter<'_>> {
-        let mut next = self.next_layer.lock().unwrap_or_else(|e| e.into_inner());
-        let mut batch = WriteBatch::default();
-        batch.put(NEXT_KEY, (*next + 1).to_be_bytes());
-        batch.put(unused_key(*next), b"");
-        self.db.write(batch).map_err(|e| self.failed(e))?;
-        let number = *next;
-        *next += 1;
+    /// Begins to index a layer.
+    pub fn begin_layer(&self, digest: &Digest) -> Result<LayerWriter<'_>> {
+        let mut numbers = self.numbers.lock().unwrap_or_else(|e| e.into_inner());
+        if numbers.next == numbers.reserved {
+            let reserved = numbers.next + RESERVED;
+            self.db.put(NEXT_KEY, reserved.to_be_bytes()).map_err(|e| self.failed(e))?;
+            numbers.reserved = reserved;
+        }
+        let number = numbers.next;
+        numbers.next += 1;
         let mut unlogged = WriteOptions::default();
         unlogged.disable_wal(true);
-        Ok(LayerWriter { index: self, number, unlogged })
+        let batch = RefCell::new(Some(Gathered::default()));
+        Ok(LayerWriter { index: self, digest: *digest, number, batch, unlogged })
     }
 
     pub(super) fn read_next_layer(&self) -> Result<()> {
         let next = self.db.get(NEXT_KEY).map_err(|e| self.failed(e))?;
         let next = next.and_then(|bytes| Some(u64::from_be_bytes(bytes.try_into().ok()?)));
-        *self.next_layer.lock().unwrap_or_else(|e| e.into_inner()) = next.unwrap_or(0);
+        let next = next.unwrap_or(0);
+        *self.numbers.lock().unwrap_or_else(|e| e.into_inner()) = Numbers { next, reserved: next };
         Ok(())
     }
 
@@ -257,31 +328,50 @@ impl Index {
             Err(TryLockError::WouldBlock) => return Ok(()),
             Err(TryLockError::Error(e)) => return Err(failed(e).into()),
         }
-        let mut unused = BTreeSet::new();
+        let mut unused = BTreeMap::new();
         let mut rows = self.rows("default", UNUSED.to_vec(), b"");
-        while let Some(number) = rows.next(|key, _| Ok(key.try_into().map(u64::from_be_bytes))) {
-            if let Ok(number) = number? {
-                unused.insert(number);
+        let read = |key: &[u8], digest: &[u8]| {
+            let digest = std::str::from_utf8(digest).ok().and_then(|text| text.parse().ok());
+            Ok((key.try_into().map(u64::from_be_bytes), digest))
+        };
+        while let Some(row) = rows.next(read) {
+            if let (Ok(number), digest) = row? {
+                unused.insert(number, digest);
             }
         }
-        for number in unused {
-            self.remove_rows(number)?;
+        for (number, digest) in unused {
+            if !self.is_number_of(number, digest.as_ref())? {
+                self.remove_rows(number)?;
+            }
             self.db.delete(unused_key(number)).map_err(|e| self.failed(e))?;
         }
         Ok(())
     }
 
-    fn remove_rows(&self, number: u64) -> Result<()> {
-        // The copy first: where it has filled the disk, nothing else can be written.
+    fn is_number_of(&self, number: u64, layer: Option<&Digest>) -> Result<bool> {
+        let Some(layer) = layer else { return Ok(false) };
+        match self.state(layer) {
+            Ok(Some(State::Ready(layer))) => Ok(layer.number == number),
+            Ok(_) | Err(Error::Record { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn remove_copy(&self, number: u64) -> Result<()> {
         let copy = self.copy_path(number);
         match std::fs::remove_file(&copy) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                return Err(crate::storage::Error::io("remove", &copy, e).into());
+                Err(crate::storage::Error::io("remove", &copy, e).into())
             }
-            _ => {}
+            _ => Ok(()),
         }
+    }
+
+    fn remove_rows(&self, number: u64) -> Result<()> {
+        // The copy first: where it has filled the disk, nothing else can be written.
+        self.remove_copy(number)?;
         let (from, to) = (number.to_be_bytes(), (number + 1).to_be_bytes());
-        for family in [ENTRIES, NAMES, SPANS] {
+        for family in ROW_FAMILIES {
             self.db.delete_range_cf(self.cf(family), from, to).map_err(|e| self.failed(e))?;
         }
         Ok(())
@@ -297,7 +387,44 @@ impl LayerWriter<'_> {
         self.number
     }
 
+    /// Where the layer's seekable copy is to be written. A copy without its layer is removed at the
+    /// next start.
+    pub fn copy_path(&self) -> Result<PathBuf> {
+        self.mark_unused()?;
+        Ok(self.index.copy_path(self.number))
+    }
+
+    /// Records that this number has something to remove unless its layer is finished.
+    fn mark_unused(&self) -> Result<()> {
+        let (key, digest) = (unused_key(self.number), self.digest.to_string());
+        self.index.db.put(key, digest).map_err(|e| self.index.failed(e))
+    }
+
     fn put(&self, family: &str, key: &[u8], value: &[u8]) -> Result<()> {
+        if let Some(batch) = &mut *self.batch.borrow_mut() {
+            batch.put(family, key, value);
+            if batch.bytes <= BATCH_MAX {
+                return Ok(());
+            }
+        } else {
+            return self.put_unlogged(family, key, value);
+        }
+        self.spill()
+    }
+
+    /// Moves the gathered rows into the database, where all others follow them.
+    fn spill(&self) -> Result<()> {
+        self.mark_unused()?;
+        let gathered = self.batch.take().unwrap_or_default();
+        for (family, rows) in ROW_FAMILIES.into_iter().zip(gathered.rows) {
+            for (key, value) in rows {
+                self.put_unlogged(family, &key, &value)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn put_unlogged(&self, family: &str, key: &[u8], value: &[u8]) -> Result<()> {
         self.index
             .db
             .put_cf_opt(self.index.cf(family), key, value, &self.unlogged)
@@ -305,14 +432,33 @@ impl LayerWriter<'_> {
     }
 
     fn delete(&self, family: &str, key: &[u8]) -> Result<()> {
+        if let Some(batch) = &mut *self.batch.borrow_mut() {
+            batch.delete(family, key);
+            return Ok(());
+        }
         self.index
             .db
             .delete_cf_opt(self.index.cf(family), key, &self.unlogged)
             .map_err(|e| self.index.failed(e))
     }
 
+    /// The rows of a family whose keys start with `prefix`, as they are now.
+    fn rows(&self, family: &str, prefix: Vec<u8>) -> Rows<'_> {
+        let Some(batch) = &mut *self.batch.borrow_mut() else {
+            return self.index.rows(family, prefix, b"");
+        };
+        let length = prefix.len();
+        let range = batch.family(family).range(prefix.clone()..after(prefix));
+        let rows: Vec<_> = range.map(|(key, value)| (key.clone(), value.clone())).collect();
+        Rows { index: self.index, source: Source::Memory(rows.into_iter()), prefix: length }
+    }
+
     pub fn entry(&self, path: &[u8]) -> Result<Option<Entry>> {
-        self.index.entry(self.number, path)
+        let Some(batch) = &mut *self.batch.borrow_mut() else {
+            return self.index.entry(self.number, path);
+        };
+        let value = batch.family(ENTRIES).get(&entry_key(self.number, path));
+        value.map(|bytes| self.index.decode("an entry", bytes)).transpose()
     }
 
     pub fn put_entry(&self, path: &[u8], entry: &Entry) -> Result<()> {
@@ -325,7 +471,7 @@ impl LayerWriter<'_> {
 
     /// What lies so many levels below a directory, 1 being its children.
     pub fn below(&self, directory: &[u8], levels: u16) -> Children<'_> {
-        self.index.below(self.number, directory, levels, b"")
+        Children(self.rows(ENTRIES, below_prefix(self.number, directory, levels)))
     }
 
     pub fn put_name(&self, inode: u64, path: &[u8]) -> Result<()> {
@@ -347,17 +493,17 @@ impl LayerWriter<'_> {
     }
 
     pub fn cross_layer_links(&self) -> Names<'_> {
-        self.index.cross_layer_links(self.number)
+        self.names(FOREIGN)
     }
 
     pub fn names(&self, inode: u64) -> Names<'_> {
-        self.index.names(self.number, inode)
+        Names(self.rows(NAMES, pair(self.number, inode)))
     }
 
     /// Calls `visit` with each inode of more than one name, and its names.
     pub fn linked(&self, mut visit: impl FnMut(u64, &[u8]) -> Result<()>) -> Result<()> {
         let prefix = self.number.to_be_bytes().to_vec();
-        let mut rows = self.index.rows(NAMES, prefix, b"");
+        let mut rows = self.rows(NAMES, prefix);
         while let Some(row) = rows.next(|key, _| {
             let (inode, path) = key.split_at(8);
             Ok((inode.try_into().map(u64::from_be_bytes), path.to_vec()))
@@ -375,47 +521,76 @@ impl LayerWriter<'_> {
         self.put(SPANS, &pair(self.number, number), &span.encode())
     }
 
-    /// Makes all that was written visible as the index of `layer`.
-    pub fn finish(self, digest: &Digest, layer: Layer) -> Result<State> {
-        let db = &self.index.db;
-        let families = [ENTRIES, NAMES, SPANS].map(|family| self.index.cf(family));
-        db.flush_cfs_opt(&families, &FlushOptions::default()).map_err(|e| self.index.failed(e))?;
-        self.publish(digest, State::Ready(layer))
+    /// Makes all that was written visible as the index of the layer.
+    pub fn finish(self, layer: Layer) -> Result<State> {
+        self.publish(State::Ready(layer))
     }
 
-    /// Records that there is no index of `layer`, and why.
-    pub fn refuse(self, digest: &Digest, reason: String) -> Result<State> {
-        self.index.remove_rows(self.number)?;
-        self.publish(digest, State::Refused(reason))
+    /// Records that there is no index of the layer, and why.
+    pub fn refuse(self, reason: String) -> Result<State> {
+        self.remove_written()?;
+        self.batch.replace(Some(Gathered::default()));
+        self.publish(State::Refused(reason))
     }
 
     /// Removes what was written.
     pub fn abandon(self) -> Result<()> {
-        self.index.remove_rows(self.number)?;
+        self.remove_written()?;
         self.index.db.delete(unused_key(self.number)).map_err(|e| self.index.failed(e))
     }
 
-    fn publish(&self, digest: &Digest, state: State) -> Result<State> {
-        let before = match self.index.state(digest) {
-            // Damaged: with it goes the number of its rows, which stay.
+    fn remove_written(&self) -> Result<()> {
+        match self.batch.take() {
+            Some(_) => self.index.remove_copy(self.number),
+            None => self.index.remove_rows(self.number),
+        }
+    }
+
+    fn publish(self, state: State) -> Result<State> {
+        let Index { db, .. } = self.index;
+        let failed = |e| self.index.failed(e);
+        let before = match self.index.state(&self.digest) {
+            // The damaged record goes, and with it the number of its rows, which stay.
             Err(Error::Record { .. }) => None,
             before => before?,
         };
+        let digest = self.digest.to_string();
         let mut batch = WriteBatch::default();
-        batch.put_cf(self.index.cf(LAYERS), digest.to_string().as_bytes(), state.encode());
-        batch.delete(unused_key(self.number));
-        // Somebody may be reading it: it goes at the next start.
+        // Other processes may read the rows that are replaced: they go at the next start.
         if let Some(State::Ready(Layer { number, .. })) = before {
-            batch.put(unused_key(number), b"");
+            batch.put(unused_key(number), &digest);
         }
-        self.index.db.write(batch).map_err(|e| self.index.failed(e))?;
+        let layers = self.index.cf(LAYERS);
+        match self.batch.take() {
+            Some(gathered) => {
+                for (family, rows) in ROW_FAMILIES.into_iter().zip(gathered.rows) {
+                    for (key, value) in rows {
+                        batch.put_cf(self.index.cf(family), key, value);
+                    }
+                }
+                batch.put_cf(layers, &digest, state.encode());
+            }
+            None => {
+                db.write(std::mem::take(&mut batch)).map_err(failed)?;
+                let families = ROW_FAMILIES.map(|family| self.index.cf(family));
+                db.flush_cfs_opt(&families, &FlushOptions::default()).map_err(failed)?;
+                db.put_cf_opt(layers, &digest, state.encode(), &self.unlogged).map_err(failed)?;
+                db.flush_cf(layers).map_err(failed)?;
+            }
+        }
+        batch.delete(unused_key(self.number));
+        db.write(batch).map_err(failed)?;
+        self.index.count_files();
         Ok(state)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::records::Kind;
     use super::*;
+    use crate::layer::codec::Compression;
+    use crate::oci::Algorithm;
 
     #[test]
     fn keys() {
@@ -423,5 +598,150 @@ mod tests {
         assert_eq!(entry_key(2, b"a/b"), *b"\0\0\0\0\0\0\0\x02\0\x02a/b");
         assert_eq!(after(vec![1, 2]), [1, 3]);
         assert_eq!(after(vec![1, 255, 255]), [2]);
+    }
+
+    fn digest(name: &str) -> Digest {
+        Algorithm::Sha256.digest(name.as_bytes())
+    }
+
+    fn layer(number: u64) -> Layer {
+        Layer {
+            number,
+            compression: Compression::None,
+            copied: false,
+            compressed: 0,
+            uncompressed: 0,
+            diff_id: [0; 32],
+            entries: 0,
+            spans: Vec::new(),
+            cross_layer_links: 0,
+        }
+    }
+
+    /// A path of 4,000 bytes.
+    fn path(number: usize) -> Vec<u8> {
+        format!("{number:04000}").into_bytes()
+    }
+
+    /// More rows of such paths than fit into a batch.
+    const LARGE: usize = BATCH_MAX / 4000 + 10;
+
+    fn write<'a>(index: &'a Index, name: &str, rows: usize) -> LayerWriter<'a> {
+        let writer = index.begin_layer(&digest(name)).unwrap();
+        for number in 0..rows {
+            writer.put_entry(&path(number), &Entry::implicit(Kind::Regular)).unwrap();
+            writer.put_name(7, &path(number)).unwrap();
+        }
+        writer
+    }
+
+    fn number_of(index: &Index, name: &str) -> Option<u64> {
+        match index.state(&digest(name)).unwrap()? {
+            State::Ready(layer) => Some(layer.number),
+            State::Refused(_) => None,
+        }
+    }
+
+    fn count(index: &Index, number: u64) -> (usize, usize) {
+        (index.entries(number, None).count(), index.names(number, 7).count())
+    }
+
+    /// Files of rows in the database.
+    fn files(index: &Index) -> usize {
+        index.db.live_files().unwrap().len()
+    }
+
+    #[test]
+    fn small_and_large_layers_are_read_as_written_and_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path_of_db = dir.path().join("db");
+        let index = Index::open(&path_of_db).unwrap();
+        let follower = Index::follow(&path_of_db).unwrap();
+        for (name, rows) in [("small", 10), ("large", LARGE)] {
+            let writer = write(&index, name, rows);
+            assert_eq!(writer.batch.borrow().is_some(), name == "small");
+            // What is deleted while it is indexed, and what is read by then.
+            writer.delete_entry(&path(3)).unwrap();
+            writer.delete_name(7, &path(4)).unwrap();
+            assert_eq!(writer.entry(&path(3)).unwrap(), None);
+            assert!(writer.entry(&path(4)).unwrap().is_some());
+            assert_eq!(writer.below(b"", 1).count(), rows - 1);
+            assert_eq!(writer.names(7).count(), rows - 1);
+            let number = writer.number();
+            follower.catch_up().unwrap();
+            assert_eq!(number_of(&index, name), None);
+            assert_eq!(number_of(&follower, name), None);
+            writer.finish(layer(number)).unwrap();
+            follower.catch_up().unwrap();
+            for reader in [&index, &follower] {
+                assert_eq!(number_of(reader, name), Some(number));
+                assert_eq!(count(reader, number), (rows - 1, rows - 1));
+            }
+        }
+    }
+
+    #[test]
+    fn what_was_interrupted_or_replaced_goes_at_the_next_start() {
+        let dir = tempfile::tempdir().unwrap();
+        let path_of_db = dir.path().join("db");
+        let reopen = || {
+            let index = Index::open(&path_of_db).unwrap();
+            index.clean_layers().unwrap();
+            index
+        };
+        for rows in [10, LARGE] {
+            let index = reopen();
+            let first = write(&index, "a", rows);
+            let number = first.number();
+            first.finish(layer(number)).unwrap();
+            let second = write(&index, "a", rows - 2);
+            let replacing = second.number();
+            // The process ends here, as far as this layer is concerned.
+            drop(second);
+            drop(index);
+
+            let index = reopen();
+            assert_eq!(number_of(&index, "a"), Some(number));
+            assert_eq!(count(&index, number), (rows, rows));
+            assert_eq!(count(&index, replacing), (0, 0));
+            let third = write(&index, "a", rows - 1);
+            let replacing = third.number();
+            assert!(replacing > number);
+            third.finish(layer(replacing)).unwrap();
+            assert_eq!(count(&index, number), (rows, rows), "another process may read it");
+            drop(index);
+
+            let index = reopen();
+            assert_eq!(number_of(&index, "a"), Some(replacing));
+            assert_eq!(count(&index, replacing), (rows - 1, rows - 1));
+            assert_eq!(count(&index, number), (0, 0));
+            let unused = index.rows("default", UNUSED.to_vec(), b"").next(|_, _| Ok(())).is_some();
+            assert!(!unused);
+        }
+    }
+
+    #[test]
+    fn files_follow_bytes_and_not_layers() {
+        let dir = tempfile::tempdir().unwrap();
+        let index = Index::open(&dir.path().join("db")).unwrap();
+        for number in 0..3000 {
+            let name = number.to_string();
+            let writer = write(&index, &name, 1);
+            let number = writer.number();
+            writer.finish(layer(number)).unwrap();
+        }
+        assert!(files(&index) < 50, "{} files", files(&index));
+        for number in 0..60 {
+            let name = format!("large {number}");
+            let writer = write(&index, &name, LARGE);
+            let number = writer.number();
+            writer.finish(layer(number)).unwrap();
+        }
+        // Merging happens in the background.
+        let start = std::time::Instant::now();
+        while files(&index) >= 80 && start.elapsed().as_secs() < 60 {
+            std::thread::yield_now();
+        }
+        assert!(files(&index) < 80, "{} files", files(&index));
     }
 }

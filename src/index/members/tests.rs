@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::index::Index;
+use crate::oci::Digest;
 
 /// Members one a word, `-> TARGET` for links: `d:` directory, `f:` file, `l:`
 /// symlink, `h:` hard link. The rows, by path: the same letters, `i:` implicit
@@ -43,7 +44,7 @@ fn made(kind: &str, path: &str, link: &str, header_offset: u64) -> Member {
 }
 
 fn place<'a>(index: &'a Index, members: &str) -> Result<Tree<'a>, Failure> {
-    let mut tree = Tree::new(index.begin_layer()?, 100, 4096)?;
+    let mut tree = Tree::new(index.begin_layer(&Digest::Sha256([7; 32]))?, 100, 4096)?;
     for (number, member) in members.split_whitespace().enumerate() {
         let (kind, rest) = member.split_once(':').unwrap();
         let (path, link) = rest.split_once("->").unwrap_or((rest, ""));
@@ -211,7 +212,8 @@ fn members_that_cost_too_much() {
     let dir = tempfile::tempdir().unwrap();
     let index = Index::open(&dir.path().join("db")).unwrap();
     for link in ["a", "c"] {
-        let mut tree = Tree::new(index.begin_layer().unwrap(), 100, 4096).unwrap();
+        let mut tree =
+            Tree::new(index.begin_layer(&Digest::Sha256([7; 32])).unwrap(), 100, 4096).unwrap();
         tree.repeated.set(REPEATED_MAX - 8);
         let mut place = |kind, path: &str, link: &str| {
             let mut member = made(kind, path, link, 0);
