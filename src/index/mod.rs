@@ -192,6 +192,7 @@ impl Index {
     /// Sees what the writer has written until now.
     pub fn catch_up(&self) -> Result<()> {
         self.check_identity()?;
+        tracing::debug!("caught up with the index");
         self.db.try_catch_up_with_primary().map_err(|e| self.failed(e))
     }
 
@@ -257,8 +258,9 @@ const FAMILIES: [&str; 7] = [
     rows::SPANS,
 ];
 
-/// Bytes of a family's rows in memory, before they become a file.
-const WRITE_BUFFER: usize = 8 << 20;
+/// Bytes of a family's rows in memory, before they become a file. After a full disk RocksDB waits
+/// for as much space for each family before it writes again.
+const WRITE_BUFFER: usize = 4 << 20;
 /// Bytes of the log, beyond which the oldest rows in memory become files.
 const LOG_MAX: u64 = 8 << 20;
 /// Blocks of all families kept in memory, in bytes.

@@ -5,6 +5,7 @@ mod beside;
 mod bombs;
 mod damage;
 mod kill;
+mod many;
 
 use std::fs;
 use std::io::{Read, Write};
