@@ -16,6 +16,8 @@ use crate::oci::Digest;
 /// Layers that wait for a thread. What is pushed beyond that is indexed when it
 /// is first looked into.
 const QUEUE_MAX: usize = 10_000;
+/// How long the threads wait for another job before they call themselves idle.
+const LINGER: Duration = Duration::from_millis(100);
 /// How often progress is told.
 const PROGRESS_EVERY: Duration = Duration::from_millis(100);
 
@@ -76,18 +78,19 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Jobs {
-    /// Starts `threads` threads. `work` indexes a layer; with `true` also one that
-    /// is indexed.
+    /// Starts `threads` threads. `work` indexes a layer; with `true` also one that is indexed.
+    /// `idle` is called when there has been no job for a moment.
     pub fn start(
         threads: usize,
         work: impl Fn(&Digest, bool, &AtomicU64) -> Result<State> + Send + Sync + 'static,
+        idle: impl Fn() + Send + Sync + 'static,
     ) -> io::Result<Jobs> {
-        let (shared, work) = (Arc::new(Shared::default()), Arc::new(work));
+        let (shared, work) = (Arc::new(Shared::default()), Arc::new((work, idle)));
         for number in 0..threads {
             let (shared, work) = (Arc::clone(&shared), Arc::clone(&work));
             thread::Builder::new()
                 .name(format!("index-{number}"))
-                .spawn(move || run(&shared, &*work))?;
+                .spawn(move || run(&shared, &work.0, &work.1))?;
         }
         Ok(Jobs { shared })
     }
@@ -134,17 +137,33 @@ impl Jobs {
     }
 }
 
-fn run(shared: &Shared, work: &(impl Fn(&Digest, bool, &AtomicU64) -> Result<State> + ?Sized)) {
+fn run(
+    shared: &Shared,
+    work: &impl Fn(&Digest, bool, &AtomicU64) -> Result<State>,
+    idle: &impl Fn(),
+) {
     loop {
         let mut queue = lock(&shared.queue);
+        let mut idled = false;
         let (layer, job) = loop {
             let next = queue.waiting.pop_front();
-            match next.and_then(|layer| Some((layer, Arc::clone(queue.jobs.get(&layer)?)))) {
-                Some(next) => break next,
-                None => {
-                    let more = shared.more.wait(queue);
-                    queue = more.unwrap_or_else(PoisonError::into_inner);
-                }
+            if let Some(next) =
+                next.and_then(|layer| Some((layer, Arc::clone(queue.jobs.get(&layer)?))))
+            {
+                break next;
+            }
+            if idled {
+                queue = shared.more.wait(queue).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            }
+            let waited = shared.more.wait_timeout(queue, LINGER);
+            let (waited, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+            queue = waited;
+            if timeout.timed_out() && queue.jobs.is_empty() {
+                idled = true;
+                drop(queue);
+                idle();
+                queue = lock(&shared.queue);
             }
         };
         drop(queue);
@@ -190,11 +209,15 @@ mod tests {
         let (go, gate) = mpsc::channel::<()>();
         let (gate, done) = (Mutex::new(gate), Arc::new(Mutex::new(Vec::new())));
         let seen = Arc::clone(&done);
-        let jobs = Jobs::start(1, move |layer, _, _| {
-            lock(&gate).recv().unwrap();
-            lock(&seen).push(*layer);
-            Ok(State::Refused(String::new()))
-        })
+        let jobs = Jobs::start(
+            1,
+            move |layer, _, _| {
+                lock(&gate).recv().unwrap();
+                lock(&seen).push(*layer);
+                Ok(State::Refused(String::new()))
+            },
+            || {},
+        )
         .unwrap();
         let [a, b, c] = [b"a", b"b", b"c"].map(|bytes| Algorithm::Sha256.digest(bytes));
         jobs.later([a]);
@@ -221,10 +244,14 @@ mod tests {
     fn who_does_not_listen_holds_up_nobody() {
         let (go, gate) = mpsc::channel::<()>();
         let gate = Mutex::new(gate);
-        let jobs = Jobs::start(1, move |_, _, _| {
-            lock(&gate).recv().unwrap();
-            Ok(State::Refused(String::new()))
-        })
+        let jobs = Jobs::start(
+            1,
+            move |_, _, _| {
+                lock(&gate).recv().unwrap();
+                Ok(State::Refused(String::new()))
+            },
+            || {},
+        )
         .unwrap();
         let layer = Algorithm::Sha256.digest(b"");
         let job = jobs.now(&layer, false);
@@ -249,10 +276,14 @@ mod tests {
 
     #[test]
     fn a_panic_ends_its_job_alone() {
-        let jobs = Jobs::start(1, |_, force, _| {
-            assert!(!force, "on purpose");
-            Ok(State::Refused("no".into()))
-        })
+        let jobs = Jobs::start(
+            1,
+            |_, force, _| {
+                assert!(!force, "on purpose");
+                Ok(State::Refused("no".into()))
+            },
+            || {},
+        )
         .unwrap();
         let layer = Algorithm::Sha256.digest(b"");
         let failed = jobs.now(&layer, true).wait(|_| {});

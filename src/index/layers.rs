@@ -120,15 +120,16 @@ impl Layers {
                 build(&index, &storage, layer, force, &limits, progress)
             }
         };
-        Layers::with(storage, index, options, work)
+        Layers::with(storage, index, options, work, || {})
     }
 
-    /// Layers that `work` has indexed.
+    /// Layers that `work` indexes; `idle` is called when it has had nothing to do for a moment.
     pub(super) fn with(
         storage: Arc<Storage>,
         index: Arc<Index>,
         options: &Options,
         work: impl Fn(&Digest, bool, &AtomicU64) -> Result<State> + Send + Sync + 'static,
+        idle: impl Fn() + Send + Sync + 'static,
     ) -> io::Result<Layers> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let listener = Arc::<Listener>::default();
@@ -143,7 +144,7 @@ impl Layers {
             }
         };
         Ok(Layers {
-            jobs: Jobs::start(options.jobs.max(1), work)?,
+            jobs: Jobs::start(options.jobs.max(1), work, idle)?,
             spans: Spans::new(Arc::clone(&storage), Arc::clone(&index), options.cache, cores)?,
             storage,
             index,

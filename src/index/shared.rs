@@ -10,7 +10,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -49,10 +49,14 @@ enum Answer {
 /// The layers of the registry in `dir`, read and indexed as far as needed.
 pub fn open(dir: &Path, storage: Arc<Storage>, options: &Options) -> Result<Layers> {
     let index = Arc::new(open_index(dir)?);
+    let writing = Arc::<Writing>::default();
+    let idle = {
+        let writing = Arc::clone(&writing);
+        move || drop(lock(&writing).take())
+    };
     let work = {
         let (dir, options) = (dir.to_owned(), options.clone());
         let (storage, index) = (Arc::clone(&storage), Arc::clone(&index));
-        let writing = Mutex::default();
         move |layer: &Digest, force: bool, progress: &AtomicU64| {
             have_indexed(&writing, &dir, &storage, layer, force, &options, progress)?;
             index.catch_up()?;
@@ -60,7 +64,7 @@ pub fn open(dir: &Path, storage: Arc<Storage>, options: &Options) -> Result<Laye
         }
     };
     let failed = |cause| storage::Error::io("start threads for", dir, cause);
-    Ok(Layers::with(storage, index, options, work).map_err(failed)?)
+    Ok(Layers::with(storage, index, options, work, idle).map_err(failed)?)
 }
 
 /// Opens the index to read; makes an empty one where there is none that can be
@@ -85,6 +89,15 @@ fn open_index(dir: &Path) -> Result<Index> {
     }
 }
 
+/// The index that this process writes at the moment, because there is no server. Opening it for
+/// every layer would take longer than indexing a small one.
+type Writing = Mutex<Option<Arc<Primary>>>;
+
+// No invariant is broken half way through what the lock guards.
+fn lock(writing: &Writing) -> MutexGuard<'_, Option<Arc<Primary>>> {
+    writing.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// The index while this process writes it: closed before the lock is given up.
 struct Primary {
     index: Index,
@@ -92,7 +105,7 @@ struct Primary {
 }
 
 fn have_indexed(
-    writing: &Mutex<Weak<Primary>>,
+    writing: &Writing,
     dir: &Path,
     storage: &Storage,
     layer: &Digest,
@@ -101,12 +114,11 @@ fn have_indexed(
     progress: &AtomicU64,
 ) -> Result<()> {
     let start = Instant::now();
-    let shared = || writing.lock().unwrap_or_else(PoisonError::into_inner);
     let write =
         |primary: &Primary| build(&primary.index, storage, layer, force, &options.limits, progress);
     loop {
-        // Another job of this process has it open.
-        let primary = shared().upgrade();
+        // A job of this process may have opened it.
+        let primary = lock(writing).clone();
         if let Some(primary) = primary {
             write(&primary)?;
             return Ok(());
@@ -117,10 +129,10 @@ fn have_indexed(
                 .map_err(|message| Error::Server(Box::new(*layer), message));
         }
         match storage::lock(dir, false) {
-            Ok(lock) => {
+            Ok(locked) => {
                 let index = Index::open(&dir.join("db"))?;
-                let primary = Arc::new(Primary { index, _lock: lock });
-                *shared() = Arc::downgrade(&primary);
+                let primary = Arc::new(Primary { index, _lock: locked });
+                *lock(writing) = Some(Arc::clone(&primary));
                 write(&primary)?;
                 return Ok(());
             }
