@@ -2,7 +2,8 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
-use std::path::Path;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
@@ -13,13 +14,13 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::{serve, store};
 use crate::cli::args::{MountArgs, UmountArgs};
-use crate::fuse::{self, Event, Look, Mount, MountError, Options, Tree};
-use crate::image::{Image, Images, Platform};
+use crate::fuse::{self, Event, Mount, MountError, Options, Tree, ViewOptions};
+use crate::image::{Image, Images};
 use crate::log;
 
-/// In the environment of the process that `--background` starts.
+/// Set in the environment of the process that `--background` starts.
 const BACKGROUND: &str = "_REGISTRY_MOUNT_BACKGROUND";
-/// What that process says on stdout before a reason why it failed.
+/// What that process prints before the reason why it failed.
 const FAILED: &str = "failed: ";
 
 pub fn run(args: &MountArgs) -> Result<ExitCode> {
@@ -29,23 +30,15 @@ pub fn run(args: &MountArgs) -> Result<ExitCode> {
     if std::env::var_os(BACKGROUND).is_none() {
         return start_background(args);
     }
-    // Of a session of its own, so that no terminal takes it along.
-    setsid().context("cannot leave the terminal")?;
-    serve_mount(args).inspect_err(|error| {
-        // Whoever started it is gone, or reads this.
+    background(args).inspect_err(|error| {
+        // The process that started this one may be gone.
         let _ = writeln!(std::io::stdout(), "{FAILED}{error:#}");
     })
 }
 
 /// Starts the same command once more, and waits until its mount answers.
 fn start_background(args: &MountArgs) -> Result<ExitCode> {
-    let log = match &args.log_file {
-        Some(path) => {
-            let file = File::options().create(true).append(true).open(path);
-            file.with_context(|| format!("cannot write to {}", path.display()))?.into()
-        }
-        None => Stdio::null(),
-    };
+    let (log, path) = open_log(args)?;
     let program = std::env::current_exe().context("cannot find this program")?;
     let mut child = Command::new(program)
         .args(std::env::args_os().skip(1))
@@ -59,16 +52,53 @@ fn start_background(args: &MountArgs) -> Result<ExitCode> {
     if let Some(stdout) = child.stdout.take() {
         BufReader::new(stdout)
             .read_line(&mut line)
-            .context("cannot hear from the process in the background")?;
+            .context("cannot read from the process in the background")?;
     }
+    let path = path.display();
     match line.trim_end() {
-        "" => bail!("the process in the background ended before it had mounted anything"),
+        "" => bail!("the process in the background ended before it mounted anything: see {path}"),
         line => match line.strip_prefix(FAILED) {
             Some(reason) => bail!("{reason}"),
-            None => println!("{line}"),
+            None => println!("{line}, its log is {path}"),
         },
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The log of a process in the background: `--log-file`, or `mount.log` in the registry's folder,
+/// or a new file among the temporary ones where the user may not write there.
+fn open_log(args: &MountArgs) -> Result<(File, PathBuf)> {
+    let mut options = File::options();
+    options.create(true).append(true).mode(0o600);
+    let open = |path: &Path| {
+        let path = std::path::absolute(path)?;
+        options.open(&path).map(|file| (file, path))
+    };
+    if let Some(path) = &args.log_file {
+        return open(path).with_context(|| format!("cannot write to {}", path.display()));
+    }
+    if let Ok(opened) = open(&args.store.dir.join("mount.log")) {
+        return Ok(opened);
+    }
+    let path = std::env::temp_dir().join(format!("registry-mount-{}.log", std::process::id()));
+    let file = File::options().create_new(true).append(true).mode(0o600).open(&path);
+    let file = file.with_context(|| {
+        format!("cannot write a log to {} or {}", args.store.dir.display(), path.display())
+    })?;
+    Ok((file, path))
+}
+
+/// Runs as a daemon: in a session of its own, which no terminal ends, and in `/`, so that the file
+/// system in which it was started can be unmounted.
+fn background(args: &MountArgs) -> Result<ExitCode> {
+    let mut args = args.clone();
+    let paths = [&mut args.mountpoint, &mut args.store.dir];
+    for path in paths.into_iter().chain(&mut args.store.layers) {
+        *path = std::path::absolute(&*path).context("cannot find the working directory")?;
+    }
+    setsid().context("cannot leave the terminal")?;
+    std::env::set_current_dir("/").context("cannot leave the working directory")?;
+    serve_mount(&args)
 }
 
 fn serve_mount(args: &MountArgs) -> Result<ExitCode> {
@@ -85,20 +115,21 @@ fn serve_mount(args: &MountArgs) -> Result<ExitCode> {
         }
         None => None,
     };
-    let look = Look {
+    let options = ViewOptions {
         platform: args.platform.clone(),
         uid: args.uid,
         gid: args.gid,
         tag_ttl: args.tag_ttl,
-        ..look()
+        inode32: args.inode32,
+        ..view_options()
     };
     let root = args.store.root()?;
     let mount =
-        begin(&args.mountpoint, images, look, image, args.allow_other, args.threads, &root)?;
+        begin(&args.mountpoint, images, options, image, args.allow_other, args.threads, &root)?;
     signals(mount.sender())?;
     let version = env!("CARGO_PKG_VERSION");
     let path = mount.path().display();
-    // Without anybody to hear it, it is mounted all the same.
+    // The mount is of use even if nothing reads that it is ready.
     if let Err(error) = writeln!(std::io::stdout(), "registry {version} is mounted at {path}") {
         tracing::warn!(%error, "cannot write to stdout that it is mounted at {path}");
     }
@@ -111,7 +142,7 @@ fn serve_mount(args: &MountArgs) -> Result<ExitCode> {
         Event::StopNow => serve::exit(1),
         Event::Panicked => {
             mount.end()?;
-            // Nobody is left to tell when stderr is closed.
+            // Nothing is left to do when stderr is closed.
             let _ = writeln!(std::io::stderr(), "registry: a bug ended the mount: see the log");
             serve::exit(1);
         }
@@ -119,21 +150,23 @@ fn serve_mount(args: &MountArgs) -> Result<ExitCode> {
     serve::exit(0)
 }
 
-/// How things are shown when nobody says otherwise.
-pub(super) fn look() -> Look {
-    Look {
-        platform: None::<Platform>,
+/// How images are shown without options.
+pub(super) fn view_options() -> ViewOptions {
+    ViewOptions {
+        platform: None,
         uid: None,
         gid: None,
         user: (getuid().as_raw(), getgid().as_raw()),
         tag_ttl: std::time::Duration::from_secs(1),
+        inode32: false,
     }
 }
 
+/// Mounts all images, or the one in `image` under its reference.
 pub(super) fn begin(
     mountpoint: &Path,
     images: Arc<Images>,
-    look: Look,
+    view: ViewOptions,
     image: Option<(String, Arc<Image>)>,
     allow_other: bool,
     threads: Option<u16>,
@@ -145,20 +178,20 @@ pub(super) fn begin(
         threads: threads.map_or(cores, usize::from),
         store: store.to_owned(),
     };
-    let tree = Tree::new(images, look, image);
+    let image = image.map(|(name, image)| (name, image.repository.clone(), image as _));
+    let tree = Tree::new(images, view, image);
     Mount::begin(mountpoint, tree, &options)
 }
 
-/// Has the C library give back what is as large as a part of a layer. Once it has
-/// seen some of these freed, it would keep them among its other memory, where
-/// they leave gaps of half their size.
+/// Makes the C library return memory that is as large as a part of a layer to the kernel. Once it has
+/// seen some of these freed, it would keep them among its other memory, where they leave gaps of half
+/// their size.
 fn settle_allocator() {
     #[cfg(target_env = "gnu")]
     {
         /// Above what a single read takes, below almost all parts of layers.
         const LARGE: i32 = 1536 << 10;
-        // SAFETY: it changes a number in the allocator, and no other thread is at
-        // work yet.
+        // SAFETY: it changes a number in the allocator before any other thread is started.
         #[allow(unsafe_code)]
         unsafe {
             libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE);
@@ -176,7 +209,7 @@ fn raise_file_limit() {
     }
 }
 
-/// Turns signals into events. The second one ends the process on the spot.
+/// Turns signals into events. The second one ends the process at once.
 fn signals(events: Sender<Event>) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -195,7 +228,7 @@ fn signals(events: Sender<Event>) -> Result<()> {
                     _ = term.recv() => {}
                     _ = int.recv() => {}
                 }
-                // Nobody listens any more: it ends already.
+                // Without a receiver the mount is ending already.
                 let _ = events.send(event);
             }
         });
@@ -212,7 +245,7 @@ pub fn end(args: &UmountArgs) -> Result<ExitCode> {
         Err(MountError::Unmount { path, cause })
             if cause.raw_os_error() == Some(nix::libc::EBUSY) =>
         {
-            bail!("{} is in use: leave it, or give --lazy", path.display())
+            bail!("{} is in use: close what uses it, or give --lazy", path.display())
         }
         other => other?,
     }

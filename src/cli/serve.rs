@@ -124,8 +124,8 @@ fn mount(
     layers: Arc<Layers>,
 ) -> Result<(Sender<fuse::Event>, JoinHandle<()>)> {
     let (images, root) = (Arc::new(Images::new(layers)), &config.storage.root);
-    let look = mount::look();
-    let mount = mount::begin(path, images, look, None, allow_other, None, root)?;
+    let view = mount::view_options();
+    let mount = mount::begin(path, images, view, None, allow_other, None, root)?;
     tracing::info!(path = %mount.path().display(), "mounted");
     let events = mount.sender();
     let watch = move || {

@@ -1,6 +1,5 @@
-//! The kernel's requests, answered from the [`Tree`]: the only place that knows
-//! fuser's types. Slow answers are given by threads of a [`Pool`]; a panic costs
-//! its request and ends the mount.
+//! Answers the kernel's requests from the [`Tree`]. Nothing else knows fuser's types. Slow answers are
+//! given by threads of a [`Pool`]. A panic fails its request and ends the mount.
 
 use std::cell::Cell;
 use std::ffi::OsStr;
@@ -8,47 +7,49 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::mpsc::Sender;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use fuser::{
     Errno, FileAttr, FileHandle, FileType, Filesystem, Generation, INodeNo, InitFlags,
-    KernelConfig, LockOwner, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
-    ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyXattr, Request,
+    KernelConfig, LockOwner, Notifier, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyXattr,
+    Request,
 };
 
 use super::Event;
-use super::error::{Error, Result};
-use super::readahead::Ahead;
-use super::tree::{Attributes, Patience, Tree};
+use super::error::{Error, Result, Slow};
+use super::listing::{End, Listed};
+use super::readahead::ReadAhead;
+use super::tree::{Attributes, Tree};
 use super::workers::Pool;
-use crate::index::records::{Kind, Time};
+use crate::image::{Kind, MayBlock, Time};
 
-/// Numbers are not used for another thing while the kernel knows them.
+/// A number stands for nothing else while the kernel knows it, so all have one generation.
 const GENERATION: Generation = Generation(0);
-/// Requests of read-ahead that the kernel may have under way.
+/// Read-ahead requests that the kernel may have under way.
 const BACKGROUND: u16 = 64;
-/// Threads that wait for images to be indexed.
-const WAITING: usize = 64;
-/// Threads that list, and count the names of files.
-const LOOKING: usize = 4;
+/// Threads that open images, and wait for them to be indexed.
+const OPENING: usize = 64;
+/// Threads that list names and count links.
+const LISTING: usize = 4;
 
 thread_local! {
-    /// What a read fills. As long as the longest before.
+    /// The buffer of reads, as long as the longest so far.
     static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
 /// What the kernel is asked to do, where it can.
 const CAPABILITIES: [InitFlags; 7] = [
-    // A listing says all about its entries: no look-up for each.
+    // A listing has the attributes of its entries, which saves a lookup for each.
     InitFlags::FUSE_DO_READDIRPLUS,
     InitFlags::FUSE_PARALLEL_DIROPS,
     InitFlags::FUSE_CACHE_SYMLINKS,
-    // No message to open anything; caches outlive the file that is open.
+    // Opening sends no message, and caches outlive the open file.
     InitFlags::FUSE_NO_OPEN_SUPPORT,
     InitFlags::FUSE_NO_OPENDIR_SUPPORT,
-    // Content is never dropped for a change of time or size.
+    // A change of time or size drops no content.
     InitFlags::FUSE_EXPLICIT_INVAL_DATA,
     InitFlags::FUSE_ASYNC_DIO,
 ];
@@ -59,27 +60,18 @@ pub struct Adapter(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     tree: Tree,
-    ahead: Arc<Ahead>,
-    /// Decodes.
+    ahead: Arc<ReadAhead>,
+    /// Where the kernel is told of changes, once it is mounted.
+    kernel: Arc<OnceLock<Notifier>>,
     decode: Pool,
-    /// Opens images, which may have to be indexed first.
     open: Pool,
-    /// Does what else takes long.
-    look: Pool,
+    list: Pool,
     events: Sender<Event>,
-    /// A place on the file system that the store is on.
+    /// A place on the store's file system.
     store: PathBuf,
 }
 
-/// Which threads do what takes long.
-#[derive(Clone, Copy)]
-enum Slow {
-    Decode,
-    Open,
-    Look,
-}
-
-/// An answer under way, of any sort.
+/// An answer that was not given yet.
 trait Reply: Send + 'static {
     fn fail(self, errno: Errno);
 }
@@ -108,53 +100,51 @@ replies!(
 impl Adapter {
     /// `decoders`: threads that decode.
     pub fn new(tree: Tree, decoders: usize, store: PathBuf, events: Sender<Event>) -> Adapter {
+        let kernel = Arc::default();
         Adapter(Arc::new(Shared {
             tree,
-            ahead: Arc::default(),
+            ahead: Arc::new(ReadAhead::new(Arc::clone(&kernel))),
+            kernel,
             decode: Pool::new("decode", decoders),
-            open: Pool::new("open", WAITING),
-            look: Pool::new("look", LOOKING),
+            open: Pool::new("open", OPENING),
+            list: Pool::new("list", LISTING),
             events,
             store,
         }))
     }
 
-    /// To be connected with the kernel when it is mounted.
-    pub fn ahead(&self) -> Arc<Ahead> {
-        Arc::clone(&self.0.ahead)
+    /// Where to put the connection to the kernel when it is mounted.
+    pub fn kernel(&self) -> Arc<OnceLock<Notifier>> {
+        Arc::clone(&self.0.kernel)
     }
 
-    /// Does the work at once, or, if it would take long, on another thread, and
-    /// gives the answer.
+    /// Does the work and gives the answer: at once, or on another thread if the work would block.
     fn answer<R: Reply, T>(
         &self,
         operation: &'static str,
         number: INodeNo,
-        slow: Slow,
         mut reply: R,
-        work: impl Fn(&Tree, Patience, &mut R) -> Result<T> + Send + 'static,
+        work: impl Fn(&Tree, MayBlock, &mut R) -> Result<T> + Send + 'static,
         give: impl FnOnce(R, T) + Send + 'static,
     ) {
         let shared = &self.0;
         shared.guard(operation, number, || {
-            let result = work(&shared.tree, Patience::Now, &mut reply);
-            if !matches!(result, Err(Error::Waits)) {
-                return shared.finish(operation, number, reply, result, give);
-            }
-            let pool = match slow {
-                Slow::Decode => &shared.decode,
-                Slow::Open => &shared.open,
-                Slow::Look => &shared.look,
+            let result = work(&shared.tree, MayBlock::No, &mut reply);
+            let pool = match result {
+                Err(Error::WouldBlock(Slow::Decode)) => &shared.decode,
+                Err(Error::WouldBlock(Slow::Open)) => &shared.open,
+                Err(Error::WouldBlock(Slow::List)) => &shared.list,
+                result => return shared.finish(operation, number, reply, result, give),
             };
             let later = Arc::clone(shared);
             let queued = pool.run(move || {
                 later.guard(operation, number, || {
-                    let result = work(&later.tree, Patience::Waits, &mut reply);
+                    let result = work(&later.tree, MayBlock::Yes, &mut reply);
                     later.finish(operation, number, reply, result, give);
                 });
             });
             if let Err(error) = queued {
-                // Dropped, the reply is EIO.
+                // The reply is dropped, which answers EIO.
                 tracing::error!(operation, %error, "cannot start a thread");
             }
         });
@@ -162,13 +152,24 @@ impl Adapter {
 }
 
 impl Shared {
-    /// Runs what must not end the thread.
+    /// Runs work that must not end the thread when it panics.
     fn guard(&self, operation: &'static str, number: INodeNo, work: impl FnOnce()) {
-        // What the work holds is dropped with it: its answer becomes EIO.
+        // The work's reply is dropped with it, which answers EIO.
         if catch_unwind(AssertUnwindSafe(work)).is_err() {
-            tracing::error!(operation, number = number.0, "a bug: the mount ends");
-            // Nobody listens any more: it ends already.
+            tracing::error!(operation, inode = number.0, "a bug: the mount ends");
+            // Without a receiver the mount is ending already.
             let _ = self.events.send(Event::Panicked);
+        }
+    }
+
+    /// Called when a listing was answered. The kernel keeps listings until a directory's time
+    /// changes. One above the images may change without that, when another program writes to the
+    /// store, so the kernel must not keep it.
+    fn listed(&self, number: INodeNo, end: End) {
+        if let (End::OfNames, Some(kernel)) = (end, self.kernel.get())
+            && let Err(error) = kernel.inval_inode(number, 0, 0)
+        {
+            tracing::debug!(%error, "the kernel has forgotten a directory meanwhile");
         }
     }
 
@@ -183,7 +184,7 @@ impl Shared {
         match result {
             Ok(answer) => give(reply, answer),
             Err(error) => {
-                if error.is_news() {
+                if error.is_fault() {
                     let path = self.tree.describe(number.0);
                     tracing::error!(operation, path, %error, "a request failed");
                 }
@@ -210,7 +211,7 @@ fn kind(kind: Kind) -> FileType {
         Kind::Character => FileType::CharDevice,
         Kind::Block => FileType::BlockDevice,
         Kind::Fifo => FileType::NamedPipe,
-        // The rest are no things of an image, or directories.
+        // The other kinds are directories, or are never shown.
         Kind::Directory
         | Kind::Implicit
         | Kind::WhiteoutParent
@@ -219,7 +220,7 @@ fn kind(kind: Kind) -> FileType {
     }
 }
 
-/// As the kernel decodes it (`new_decode_dev`).
+/// Encodes a device as the kernel decodes it (`new_decode_dev`).
 fn device((major, minor): (u32, u32)) -> u32 {
     (minor & 0xff) | ((major & 0xfff) << 8) | ((minor & 0xf_ff00) << 12)
 }
@@ -245,24 +246,12 @@ fn attributes(from: &Attributes) -> FileAttr {
     }
 }
 
-/// What says that there is nothing, and that this may be remembered.
+/// The attributes that say that a name does not exist, which the kernel may remember.
 fn nothing() -> FileAttr {
-    attributes(&Attributes {
-        number: 0,
-        kind: Kind::Regular,
-        mode: 0,
-        uid: 0,
-        gid: 0,
-        mtime: Time::default(),
-        size: 0,
-        blocks: 0,
-        links: 0,
-        device: (0, 0),
-    })
+    attributes(&Attributes { kind: Kind::Regular, ..Attributes::of_directory(0) })
 }
 
-/// Answers with a value of any length, or with its length where nothing was
-/// asked for.
+/// Answers with a value, or with its length where no buffer was offered.
 fn give_sized(reply: ReplyXattr, size: u32, value: &[u8]) {
     match (size as usize, u32::try_from(value.len())) {
         (0, Ok(length)) => reply.size(length),
@@ -275,7 +264,7 @@ impl Filesystem for Adapter {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
         for capability in CAPABILITIES {
             if config.capabilities().contains(capability) {
-                // It is offered.
+                // It cannot fail for what the kernel offers.
                 let _ = config.add_capabilities(capability);
             }
         }
@@ -284,21 +273,21 @@ impl Filesystem for Adapter {
     }
 
     fn destroy(&mut self) {
-        // Nobody listens any more: it ends already.
+        // Without a receiver the mount is ending already.
         let _ = self.0.events.send(Event::Ended);
     }
 
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let name = name.as_bytes().to_vec();
-        let work = move |tree: &Tree, patience, _: &mut ReplyEntry| {
-            let found = tree.lookup(parent.0, &name, patience)?;
+        let work = move |tree: &Tree, may_block, _: &mut ReplyEntry| {
+            let found = tree.lookup(parent.0, &name, may_block)?;
             let absent = match found {
                 Some(_) => None,
                 None => tree.absence(parent.0),
             };
             Ok((found, absent))
         };
-        self.answer("lookup", parent, Slow::Open, reply, work, |reply, answer| match answer {
+        self.answer("lookup", parent, reply, work, |reply, answer| match answer {
             (Some(found), _) => {
                 reply.entry(&found.ttl, &attributes(&found.attributes), GENERATION);
             }
@@ -314,21 +303,19 @@ impl Filesystem for Adapter {
 
     fn getattr(&self, _: &Request, number: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
         let work =
-            move |tree: &Tree, patience, _: &mut ReplyAttr| tree.attributes(number.0, patience);
-        self.answer("getattr", number, Slow::Look, reply, work, |reply, found| {
+            move |tree: &Tree, may_block, _: &mut ReplyAttr| tree.attributes(number.0, may_block);
+        self.answer("getattr", number, reply, work, |reply, found| {
             reply.attr(&found.ttl, &attributes(&found.attributes));
         });
     }
 
     fn readlink(&self, _: &Request, number: INodeNo, reply: ReplyData) {
-        let work = move |tree: &Tree, _, _: &mut ReplyData| tree.link(number.0);
-        self.answer("readlink", number, Slow::Look, reply, work, |reply, link| {
-            reply.data(&link);
-        });
+        let work = move |tree: &Tree, may_block, _: &mut ReplyData| tree.link(number.0, may_block);
+        self.answer("readlink", number, reply, work, |reply, link| reply.data(&link));
     }
 
     fn open(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
-        // "Not at all": from now on the kernel opens without asking.
+        // From now on the kernel opens without asking.
         reply.error(Errno::ENOSYS);
     }
 
@@ -352,20 +339,25 @@ impl Filesystem for Adapter {
             let shared = &self.0;
             shared.guard("read", number, || shared.ahead.reads(&shared.tree, number.0));
         }
-        let work = move |tree: &Tree, patience, _: &mut ReplyData| {
+        let work = move |tree: &Tree, may_block, _: &mut ReplyData| {
             let (mut buffer, size) = (BUFFER.take(), size as usize);
             if buffer.len() < size {
                 buffer.resize(size, 0);
             }
-            let length = tree.read(number.0, offset, &mut buffer[..size], patience)?;
-            Ok((buffer, length))
+            match tree.read(number.0, offset, &mut buffer[..size], may_block) {
+                Ok(length) => Ok((buffer, length)),
+                Err(error) => {
+                    BUFFER.set(buffer);
+                    Err(error)
+                }
+            }
         };
         let give = move |reply: ReplyData, (buffer, length): (Vec<u8>, usize)| {
             reply.data(&buffer[..length]);
             BUFFER.set(buffer);
             drop(asked);
         };
-        self.answer("read", number, Slow::Decode, reply, work, give);
+        self.answer("read", number, reply, work, give);
     }
 
     fn readdir(
@@ -376,27 +368,29 @@ impl Filesystem for Adapter {
         offset: u64,
         reply: ReplyDirectory,
     ) {
-        let work = move |tree: &Tree, patience, reply: &mut ReplyDirectory| {
+        let work = move |tree: &Tree, may_block, reply: &mut ReplyDirectory| {
             let mut any = false;
-            let mut told = Vec::new();
-            let listed = tree.list(number.0, offset, patience, &mut |child| {
+            let mut counted = Vec::new();
+            let listed = tree.list(number.0, offset, may_block, &mut |child| {
                 let attributes = &child.found.attributes;
                 let ino = INodeNo(attributes.number);
                 let name = OsStr::from_bytes(child.name);
                 let full = reply.add(ino, child.next, kind(attributes.kind), name);
                 any |= !full;
                 if !full && !is_dot(child.name) {
-                    told.push(attributes.number);
+                    counted.push(attributes.number);
                 }
                 !full
             });
-            // By this the kernel is told of names alone.
-            told.into_iter().for_each(|child| tree.forget(child, 1));
-            // What was listed is given; the error comes again with the rest.
-            if any { Ok(()) } else { listed.map(drop) }
+            // For the kernel these names are no lookups.
+            counted.into_iter().for_each(|child| tree.forget(child, 1));
+            // What was listed is an answer; the error comes again with the rest.
+            if any { Ok(End::More) } else { listed }
         };
-        self.answer("readdir", number, Slow::Look, reply, work, |reply, ()| {
+        let shared = Arc::clone(&self.0);
+        self.answer("readdir", number, reply, work, move |reply, end| {
             reply.ok();
+            shared.listed(number, end);
         });
     }
 
@@ -408,9 +402,9 @@ impl Filesystem for Adapter {
         offset: u64,
         reply: ReplyDirectoryPlus,
     ) {
-        let work = move |tree: &Tree, patience, reply: &mut ReplyDirectoryPlus| {
+        let work = move |tree: &Tree, may_block, reply: &mut ReplyDirectoryPlus| {
             let mut any = false;
-            let listed = tree.list(number.0, offset, patience, &mut |child| {
+            let listed = tree.list(number.0, offset, may_block, &mut |child: &Listed| {
                 let attributes = attributes(&child.found.attributes);
                 let name = OsStr::from_bytes(child.name);
                 let ttl = &child.found.ttl;
@@ -419,30 +413,31 @@ impl Filesystem for Adapter {
                 any |= !full;
                 !full
             });
-            if any { Ok(0) } else { listed }
+            if any { Ok(End::More) } else { listed }
         };
         let shared = Arc::clone(&self.0);
-        self.answer("readdir", number, Slow::Look, reply, work, move |reply, first| {
-            if first != 0 {
+        self.answer("readdir", number, reply, work, move |reply, end| {
+            if let End::OfFiles(first @ 1..) = end {
                 shared.ahead.listed(&shared.tree, first);
             }
             reply.ok();
+            shared.listed(number, end);
         });
     }
 
     fn statfs(&self, _: &Request, number: INodeNo, reply: ReplyStatfs) {
         let store = self.0.store.clone();
-        // The store's disk may not answer.
-        let work = move |_: &Tree, patience, _: &mut ReplyStatfs| match patience {
-            Patience::Now => Err(Error::Waits),
-            Patience::Waits => Ok(nix::sys::statvfs::statvfs(&store)),
+        // The store's disk may be slow to answer.
+        let work = move |_: &Tree, may_block, _: &mut ReplyStatfs| match may_block {
+            MayBlock::No => Err(Error::WouldBlock(Slow::List)),
+            MayBlock::Yes => Ok(nix::sys::statvfs::statvfs(&store)),
         };
-        self.answer("statfs", number, Slow::Look, reply, work, |reply, answer| match answer {
-            // As large as what the store is on, and full, since nothing can be
-            // added.
+        self.answer("statfs", number, reply, work, |reply, answer| match answer {
+            // The space of the store's file system, as a read-only bind mount of it shows.
             Ok(stat) => {
                 let unit = u32::try_from(stat.fragment_size()).unwrap_or(4096);
-                reply.statfs(stat.blocks(), 0, 0, 0, 0, unit, 255, unit);
+                let (free, available) = (stat.blocks_free(), stat.blocks_available());
+                reply.statfs(stat.blocks(), free, available, 0, 0, unit, 255, unit);
             }
             Err(error) => reply.error(Errno::from_i32(error as i32)),
         });
@@ -450,21 +445,24 @@ impl Filesystem for Adapter {
 
     fn getxattr(&self, _: &Request, number: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         let name = name.as_bytes().to_vec();
-        let work = move |tree: &Tree, _, _: &mut ReplyXattr| tree.xattr(number.0, &name);
-        self.answer("getxattr", number, Slow::Look, reply, work, move |reply, value| {
+        let work = move |tree: &Tree, may_block, _: &mut ReplyXattr| {
+            tree.xattr(number.0, &name, may_block)
+        };
+        self.answer("getxattr", number, reply, work, move |reply, value| {
             give_sized(reply, size, &value);
         });
     }
 
     fn listxattr(&self, _: &Request, number: INodeNo, size: u32, reply: ReplyXattr) {
-        let work = move |tree: &Tree, _, _: &mut ReplyXattr| tree.xattrs(number.0);
-        self.answer("listxattr", number, Slow::Look, reply, work, move |reply, names| {
+        let work =
+            move |tree: &Tree, may_block, _: &mut ReplyXattr| tree.xattrs(number.0, may_block);
+        self.answer("listxattr", number, reply, work, move |reply, names| {
             give_sized(reply, size, &names);
         });
     }
 
     fn access(&self, _: &Request, _: INodeNo, _: fuser::AccessFlags, reply: ReplyEmpty) {
-        // The kernel has looked at the modes.
+        // The kernel has checked the modes itself.
         reply.ok();
     }
 
@@ -477,16 +475,16 @@ impl Filesystem for Adapter {
         whence: i32,
         reply: ReplyLseek,
     ) {
-        let work = move |tree: &Tree, _, _: &mut ReplyLseek| {
+        let work = move |tree: &Tree, may_block, _: &mut ReplyLseek| {
             let offset = u64::try_from(offset).map_err(|_| Error::Seek)?;
             match whence {
-                libc::SEEK_DATA => tree.seek(number.0, offset, false),
-                libc::SEEK_HOLE => tree.seek(number.0, offset, true),
+                libc::SEEK_DATA => tree.seek(number.0, offset, false, may_block),
+                libc::SEEK_HOLE => tree.seek(number.0, offset, true, may_block),
                 // The kernel does the others itself.
                 _ => Err(Error::Seek),
             }
         };
-        self.answer("lseek", number, Slow::Look, reply, work, |reply, offset| {
+        self.answer("lseek", number, reply, work, |reply, offset| {
             reply.offset(i64::try_from(offset).unwrap_or(i64::MAX));
         });
     }

@@ -1,6 +1,6 @@
-//! What the kernel is told when something fails. The whole story goes to the log.
+//! What the kernel is told when a request fails. The log has the whole message.
 
-use crate::{image, storage};
+use crate::image;
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -8,41 +8,48 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub enum Error {
     #[error(transparent)]
     Image(#[from] image::Error),
-    /// An image that cannot be shown, and why.
-    #[error("{name} cannot be shown: {why}")]
-    Unshown { name: String, why: String },
-    #[error("it has no attribute of this name")]
+    #[error("{name} cannot be shown: {cause}")]
+    Broken { name: String, cause: image::Error },
+    #[error("no such extended attribute")]
     NoAttribute,
-    #[error("a number that nobody was told")]
+    #[error("stale inode number")]
     Stale,
-    #[error("no place in a file")]
+    #[error("offset beyond end of file")]
     Seek,
-    /// It takes long: to be asked again where one may wait.
-    #[error("it takes longer")]
-    Waits,
+    /// The request takes long, and has to be repeated on a thread that may wait.
+    #[error("the request would block")]
+    WouldBlock(Slow),
 }
 
-impl From<storage::Error> for Error {
-    fn from(error: storage::Error) -> Error {
-        Error::Image(error.into())
-    }
+/// What takes long: which threads have to do it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Slow {
+    /// Opening an image, whose layers may have to be indexed first.
+    Open,
+    /// Decoding a part of a layer.
+    Decode,
+    /// Listing names, counting links, asking the store's file system.
+    List,
 }
 
 impl Error {
     pub fn errno(&self) -> i32 {
         match self {
             Error::Image(error) => of_image(error),
-            Error::Unshown { .. } => libc::EIO,
+            // The manifest was deleted. The kernel looks its name up again.
+            Error::Broken { cause: image::Error::Storage(error), .. } if error.is_unknown() => {
+                libc::ESTALE
+            }
+            Error::Broken { .. } => libc::EIO,
             Error::NoAttribute => libc::ENODATA,
             Error::Stale => libc::ESTALE,
             Error::Seek => libc::ENXIO,
-            Error::Waits => libc::EAGAIN,
+            Error::WouldBlock(_) => libc::EAGAIN,
         }
     }
 
-    /// Whether it is news for the operator: what a file system is asked for and
-    /// does not have is none.
-    pub fn is_news(&self) -> bool {
+    /// Whether the operator should know of it. A file that does not exist is no fault.
+    pub fn is_fault(&self) -> bool {
         self.errno() == libc::EIO
     }
 }
@@ -56,6 +63,7 @@ fn of_image(error: &image::Error) -> i32 {
         E::NameTooLong(_) => libc::ENAMETOOLONG,
         E::IsDirectory(_) => libc::EISDIR,
         E::NotAFile(_) | E::NotALink(_) | E::Id(_) | E::Ambiguous { .. } => libc::EINVAL,
+        E::Storage(error) if error.is_unknown() => libc::ENOENT,
         E::Nesting { .. }
         | E::TooManyLayers { .. }
         | E::TooManyLinks { .. }
@@ -65,29 +73,7 @@ fn of_image(error: &image::Error) -> i32 {
         | E::Layer { .. }
         | E::Read { .. }
         | E::Write(_)
-        | E::Index(_) => libc::EIO,
-        E::Storage(error) => of_storage(error),
-    }
-}
-
-fn of_storage(error: &storage::Error) -> i32 {
-    use storage::Error as E;
-    match error {
-        E::RepositoryUnknown(_) | E::ManifestUnknown { .. } => libc::ENOENT,
-        // A layer that an image needs.
-        E::BlobUnknown { .. }
-        | E::ManifestBlobUnknown { .. }
-        | E::UploadUnknown { .. }
-        | E::UploadBusy { .. }
-        | E::ImageUnknown(_)
-        | E::ImageExists(_)
-        | E::ChecksumUnexpected(_)
-        | E::ChecksumMismatch { .. }
-        | E::ImageChanged(_)
-        | E::DigestMismatch { .. }
-        | E::DiskFull { .. }
-        | E::Io { .. }
-        | E::Damaged { .. }
-        | E::Locked { .. } => libc::EIO,
+        | E::Index(_)
+        | E::Storage(_) => libc::EIO,
     }
 }

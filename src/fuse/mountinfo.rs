@@ -1,4 +1,4 @@
-//! The kernel's table of mounts: which are ours. Source: proc_pid_mountinfo(5).
+//! The kernel's table of mounts, and which of them are ours. Source: proc_pid_mountinfo(5).
 
 use std::ffi::OsString;
 use std::fs;
@@ -6,10 +6,10 @@ use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-/// The source of our mounts, by which they are known.
+/// The source of our mounts, and their type below `fuse`.
 pub const SOURCE: &str = "registry";
 
-/// A mount.
+/// A mount in the table.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Row {
     pub path: PathBuf,
@@ -18,7 +18,7 @@ pub struct Row {
     pub ours: bool,
 }
 
-/// What is mounted at a path, topmost. The path has no links in it.
+/// The topmost mount at a path, which has no symbolic links in it.
 pub fn at(path: &Path) -> io::Result<Option<Row>> {
     let text = fs::read("/proc/self/mountinfo")?;
     let mut rows = text.split(|&b| b == b'\n').filter_map(parse);
@@ -40,7 +40,7 @@ fn parse(line: &[u8]) -> Option<Row> {
     })
 }
 
-/// Blanks, and what else would end a field, are `\` and three octal digits.
+/// Decodes a field, in which blanks and other separators are `\` and three octal digits.
 fn unescape(field: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(field.len());
     let mut rest = field;
@@ -58,7 +58,7 @@ fn unescape(field: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// A path without links in it, whether or not what is mounted there answers.
+/// Makes a path absolute and resolves its symbolic links, also where a dead mount is at its end.
 pub fn absolute(path: &Path) -> io::Result<PathBuf> {
     match fs::canonicalize(path) {
         Err(e) if is_dead(&e) => {
@@ -73,7 +73,7 @@ pub fn absolute(path: &Path) -> io::Result<PathBuf> {
     }
 }
 
-/// Whether that is the answer of a mount whose process is gone.
+/// Whether an error comes from a mount whose process is gone.
 pub fn is_dead(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOTCONN | libc::ECONNABORTED))
 }

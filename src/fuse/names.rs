@@ -1,24 +1,28 @@
-//! Names in the directories above the images: the path is the reference. A
-//! repository's name is the directories on the way, its last component stands
-//! before `:TAG`, `@DIGEST` or `:TAG@OS-ARCH[-VARIANT]`. What has neither `:` nor
-//! `@` is the beginning of longer names.
+//! Names in the directories above the images: the path is the reference. The components of a
+//! repository's name are the directories on the way. Its last component stands before `:TAG` or
+//! `@DIGEST`, to which `@OS-ARCH[-VARIANT]` may be added. A name without `:` and `@` is the beginning
+//! of longer ones.
+//!
+//! `@TAG` and `@ALGORITHM-HEX` are further names of the same images, without the colon that many
+//! programs take for a separator. They are found, but not listed.
 
 use std::fmt::Write;
 
 use crate::image::Platform;
-use crate::oci::{Reference, Repository, Tag};
+use crate::oci::{Algorithm, Digest, Reference, Repository, Tag};
 
-/// Longest name that programs expect (`NAME_MAX`). Longer ones are not listed.
+/// Bytes of the longest name that programs expect (`NAME_MAX`). Longer ones are not listed.
 pub const NAME_MAX: usize = 255;
 
 /// What a name means.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Name {
+    /// The beginning of longer names.
     Below(Repository),
     Image {
         repository: Repository,
         reference: Reference,
-        /// Another one than the mount's.
+        /// Not the mount's platform, but this one.
         platform: Option<Platform>,
     },
 }
@@ -31,7 +35,7 @@ pub fn join(prefix: &str, name: &str) -> String {
     }
 }
 
-/// `None`: nothing can have this name.
+/// What a name below `prefix` means. `None`: nothing can have this name.
 pub fn parse(prefix: &str, name: &[u8]) -> Option<Name> {
     let name = std::str::from_utf8(name).ok()?;
     let Some(end) = name.find([':', '@']) else {
@@ -39,31 +43,47 @@ pub fn parse(prefix: &str, name: &[u8]) -> Option<Name> {
     };
     let repository: Repository = join(prefix, &name[..end]).parse().ok()?;
     let rest = &name[end + 1..];
-    let (reference, platform) = if name[end..].starts_with('@') {
-        (Reference::Digest(rest.parse().ok()?), None)
-    } else if let Some((tag, platform)) = rest.split_once('@') {
-        let found: Platform = platform.replace('-', "/").parse().ok()?;
-        // Each platform has one name.
-        if dashed(&found) != platform {
-            return None;
+    let (reference, platform) = match rest.split_once('@') {
+        None => (rest, None),
+        Some((reference, dashes)) => {
+            let platform: Platform = dashes.replace('-', "/").parse().ok()?;
+            // Each platform has one name.
+            if dashed(&platform) != dashes {
+                return None;
+            }
+            (reference, Some(platform))
         }
-        (Reference::Tag(tag.parse().ok()?), Some(found))
-    } else {
-        (Reference::Tag(rest.parse().ok()?), None)
+    };
+    let digest = match name[end..].starts_with('@') {
+        true => digest(reference),
+        false => None,
+    };
+    let reference = match digest {
+        Some(digest) => Reference::Digest(digest),
+        None => Reference::Tag(reference.parse().ok()?),
     };
     Some(Name::Image { repository, reference, platform })
+}
+
+/// `sha256:HEX`, or the same with a dash.
+fn digest(text: &str) -> Option<Digest> {
+    let dash = Algorithm::ALL.iter().find_map(|algorithm| {
+        let hex = text.strip_prefix(algorithm.as_str())?.strip_prefix('-')?;
+        format!("{}:{hex}", algorithm.as_str()).parse().ok()
+    });
+    dash.or_else(|| text.parse().ok())
 }
 
 fn dashed(platform: &Platform) -> String {
     platform.to_string().replace('/', "-")
 }
 
-/// The name of an image; `None`: it can have none.
+/// The name of an image that a tag names; `None`: it cannot have one.
 pub fn image(base: &str, tag: &Tag, platform: Option<&Platform>) -> Option<String> {
     let mut name = format!("{base}:{tag}");
     if let Some(platform) = platform {
         let dashed = dashed(platform);
-        // Words of an index may be anything.
+        // The words of an index may be anything.
         if dashed.replace('-', "/").parse().as_ref() != Ok(platform) {
             return None;
         }
@@ -90,11 +110,21 @@ mod tests {
             ("", &format!("a@{digest}"), Some(image("a", &digest, None))),
             ("", "a:1@linux-arm64", Some(image("a", "1", Some("linux/arm64")))),
             ("", "a:1@linux-arm-v6", Some(image("a", "1", Some("linux/arm/v6")))),
+            ("", "a@1", Some(image("a", "1", None))),
+            ("", "a@1@linux-arm64", Some(image("a", "1", Some("linux/arm64")))),
+            ("", &format!("a@{}", digest.replace(':', "-")), Some(image("a", &digest, None))),
+            (
+                "",
+                &format!("a@{digest}@linux-arm64"),
+                Some(image("a", &digest, Some("linux/arm64"))),
+            ),
             ("", "a:1@linux-x86_64", None),
             ("", "a:1@linux", None),
             ("", "a:1@", None),
             ("", "a:", None),
-            ("", "a@12", None),
+            ("", "a@sha256:12", None),
+            ("", "a@", None),
+            ("", &format!("a:{digest}"), None),
             ("", ":1", None),
             ("", "A:1", None),
             ("", "..", None),

@@ -1,39 +1,38 @@
-//! Read-ahead from file to file. Who reads the small files of a directory in the
-//! order of its listing (`grep -r`, `cp -a`, `tar c`) has the next ones put into
-//! the kernel's page cache before it goes on. That saves a message, and two
-//! switches between processes, for each.
+//! Read-ahead from file to file. A program that reads the small files of a directory in the order of
+//! its listing (`grep -r`, `cp -a`, `tar c`) finds the next ones in the kernel's page cache. That
+//! saves a message, and two switches between processes, for each.
 //!
-//! Only files that the kernel knows can be given to it, and it knows what it has
-//! listed; so this never reaches beyond a directory, but begins anew as soon as the
-//! next one is listed. What is not read in the end has cost some memory and time,
-//! so it begins only after [`CONFIDENT`] files were read in order, and ends when of
-//! [`CREDIT`] directories none is read: a file that was given is not asked for, so
-//! of some none is given.
+//! The kernel takes only files that it knows, and it knows what it has listed; so this never reaches
+//! beyond a directory, but starts again as soon as the next one is listed. Files that are not read
+//! in the end have cost some memory and time. So this starts only after [`CONFIDENT`] files were
+//! read in order, and ends when no file is read in [`CREDIT`] directories: a file in the page cache
+//! is not asked for, so of some directories none is given.
 //!
-//! The kernel locks the pages that it asks for, and giving waits for them in a way
-//! that no signal ends, not even the process's death. So what is asked for at the
-//! moment is not given, least of all by the thread that has to answer.
+//! The kernel locks the pages that it asks for. Giving a file waits for its pages, in a way that no
+//! signal ends, not even the one that kills the process. So a file that is asked for is not given,
+//! and files are given *before* the request that starts it is answered: until then its reader
+//! cannot ask for the next file, so nothing that is given can be locked by it.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use fuser::{INodeNo, Notifier};
 
-use super::tree::{InOrder, Patience, Tree};
+use super::inodes::Order;
+use super::tree::{InOrder, Tree};
+use crate::image::MayBlock;
 
 /// Files read in order before any is given.
 const CONFIDENT: u32 = 3;
-/// Bytes of a file that is given: what the kernel asks for at once.
+/// Bytes of the largest file that is given: what the kernel asks for at once.
 const SMALL: u64 = 128 << 10;
-/// Directories of which files are given when they are listed.
+/// Directories whose files are given when they are listed.
 const CREDIT: u32 = 4;
-/// Files given, or passed over as too large, at a time: few at first, then twice
-/// as many each time.
+/// Files given, or passed over as too large, at a time: few at first, then twice as many each time.
 const FILES: std::ops::RangeInclusive<usize> = 16..=64;
 /// Bytes given at a time.
 const BYTES: u64 = 1 << 20;
-/// Places where somebody may go on: a reader has one in each directory on the way
-/// to where it is.
+/// Places where a reader may go on. A reader has one in each directory on the way to its file.
 const STREAMS: usize = 32;
 
 /// A reader in a directory.
@@ -47,30 +46,29 @@ struct Stream {
 
 #[derive(Debug, Default)]
 struct Readers {
-    /// The last used one is in front.
+    /// The one that was used last is in front.
     streams: VecDeque<Stream>,
     /// How many files were read in order.
     in_order: u32,
-    /// Directories left to be given from.
+    /// Directories whose files may still be given.
     credit: u32,
 }
 
-#[derive(Debug, Default)]
-pub struct Ahead {
+#[derive(Debug)]
+pub struct ReadAhead {
     readers: Mutex<Readers>,
-    /// The numbers of files that are asked for and not answered yet, each as often
-    /// as that is so.
+    /// The numbers of files that are asked for and not answered yet, once for each request.
     asked: Mutex<Vec<u64>>,
-    /// Held by the one thread that gives. Giving a file waits while the kernel
-    /// asks for it, so another thread must be free to answer.
+    /// Held by the one thread that gives. Giving a file waits while the kernel asks for it, so
+    /// another thread must be free to answer.
     buffer: Mutex<Vec<u8>>,
-    kernel: OnceLock<Notifier>,
+    kernel: Arc<OnceLock<Notifier>>,
 }
 
 /// A file that the kernel asks for, until this is dropped.
 #[derive(Debug)]
 pub struct Asked {
-    ahead: Arc<Ahead>,
+    ahead: Arc<ReadAhead>,
     number: u64,
 }
 
@@ -83,31 +81,32 @@ impl Drop for Asked {
     }
 }
 
-/// Nothing that these guard is broken half way.
+/// A panic under any of these locks breaks nothing that they guard.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Ahead {
-    /// Before this nothing is given.
-    pub fn connect(&self, kernel: Notifier) {
-        self.kernel.get_or_init(|| kernel);
+impl ReadAhead {
+    /// Nothing is given before `kernel` is set.
+    pub fn new(kernel: Arc<OnceLock<Notifier>>) -> ReadAhead {
+        let (readers, asked, buffer) = Default::default();
+        ReadAhead { readers, asked, buffer, kernel }
     }
 
-    /// The kernel asks for a part of a file. To be dropped once it is answered.
-    pub fn asks(self: &Arc<Ahead>, number: u64) -> Asked {
+    /// The kernel asks for a part of a file. The result is to be dropped once it is answered.
+    pub fn asks(self: &Arc<ReadAhead>, number: u64) -> Asked {
         lock(&self.asked).push(number);
         Asked { ahead: Arc::clone(self), number }
     }
 
-    /// The kernel asks for the beginning of a file, which is answered after this.
+    /// The kernel asks for the beginning of a file, and is answered after this.
     pub fn reads(&self, tree: &Tree, number: u64) {
         let Some(file) = tree.in_order(number) else {
             return;
         };
-        let files = lock(&self.readers).enter(number, file);
+        let files = lock(&self.readers).enter(number, file.order);
         if files > 0 {
-            self.give(tree, file.next, files);
+            self.give(tree, file.order.next, files);
         }
     }
 
@@ -118,31 +117,31 @@ impl Ahead {
         }
     }
 
-    /// Gives up to so many files from a number on to the reader in front.
+    /// Gives up to `files` files, from a number on, to the reader in front.
     fn give(&self, tree: &Tree, from: u64, files: usize) {
         let (Some(kernel), Ok(mut buffer)) = (self.kernel.get(), self.buffer.try_lock()) else {
             return;
         };
         let (mut number, mut bytes) = (from, 0);
         for _ in 0..files {
-            let Some(file) = tree.in_order(number) else {
+            let Some(InOrder { size, order }) = tree.in_order(number) else {
                 break;
             };
             if bytes >= BYTES || lock(&self.asked).contains(&number) {
                 break;
             }
-            if file.size <= SMALL {
-                buffer.resize(file.size as usize, 0);
-                // What takes longer, or fails, is asked for.
-                let Ok(length) = tree.read(number, 0, &mut buffer, Patience::Now) else {
+            if size <= SMALL {
+                buffer.resize(size as usize, 0);
+                // The reader asks for what takes longer, or fails.
+                let Ok(length) = tree.read(number, 0, &mut buffer, MayBlock::No) else {
                     break;
                 };
                 if kernel.store(INodeNo(number), 0, &buffer[..length]).is_err() {
                     break;
                 }
-                bytes += file.size;
+                bytes += size;
             }
-            number = file.next;
+            number = order.next;
         }
         drop(buffer);
         lock(&self.readers).gave(from, number);
@@ -155,8 +154,8 @@ impl Readers {
         self.streams.push_front(stream);
     }
 
-    /// Somebody reads a file. How many after it are to be given.
-    fn enter(&mut self, number: u64, file: InOrder) -> usize {
+    /// A file is read. Returns how many after it are to be given.
+    fn enter(&mut self, number: u64, file: Order) -> usize {
         let mut files = *FILES.start();
         let known = self.streams.iter().position(|s| s.next == number);
         if let Some(stream) = known.and_then(|at| self.streams.remove(at)) {
@@ -175,7 +174,7 @@ impl Readers {
         files
     }
 
-    /// A directory was listed. Whether its first files are to be given.
+    /// A directory was listed. Returns whether its first files are to be given.
     fn list(&mut self) -> bool {
         if self.in_order < CONFIDENT || self.credit == 0 {
             return false;
@@ -197,8 +196,8 @@ impl Readers {
 mod tests {
     use super::*;
 
-    fn file(first: bool, next: u64) -> InOrder {
-        InOrder { size: 1, first, next }
+    fn file(first: bool, next: u64) -> Order {
+        Order { first, next }
     }
 
     #[test]
@@ -207,15 +206,15 @@ mod tests {
         let least = *FILES.start();
         assert_eq!(readers.enter(10, file(true, 11)), 0);
         assert_eq!(readers.enter(11, file(false, 12)), 0);
-        assert!(!readers.list(), "that may be somebody who lists only");
+        assert!(!readers.list(), "a program may do nothing but list");
         assert_eq!(readers.enter(12, file(false, 13)), 4 * least);
         readers.gave(13, 20);
-        // One more directory inside of the first, then back.
+        // A directory inside the first, then back.
         assert!(readers.list());
         readers.gave(30, 35);
         assert_eq!(readers.enter(35, file(false, 36)), least);
         assert_eq!(readers.enter(20, file(false, 21)), 4 * least, "at most");
-        // Four directories of which nothing is read.
+        // Directories in which nothing is read.
         for _ in 0..CREDIT {
             assert!(readers.list());
         }
@@ -226,7 +225,7 @@ mod tests {
 
     #[test]
     fn asked_for_until_answered() {
-        let ahead = Arc::<Ahead>::default();
+        let ahead = Arc::new(ReadAhead::new(Arc::default()));
         let (first, again) = (ahead.asks(7), ahead.asks(7));
         drop(first);
         assert_eq!(*lock(&ahead.asked), [7]);

@@ -1,61 +1,52 @@
-//! The mount as a tree, without the kernel: names above, images below. What is
-//! below an image never changes; what is above is looked up each time.
+//! The mount as a file system, without the kernel: names above, images below. What is below an
+//! image never changes; what is above is looked up each time, and opens no image.
 //!
-//! Nothing here waits unless it is told that it may: see [`Patience`].
+//! Nothing here waits unless [`MayBlock`] permits it.
 
-use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
-use super::error::{Error, Result};
-use super::inodes::{Leaf, Numbers, ROOT, Thing, Unshown, View};
+use super::error::{Error, Result, Slow};
+use super::inodes::{Inode, Inodes, Leaf, NUMBERS, NUMBERS_32, Order, Root};
+use super::listing::{Listings, Place};
 use super::names::{self, NAME_MAX, Name};
-use crate::image::{self, At, Image, Images, Node, Platform};
-use crate::index::records::{Kind, Time};
-use crate::oci::{Reference, Repository};
+use crate::image::{self, At, FileTree, Kind, MayBlock, Node, Platform, Target, Time, View};
+use crate::oci::{Digest, Reference, Repository};
 
 /// How long the kernel may keep what never changes.
 const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
-/// Bytes of nodes kept, of all images.
+/// Bytes of nodes kept, of all images together.
 const NODES: u64 = 16 << 20;
-/// Places in directories kept where somebody may go on reading.
+/// Places in directories that are kept because a listing may go on there.
 const PLACES: usize = 4096;
-/// Listings of names kept for those who are reading them.
-const LISTINGS: usize = 32;
-/// Tags of one repository that are listed.
-const TAGS_MAX: usize = 1 << 20;
-/// What a directory takes on most file systems, and is a unit of space there.
+/// The size of a directory on most file systems, and their unit of space.
 const BLOCK: u64 = 4096;
 /// Bytes of a unit of `st_blocks`.
 const SECTOR: u64 = 512;
 /// Symlinks shorter than this take no block on ext4 (`EXT4_N_BLOCKS * 4`).
 const FAST_LINK: u64 = 60;
+/// The permissions of directories above the images, and of images' roots.
+const NAMES_MODE: u16 = 0o555;
+const ROOT_MODE: u16 = 0o755;
 
-/// Whether a thread has time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Patience {
-    /// What would have to be indexed, decoded or searched for is
-    /// [`Error::Waits`].
-    Now,
-    Waits,
-}
-
-/// How things are shown.
+/// How images are shown.
 #[derive(Clone, Debug)]
-pub struct Look {
-    /// Of images for several; otherwise the host's.
+pub struct ViewOptions {
+    /// The platform shown of images for several; without it, the host's.
     pub platform: Option<Platform>,
-    /// Everything's owner.
+    /// The owner and group of everything, instead of the image's.
     pub uid: Option<u32>,
     pub gid: Option<u32>,
-    /// Whose the directories above the images are.
+    /// The owner and group of the directories above the images.
     pub user: (u32, u32),
-    /// How long a tag's meaning may be taken for granted.
+    /// How long the kernel may keep what a tag means.
     pub tag_ttl: Duration,
+    /// Whether inode numbers fit in 32 bits.
+    pub inode32: bool,
 }
 
 /// What stat shows.
@@ -68,62 +59,50 @@ pub struct Attributes {
     pub gid: u32,
     pub mtime: Time,
     pub size: u64,
-    /// Of 512 bytes.
+    /// Units of 512 bytes.
     pub blocks: u64,
     pub links: u32,
     pub device: (u32, u32),
 }
 
 impl Attributes {
-    /// Of a directory that is no image's.
-    fn of_directory(number: u64) -> Attributes {
+    pub(super) fn of_directory(number: u64) -> Attributes {
         Attributes {
             number,
             kind: Kind::Directory,
-            mode: 0o555,
+            mode: NAMES_MODE,
             uid: 0,
             gid: 0,
             mtime: Time::default(),
-            size: 0,
-            blocks: 0,
+            size: BLOCK,
+            blocks: BLOCK / SECTOR,
             links: 1,
             device: (0, 0),
         }
     }
 }
 
-/// A child, and how long it stays so.
+/// A file or directory, and how long the kernel may keep it.
 #[derive(Debug)]
 pub struct Found {
     pub attributes: Attributes,
     pub ttl: Duration,
 }
 
-/// A child in a listing.
-#[derive(Debug)]
-pub struct Listed<'a> {
-    pub name: &'a [u8],
-    /// Where the listing goes on after it.
-    pub next: u64,
-    pub found: Found,
-}
-
 /// What lies at a number inside an image.
 #[derive(Debug)]
-pub struct Open {
-    pub view: Arc<View>,
+pub(super) struct Open {
+    pub root: Arc<Root>,
+    pub image: Arc<dyn FileTree>,
     pub node: Node,
 }
 
-/// A file that has content, in its directory's order.
+/// A file with content, and its place in its directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InOrder {
     /// Bytes.
     pub size: u64,
-    /// Whether it is the first.
-    pub first: bool,
-    /// The number of the next one; 0: there is none.
-    pub next: u64,
+    pub order: Order,
 }
 
 #[derive(Clone, Debug)]
@@ -139,150 +118,148 @@ impl Weighter<u64, Arc<Open>> for ByBytes {
     }
 }
 
-/// What a listing has of files with content so far, by numbers; 0: none.
-#[derive(Clone, Copy, Debug, Default)]
-struct Files {
-    first: u64,
-    last: u64,
-}
-
-/// Where a listing goes on.
-#[derive(Clone, Debug)]
-enum Place {
-    From(Arc<[u8]>, Files),
-    End(Files),
-}
-
-/// The names of a directory above the images, as they were at a time.
-#[derive(Debug)]
-struct Listing {
-    number: u64,
-    entries: Vec<(String, Thing)>,
-}
-
 #[derive(Debug)]
 pub struct Tree {
-    images: Arc<Images>,
-    look: Look,
-    numbers: Mutex<Numbers>,
+    pub(super) view: Arc<dyn View>,
+    pub(super) options: ViewOptions,
+    inodes: Mutex<Inodes>,
     nodes: Cache<u64, Arc<Open>, ByBytes>,
-    places: Cache<(u64, u64), Place>,
-    listings: Cache<u64, Arc<Listing>>,
+    pub(super) places: Cache<(u64, u64), Place>,
+    pub(super) listings: Listings,
     /// Tells listings apart.
-    next_listing: AtomicU64,
+    pub(super) next_listing: AtomicU64,
 }
 
 impl Tree {
-    /// With `image` its root is the tree's.
-    pub fn new(images: Arc<Images>, look: Look, image: Option<(String, Arc<Image>)>) -> Tree {
+    /// The tree of all images, or with `image` the tree below the root of one.
+    pub fn new(
+        view: Arc<dyn View>,
+        options: ViewOptions,
+        image: Option<(String, Repository, Arc<dyn FileTree>)>,
+    ) -> Tree {
         const TYPICAL: u64 = 512;
         let root = match image {
-            Some((name, image)) => Thing::Directory(Arc::new(View { name, image }), Arc::default()),
-            None => Thing::Names("".into()),
+            Some((name, repository, image)) => {
+                let target = Target { digest: image.manifest(), changed: Time::default() };
+                let root = Root::new(name, repository, target, None);
+                root.set_opened(image);
+                Inode::Directory(Arc::new(root), Arc::default())
+            }
+            None => Inode::Names("".into()),
         };
+        let mask = if options.inode32 { NUMBERS_32 } else { NUMBERS };
         Tree {
-            images,
-            look,
-            numbers: Mutex::new(Numbers::new(root)),
+            view,
+            options,
+            inodes: Mutex::new(Inodes::new(root, mask)),
             nodes: Cache::with_weighter((NODES / TYPICAL) as usize, NODES, ByBytes),
             places: Cache::new(PLACES),
-            listings: Cache::new(LISTINGS),
+            listings: Listings::default(),
             next_listing: AtomicU64::new(1),
         }
     }
 
-    fn numbers(&self) -> MutexGuard<'_, Numbers> {
-        // No invariant is broken half way.
-        self.numbers.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn inodes(&self) -> MutexGuard<'_, Inodes> {
+        // A panic under the lock breaks no invariant.
+        self.inodes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn thing(&self, number: u64) -> Result<Thing> {
-        self.numbers().get(number).cloned().ok_or(Error::Stale)
+    pub(super) fn inode(&self, number: u64) -> Result<Inode> {
+        self.inodes().get(number).cloned().ok_or(Error::Stale)
     }
 
-    /// The number of what the kernel is about to be told of.
-    fn tell(&self, thing: Thing) -> u64 {
-        // What it says of itself is kept with the number.
-        let is_leaf = matches!(thing, Thing::Leaf(_));
-        let (number, new) = self.numbers().tell(thing);
+    /// Counts a lookup that is about to be answered with an inode; returns its number.
+    pub(super) fn count(&self, inode: Inode) -> u64 {
+        let is_leaf = matches!(inode, Inode::Leaf(..));
+        let (number, new) = self.inodes().lookup(inode);
         if new && !is_leaf {
-            // Of what had the number before, if it was forgotten meanwhile.
+            // The number may have stood for something else, which was forgotten meanwhile.
             self.nodes.remove(&number);
         }
         number
     }
 
     pub fn forget(&self, number: u64, times: u64) {
-        if self.numbers().forget(number, times) {
+        if self.inodes().forget(number, times) {
             self.nodes.remove(&number);
         }
     }
 
+    /// The image below a root.
+    fn image(&self, root: &Root, may_block: MayBlock) -> Result<Arc<dyn FileTree>> {
+        if let Some(image) = root.opened() {
+            return Ok(Arc::clone(image));
+        }
+        let platform = root.platform.as_ref().or(self.options.platform.as_ref());
+        match self.view.open(&root.repository, &root.digest, platform, may_block) {
+            Ok(Some(image)) => Ok(Arc::clone(root.set_opened(image))),
+            Ok(None) => Err(Error::WouldBlock(Slow::Open)),
+            Err(cause) => Err(Error::Broken { name: root.name.clone(), cause }),
+        }
+    }
+
     /// What lies at a number, if that is inside an image.
-    fn open(&self, number: u64) -> Result<Option<Arc<Open>>> {
+    pub(super) fn open(&self, number: u64, may_block: MayBlock) -> Result<Option<Arc<Open>>> {
         if let Some(open) = self.nodes.get(&number) {
             return Ok(Some(open));
         }
-        let (view, node) = match self.thing(number)? {
-            Thing::Names(_) | Thing::Unopened(_) => return Ok(None),
-            Thing::Unshown(unshown) => {
-                return Err(Error::Unshown {
-                    name: unshown.name.clone(),
-                    why: unshown.why.clone(),
-                });
-            }
-            Thing::Directory(view, path) => {
-                let node = view.image.node(&path, false)?;
-                (view, node)
-            }
-            Thing::Leaf(leaf) => {
-                let node = leaf.view.image.node(&leaf.path, false)?;
-                (leaf.view, node)
-            }
+        let (root, path) = match self.inode(number)? {
+            Inode::Names(_) => return Ok(None),
+            Inode::Root(root) => (root, Arc::default()),
+            Inode::Directory(root, path) => (root, path),
+            Inode::Leaf(leaf, _) => (Arc::clone(&leaf.root), leaf.path.as_ref().into()),
         };
-        let open = Arc::new(Open { view, node });
+        let image = self.image(&root, may_block)?;
+        let node = image.node(&path)?;
+        let open = Arc::new(Open { root, image, node });
         self.nodes.insert(number, Arc::clone(&open));
         Ok(Some(open))
     }
 
-    pub fn attributes(&self, number: u64, patience: Patience) -> Result<Found> {
-        match self.thing(number)? {
-            thing @ (Thing::Names(_) | Thing::Unopened(_) | Thing::Unshown(_)) => {
-                Ok(self.outside(number, &thing))
-            }
-            Thing::Directory(..) | Thing::Leaf(_) => match self.open(number)? {
-                Some(open) => self.inside(number, &open.view, &open.node, patience),
+    pub fn attributes(&self, number: u64, may_block: MayBlock) -> Result<Found> {
+        match self.inode(number)? {
+            Inode::Names(prefix) => self.names(number, &prefix)?.ok_or(Error::Stale),
+            Inode::Root(root) => Ok(self.root(number, &root)),
+            Inode::Directory(..) | Inode::Leaf(..) => match self.open(number, may_block)? {
+                Some(open) => self.inside(number, &*open.image, &open.node, may_block),
                 None => Err(Error::Stale),
             },
         }
     }
 
-    /// What is no part of an image.
-    fn outside(&self, number: u64, thing: &Thing) -> Found {
-        let (uid, gid) = self.look.user;
-        // A listing that the kernel keeps is made anew when the time differs.
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-        let now = now.unwrap_or_default();
-        let attributes = Attributes {
-            uid: self.look.uid.unwrap_or(uid),
-            gid: self.look.gid.unwrap_or(gid),
-            mtime: Time {
-                seconds: i64::try_from(now.as_secs()).unwrap_or(i64::MAX),
-                nanoseconds: now.subsec_nanos(),
-            },
+    /// A directory above the images.
+    pub(super) fn names(&self, number: u64, prefix: &str) -> Result<Option<Found>> {
+        let (uid, gid) = self.options.user;
+        let attributes = self.view.folders_changed(prefix)?.map(|mtime| Attributes {
+            uid: self.options.uid.unwrap_or(uid),
+            gid: self.options.gid.unwrap_or(gid),
+            mtime,
             ..Attributes::of_directory(number)
-        };
-        let ttl = match thing {
-            Thing::Unopened(_) => Duration::ZERO,
-            _ => self.look.tag_ttl,
-        };
-        Found { attributes, ttl }
+        });
+        let ttl = self.options.tag_ttl;
+        Ok(attributes.map(|attributes| Found { attributes, ttl }))
     }
 
-    fn inside(&self, number: u64, view: &View, node: &Node, patience: Patience) -> Result<Found> {
-        if patience == Patience::Now && !view.image.knows_links(node) {
-            return Err(Error::Waits);
-        }
+    /// An image's root directory, which shows the same before the image is opened and after.
+    pub(super) fn root(&self, number: u64, root: &Root) -> Found {
+        let attributes = Attributes {
+            mode: ROOT_MODE,
+            uid: self.options.uid.unwrap_or(0),
+            gid: self.options.gid.unwrap_or(0),
+            mtime: root.changed(),
+            ..Attributes::of_directory(number)
+        };
+        Found { attributes, ttl: self.options.tag_ttl }
+    }
+
+    fn inside(
+        &self,
+        number: u64,
+        image: &dyn FileTree,
+        node: &Node,
+        may_block: MayBlock,
+    ) -> Result<Found> {
+        let links = image.links(node, may_block)?.ok_or(Error::WouldBlock(Slow::List))?;
         let entry = &node.entry;
         let space = |bytes: u64| bytes.div_ceil(BLOCK).saturating_mul(BLOCK / SECTOR);
         let (size, blocks) = match entry.kind {
@@ -302,54 +279,46 @@ impl Tree {
             number,
             kind: entry.kind,
             mode: entry.mode & 0o7777,
-            uid: self.look.uid.unwrap_or(entry.uid),
-            gid: self.look.gid.unwrap_or(entry.gid),
+            uid: self.options.uid.unwrap_or(entry.uid),
+            gid: self.options.gid.unwrap_or(entry.gid),
             mtime: entry.mtime,
             size,
             blocks,
-            links: view.image.links(node)?,
+            links,
             device: entry.device,
         };
-        let ttl = FOREVER;
-        Ok(Found { attributes, ttl })
+        Ok(Found { attributes, ttl: FOREVER })
     }
 
-    /// What a directory has under a name. What is found counts as told.
-    pub fn lookup(&self, parent: u64, name: &[u8], patience: Patience) -> Result<Option<Found>> {
+    /// What a directory has under a name. What is found counts as a lookup.
+    pub fn lookup(&self, parent: u64, name: &[u8], may_block: MayBlock) -> Result<Option<Found>> {
         if name.len() > NAME_MAX {
             let at = At::new("the mount", name);
             return Err(image::Error::NameTooLong(at).into());
         }
-        if let Some(directory) = self.open(parent)? {
-            let image = &directory.view.image;
-            return match image.lookup(&directory.node, name)? {
-                Some(node) => self.show(&directory.view, node, patience).map(Some),
+        if let Some(directory) = self.open(parent, may_block)? {
+            return match directory.image.lookup(&directory.node, name)? {
+                Some(node) => self.show(&directory, node, may_block).map(Some),
                 None => Ok(None),
             };
         }
-        let Thing::Names(prefix) = self.thing(parent)? else {
+        let Inode::Names(prefix) = self.inode(parent)? else {
             return Err(Error::Stale);
         };
         match names::parse(&prefix, name) {
             None => Ok(None),
-            Some(Name::Below(below)) => {
-                if !self.images.layers().storage().has_below(&below)? {
-                    return Ok(None);
-                }
-                let thing = Thing::Names(below.as_str().into());
-                Ok(Some(self.outside(self.tell(thing.clone()), &thing)))
-            }
+            Some(Name::Below(below)) => self.show_names(below.as_str()),
             Some(Name::Image { repository, reference, platform }) => {
                 let name = names::join(&prefix, &String::from_utf8_lossy(name));
-                self.look_up_image(name, &repository, &reference, platform, patience)
+                self.look_up_image(name, repository, &reference, platform)
             }
         }
     }
 
-    /// How long a look-up that found nothing may be remembered.
+    /// How long the kernel may remember that a directory lacks a name.
     pub fn absence(&self, parent: u64) -> Option<Duration> {
-        match self.thing(parent) {
-            Ok(Thing::Directory(..)) => Some(FOREVER),
+        match self.inode(parent) {
+            Ok(Inode::Root(_) | Inode::Directory(..)) => Some(FOREVER),
             _ => None,
         }
     }
@@ -357,374 +326,175 @@ impl Tree {
     fn look_up_image(
         &self,
         name: String,
-        repository: &Repository,
+        repository: Repository,
         reference: &Reference,
         platform: Option<Platform>,
-        patience: Patience,
     ) -> Result<Option<Found>> {
-        let by_platform = platform.is_some();
-        let platform = platform.or_else(|| self.look.platform.clone());
-        let platform = platform.as_ref();
-        let opened = match patience {
-            Patience::Now => match self.images.opened_in(repository, reference, platform) {
-                Ok(Some(image)) => Ok(image),
-                Ok(None) => return Err(Error::Waits),
-                Err(error) => Err(error),
-            },
-            Patience::Waits => self.images.open_in(repository, reference, platform),
-        };
-        let error = match opened {
-            Ok(image) => {
-                let root = image.root().clone();
-                let view = Arc::new(View { name, image });
-                let mut found = self.show(&view, root, patience)?;
-                found.ttl = self.look.tag_ttl;
-                return Ok(Some(found));
-            }
-            Err(error) => Error::from(error),
-        };
-        let no_platform = matches!(&error, Error::Image(image::Error::NoPlatform { .. }));
-        if error.errno() == libc::ENOENT && (by_platform || !no_platform) {
+        let Some(target) = self.view.target(&repository, reference)? else {
             return Ok(None);
+        };
+        if platform.is_some() {
+            let found = self.view.manifest_for(&repository, &target.digest, platform.as_ref());
+            match found.map_err(Error::from) {
+                Ok(_) => {}
+                Err(error) if error.errno() == libc::ENOENT => return Ok(None),
+                Err(error) => return Err(error),
+            }
         }
-        tracing::warn!(image = name, %error, "an image cannot be shown");
-        let unshown = Unshown { name, why: error.to_string() };
-        let thing = Thing::Unshown(Arc::new(unshown));
-        Ok(Some(self.outside(self.tell(thing.clone()), &thing)))
+        let root = Arc::new(Root::new(name, repository, target, platform));
+        Ok(Some(self.show_root(root)))
     }
 
-    /// Tells of a part of an image.
-    fn show(&self, view: &Arc<View>, node: Node, patience: Patience) -> Result<Found> {
-        // Before it is told of: an error tells of nothing.
-        let mut found = self.inside(0, view, &node, patience)?;
-        if !node.is_directory() {
-            let leaf = Leaf {
-                identity: view.image.identity(&node)?,
-                view: Arc::clone(view),
-                content: node.content(),
-                path: node.path.into(),
-                first: false,
-                next: 0,
-            };
-            found.attributes.number = self.tell(Thing::Leaf(Box::new(leaf)));
-            return Ok(found);
-        }
-        let path = node.path.as_slice().into();
-        let number = self.tell(Thing::Directory(Arc::clone(view), path));
-        found.attributes.number = number;
-        // It will be listed, or looked up in.
-        if self.nodes.peek(&number).is_none() {
-            let view = Arc::clone(view);
-            self.nodes.insert(number, Arc::new(Open { view, node }));
+    pub(super) fn show_names(&self, prefix: &str) -> Result<Option<Found>> {
+        let mut found = self.names(0, prefix)?;
+        if let Some(found) = &mut found {
+            found.attributes.number = self.count(Inode::Names(prefix.into()));
         }
         Ok(found)
     }
 
-    /// Lists a directory from a place on: 0, or one that it gave before. `take`
-    /// says whether it took the child, which then counts as told; the first that
-    /// it does not take is the last it is asked for. At the end of a directory
-    /// that was listed before gives the first file with content; otherwise 0.
-    pub fn list(
-        &self,
-        number: u64,
-        place: u64,
-        patience: Patience,
-        take: &mut dyn FnMut(&Listed) -> bool,
-    ) -> Result<u64> {
-        match self.open(number)? {
-            Some(directory) => self.list_inside(number, &directory, place, patience, take),
-            None => self.list_names(number, place, patience, take).map(|()| 0),
-        }
+    pub(super) fn show_root(&self, root: Arc<Root>) -> Found {
+        let mut found = self.root(0, &root);
+        found.attributes.number = self.count(Inode::Root(root));
+        found
     }
 
-    /// `.` and `..`, of which the kernel takes the names and the kind alone
-    /// (`fuse_direntplus_link`).
-    fn list_dots(&self, number: u64, place: u64, take: &mut dyn FnMut(&Listed) -> bool) -> bool {
-        let names = [b".".as_slice(), b".."].into_iter().zip(1..);
-        names.filter(|(_, next)| place < *next).all(|(name, next)| {
-            let attributes = Attributes::of_directory(number);
-            let ttl = Duration::ZERO;
-            let found = Found { attributes, ttl };
-            take(&Listed { name, next, found })
-        })
-    }
-
-    fn list_inside(
-        &self,
-        number: u64,
-        directory: &Open,
-        place: u64,
-        patience: Patience,
-        take: &mut dyn FnMut(&Listed) -> bool,
-    ) -> Result<u64> {
-        if !self.list_dots(number, place, take) {
-            return Ok(0);
-        }
-        // Children are counted from 2 on.
-        let first = place.max(2);
-        let mut at = first;
-        let (from, mut files, skip) = match self.places.get(&(number, at)) {
-            Some(Place::End(files)) => return Ok(files.first),
-            Some(Place::From(from, files)) => (from, files, 0),
-            None => (Arc::default(), Files::default(), at - 2),
-        };
-        let (view, image) = (&directory.view, &directory.view.image);
-        let children = image.children(&directory.node, &from)?;
-        let mut children = children.skip(usize::try_from(skip).unwrap_or(usize::MAX));
-        for child in &mut children {
-            let child = child?;
-            let name = child.name().to_vec();
-            let content = child.content().is_some_and(|content| content.size() > 0);
-            let found = match self.show(view, child, patience) {
-                // What was taken is given; the rest is asked for.
-                Err(Error::Waits) if at > first || place < 2 => {
-                    let place = Place::From(name.into(), files);
-                    self.places.insert((number, at), place);
-                    return Ok(0);
-                }
-                found => found?,
+    /// Shows something in a directory of an image.
+    pub(super) fn show(&self, directory: &Open, node: Node, may_block: MayBlock) -> Result<Found> {
+        let (root, image) = (&directory.root, &directory.image);
+        // First what may fail: an error must count as no lookup.
+        let mut found = self.inside(0, &**image, &node, may_block)?;
+        if !node.is_directory() {
+            let leaf = Leaf {
+                identity: image.identity(&node)?,
+                root: Arc::clone(root),
+                content: node.content(),
+                path: node.path.into(),
             };
-            let child = found.attributes.number;
-            let next = at + 1;
-            let listed = Listed { name: &name, next, found };
-            if !take(&listed) {
-                self.forget(child, 1);
-                let place = Place::From(name.into(), files);
-                self.places.insert((number, at), place);
-                return Ok(0);
-            }
-            if content {
-                self.numbers().order(files.last, child);
-                files.last = child;
-                if files.first == 0 {
-                    files.first = child;
-                }
-            }
-            at = next;
+            found.attributes.number = self.count(Inode::Leaf(Arc::new(leaf), Order::default()));
+            return Ok(found);
         }
-        self.places.insert((number, at), Place::End(files));
-        Ok(0)
+        let path = node.path.as_slice().into();
+        let number = self.count(Inode::Directory(Arc::clone(root), path));
+        found.attributes.number = number;
+        // It will soon be listed, or looked up in.
+        if self.nodes.peek(&number).is_none() {
+            let (root, image) = (Arc::clone(root), Arc::clone(image));
+            self.nodes.insert(number, Arc::new(Open { root, image, node }));
+        }
+        Ok(found)
     }
 
-    fn list_names(
-        &self,
-        number: u64,
-        place: u64,
-        patience: Patience,
-        take: &mut dyn FnMut(&Listed) -> bool,
-    ) -> Result<()> {
-        // A listing's number, and a place in it.
-        let (id, mut at) = (place >> 32, place & u64::from(u32::MAX));
-        let known = self.listings.get(&id).filter(|l| l.number == number);
-        let (id, listing) = match known {
-            Some(listing) => (id, listing),
-            None if patience == Patience::Now => return Err(Error::Waits),
-            None => self.list_anew(number)?,
-        };
-        let dots = self.list_dots(number, at, &mut |dot| {
-            let attributes = dot.found.attributes.clone();
-            let ttl = dot.found.ttl;
-            take(&Listed {
-                name: dot.name,
-                next: id << 32 | dot.next,
-                found: Found { attributes, ttl },
-            })
-        });
-        if !dots {
-            return Ok(());
-        }
-        at = at.max(2);
-        let rest = listing.entries.get((at - 2) as usize..).unwrap_or_default();
-        for (name, thing) in rest {
-            at += 1;
-            let found = self.list_name(thing)?;
-            let child = found.attributes.number;
-            let listed = Listed { name: name.as_bytes(), next: id << 32 | at, found };
-            if !take(&listed) {
-                self.forget(child, 1);
-                break;
-            }
-        }
-        Ok(())
-    }
-
-    /// What a listing of names says of one. Where images are looked into already
-    /// the kernel must not be told of anything else, or it would take it for
-    /// another and drop what it knows.
-    fn list_name(&self, thing: &Thing) -> Result<Found> {
-        if let Thing::Unopened(name) = thing {
-            let known = self.numbers().tell_again(name);
-            if let Some(number) = known {
-                let mut found = self.attributes(number, Patience::Waits)?;
-                found.ttl = Duration::ZERO;
-                return Ok(found);
-            }
-        }
-        Ok(self.outside(self.tell(thing.clone()), thing))
-    }
-
-    fn list_anew(&self, number: u64) -> Result<(u64, Arc<Listing>)> {
-        let Thing::Names(prefix) = self.thing(number)? else {
-            return Err(Error::Stale);
-        };
-        let storage = self.images.layers().storage();
-        let mut entries = Vec::new();
-        for folder in storage.folders(&prefix)?.unwrap_or_default() {
-            let Ok(repository) = names::join(&prefix, &folder.name).parse::<Repository>() else {
-                continue;
-            };
-            if folder.repository {
-                self.list_tags(&prefix, &folder.name, &repository, &mut entries)?;
-            }
-            if folder.below {
-                entries.push((folder.name, Thing::Names(repository.as_str().into())));
-            }
-        }
-        entries.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
-        let listing = Arc::new(Listing { number, entries });
-        // Places stay positive for those who take them as signed.
-        const IDS: u64 = (1 << 31) - 1;
-        let id = self.next_listing.fetch_add(1, Ordering::Relaxed) % IDS + 1;
-        self.listings.insert(id, Arc::clone(&listing));
-        Ok((id, listing))
-    }
-
-    fn list_tags(
-        &self,
-        prefix: &str,
-        base: &str,
-        repository: &Repository,
-        entries: &mut Vec<(String, Thing)>,
-    ) -> Result<()> {
-        let storage = self.images.layers().storage();
-        let unopened = |name: String| {
-            let path = names::join(prefix, &name);
-            (name, Thing::Unopened(path.into()))
-        };
-        let wanted = self.look.platform.clone().unwrap_or_else(Platform::host);
-        for tag in storage.tags(repository, "", TAGS_MAX)?.items {
-            entries.extend(names::image(base, &tag, None).map(unopened));
-            let reference = Reference::Tag(tag.clone());
-            // One that is gone or cannot be read is listed by its tag alone.
-            let platforms: BTreeSet<Platform> =
-                self.images.platforms(repository, &reference).unwrap_or_default();
-            let others = |platform: &&Platform| **platform != wanted && !platform.is_unknown();
-            for platform in platforms.iter().filter(others) {
-                entries.extend(names::image(base, &tag, Some(platform)).map(unopened));
-            }
-        }
-        Ok(())
-    }
-
-    /// Content of a file. `buffer` is as long as what was asked for; how much of
-    /// it was filled.
+    /// Reads a file's content. `buffer` is as long as what was asked for; returns how much of it was
+    /// filled.
     pub fn read(
         &self,
         number: u64,
         offset: u64,
         buffer: &mut [u8],
-        patience: Patience,
+        may_block: MayBlock,
     ) -> Result<usize> {
-        let leaf = self.numbers().leaf(number).cloned();
+        let leaf = self.inodes().leaf(number).map(|(leaf, _)| Arc::clone(leaf));
         if let Some(leaf) = leaf
             && let Some(content) = &leaf.content
         {
-            let image = &leaf.view.image;
-            if patience == Patience::Now && !image.is_decoded(content, offset, buffer.len()) {
-                return Err(Error::Waits);
-            }
-            return Ok(image.read_content(content, &leaf.path, offset, buffer)?);
+            let image = leaf.image()?;
+            let read = image.read_content(content, &leaf.path, offset, buffer, may_block)?;
+            return read.ok_or(Error::WouldBlock(Slow::Decode));
         }
-        let open = self.inside_image(number)?;
-        if patience == Patience::Now && !open.node.is_directory() {
-            return Err(Error::Waits);
+        let open = self.inside_image(number, may_block)?;
+        if may_block == MayBlock::No && !open.node.is_directory() {
+            return Err(Error::WouldBlock(Slow::Decode));
         }
-        Ok(open.view.image.read(&open.node, offset, buffer)?)
+        Ok(open.image.read(&open.node, offset, buffer)?)
     }
 
     pub fn in_order(&self, number: u64) -> Option<InOrder> {
-        let numbers = self.numbers();
-        let leaf = numbers.leaf(number)?;
-        Some(InOrder { size: leaf.content?.size(), first: leaf.first, next: leaf.next })
+        let inodes = self.inodes();
+        let (leaf, order) = inodes.leaf(number)?;
+        Some(InOrder { size: leaf.content?.size(), order })
     }
 
-    fn inside_image(&self, number: u64) -> Result<Arc<Open>> {
+    fn inside_image(&self, number: u64, may_block: MayBlock) -> Result<Arc<Open>> {
         let outside = || image::Error::IsDirectory(At::new("the mount", b"")).into();
-        self.open(number)?.ok_or_else(outside)
+        self.open(number, may_block)?.ok_or_else(outside)
     }
 
-    pub fn link(&self, number: u64) -> Result<Vec<u8>> {
-        let open = self.inside_image(number)?;
-        Ok(open.view.image.readlink(&open.node)?.to_vec())
+    /// The target of a symbolic link, as stored.
+    pub fn link(&self, number: u64, may_block: MayBlock) -> Result<Vec<u8>> {
+        let open = self.inside_image(number, may_block)?;
+        match open.node.entry.kind {
+            Kind::Symlink => Ok(open.node.entry.link.clone()),
+            _ => Err(image::Error::NotALink(At::new(&open.image, &open.node.path)).into()),
+        }
     }
 
-    /// The value of an extended attribute: the image's, or one that says where
-    /// things are from.
-    pub fn xattr(&self, number: u64, name: &[u8]) -> Result<Vec<u8>> {
-        let thing = self.thing(number)?;
+    /// The value of an extended attribute: the image's own, or one that says where a file comes from.
+    pub fn xattr(&self, number: u64, name: &[u8], may_block: MayBlock) -> Result<Vec<u8>> {
         let about = name.strip_prefix(b"user.registry.");
         let text = |text: &str| Ok(text.as_bytes().to_vec());
-        let view = match &thing {
-            Thing::Names(_) => return Err(Error::NoAttribute),
-            Thing::Unopened(name) => {
-                return match about {
-                    Some(b"reference") => text(name),
-                    _ => Err(Error::NoAttribute),
-                };
+        match &self.inode(number)? {
+            Inode::Names(_) => return Err(Error::NoAttribute),
+            Inode::Root(root) => return self.root_xattr(root, about, may_block),
+            Inode::Directory(root, path)
+                if path.is_empty() && matches!(about, Some(b"reference" | b"digest")) =>
+            {
+                return self.root_xattr(root, about, may_block);
             }
-            Thing::Unshown(unshown) => {
-                return match about {
-                    Some(b"reference") => text(&unshown.name),
-                    Some(b"error") => text(&unshown.why),
-                    _ => Err(Error::NoAttribute),
-                };
-            }
-            Thing::Directory(view, path) if path.is_empty() => Some(view),
-            Thing::Directory(..) | Thing::Leaf(_) => None,
-        };
-        let open = self.inside_image(number)?;
-        let (image, entry) = (&open.view.image, &open.node.entry);
-        match (about, view, entry.sha256) {
-            (Some(b"reference"), Some(view), _) => return text(&view.name),
-            (Some(b"digest"), Some(view), _) => return text(&view.image.manifest.to_string()),
-            (Some(b"sha256"), None, Some(digest)) => {
-                return text(&crate::oci::Digest::Sha256(digest).hex());
-            }
-            (Some(b"layer"), None, _) => {
-                if let Some(layer) = image.layers.get(open.node.layer) {
-                    return text(&layer.digest.to_string());
-                }
-            }
+            Inode::Directory(..) | Inode::Leaf(..) => {}
+        }
+        let open = self.inside_image(number, may_block)?;
+        let entry = &open.node.entry;
+        match (about, entry.sha256, open.image.layer(&open.node)) {
+            (Some(b"sha256"), Some(digest), _) => return text(&Digest::Sha256(digest).hex()),
+            (Some(b"layer"), _, Some(layer)) => return text(&layer.to_string()),
             _ => {}
         }
-        let mut own = entry.xattrs.iter();
-        match own.find(|(own, _)| own == name) {
-            Some((_, value)) => Ok(value.clone()),
-            None => Err(Error::NoAttribute),
+        let own = entry.xattrs.iter().find(|(own, _)| own == name);
+        own.map(|(_, value)| value.clone()).ok_or(Error::NoAttribute)
+    }
+
+    fn root_xattr(
+        &self,
+        root: &Root,
+        about: Option<&[u8]>,
+        may_block: MayBlock,
+    ) -> Result<Vec<u8>> {
+        match about {
+            Some(b"reference") => Ok(root.name.clone().into_bytes()),
+            Some(b"digest") => {
+                let manifest = match root.opened() {
+                    Some(image) => image.manifest(),
+                    None => {
+                        let platform = root.platform.as_ref().or(self.options.platform.as_ref());
+                        self.view.manifest_for(&root.repository, &root.digest, platform)?
+                    }
+                };
+                Ok(manifest.to_string().into_bytes())
+            }
+            Some(b"error") => match self.image(root, may_block) {
+                Ok(_) => Err(Error::NoAttribute),
+                Err(Error::Broken { cause, .. }) => Ok(cause.to_string().into_bytes()),
+                Err(error) => Err(error),
+            },
+            _ => Err(Error::NoAttribute),
         }
     }
 
-    /// The names of the image's own extended attributes, each with a zero behind
-    /// it. Those that say where things are from are not listed, so that a copy
-    /// has what the image has.
-    pub fn xattrs(&self, number: u64) -> Result<Vec<u8>> {
-        let open = match self.open(number) {
-            Ok(Some(open)) => open,
-            Ok(None) => return Ok(Vec::new()),
-            Err(Error::Unshown { .. }) => return Ok(b"user.registry.error\0".to_vec()),
-            Err(error) => return Err(error),
-        };
-        let mut names = Vec::new();
-        for (name, _) in &open.node.entry.xattrs {
-            names.extend(name);
-            names.push(0);
+    /// The names of the image's own extended attributes, each with a zero behind it. Those that say
+    /// where a file comes from are not listed, so that a copy has what the image has.
+    pub fn xattrs(&self, number: u64, may_block: MayBlock) -> Result<Vec<u8>> {
+        if matches!(self.inode(number)?, Inode::Names(_) | Inode::Root(_)) {
+            return Ok(Vec::new());
         }
-        Ok(names)
+        let open = self.inside_image(number, may_block)?;
+        let names = open.node.entry.xattrs.iter().flat_map(|(name, _)| [name.as_slice(), b"\0"]);
+        Ok(names.collect::<Vec<_>>().concat())
     }
 
     /// Where data or a hole is next (`SEEK_DATA`, `SEEK_HOLE`).
-    pub fn seek(&self, number: u64, offset: u64, hole: bool) -> Result<u64> {
-        let open = self.inside_image(number)?;
+    pub fn seek(&self, number: u64, offset: u64, hole: bool, may_block: MayBlock) -> Result<u64> {
+        let open = self.inside_image(number, may_block)?;
         let entry = &open.node.entry;
         if offset >= entry.size {
             return Err(Error::Seek);
@@ -753,13 +523,13 @@ impl Tree {
 
     /// Names a number in messages.
     pub fn describe(&self, number: u64) -> String {
-        match self.thing(number) {
-            Ok(Thing::Names(name)) if number == ROOT && name.is_empty() => "/".to_owned(),
-            Ok(Thing::Names(name) | Thing::Unopened(name)) => format!("/{name}"),
-            Ok(Thing::Unshown(unshown)) => format!("/{}", unshown.name),
-            Ok(Thing::Directory(view, path)) => format!("/{}/{}", view.name, path.escape_ascii()),
-            Ok(Thing::Leaf(leaf)) => format!("/{}/{}", leaf.view.name, leaf.path.escape_ascii()),
-            Err(_) => format!("number {number}"),
+        let below = |root: &Root, path: &[u8]| format!("/{}/{}", root.name, path.escape_ascii());
+        match self.inode(number) {
+            Ok(Inode::Names(name)) => format!("/{name}"),
+            Ok(Inode::Root(root)) => format!("/{}", root.name),
+            Ok(Inode::Directory(root, path)) => below(&root, &path),
+            Ok(Inode::Leaf(leaf, _)) => below(&leaf.root, &leaf.path),
+            Err(_) => format!("inode {number}"),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Threads for what takes long, so that the kernel's own are free for the rest.
+//! Threads for slow requests, so that those that answer the kernel stay free for the others.
 
 use std::collections::VecDeque;
 use std::io;
@@ -6,13 +6,13 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-/// A thread with nothing to do ends after this.
+/// How long a thread without a job waits for one before it ends.
 const IDLE: Duration = Duration::from_secs(10);
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// Threads that come and go. What waits for one is bounded by the kernel: each job
-/// is a request of its, and of some process that waits for it.
+/// Threads that come and go. The kernel bounds the jobs that wait for one: each is a request for
+/// which some process waits.
 #[derive(Debug)]
 pub struct Pool {
     shared: Arc<Shared>,
@@ -44,8 +44,8 @@ impl Pool {
         Pool { shared: Arc::default(), name, max: max.max(1) }
     }
 
-    /// Has a job done, which must not panic. An error: there is no thread for it,
-    /// now or later, and it is dropped.
+    /// Queues a job, which must not panic. An error means that no thread will do it, and that it was
+    /// dropped.
     pub fn run(&self, job: impl FnOnce() + Send + 'static) -> io::Result<()> {
         let mut state = self.shared.lock();
         if state.jobs.len() >= state.idle && state.threads < self.max {
@@ -54,7 +54,7 @@ impl Pool {
                 thread::Builder::new().name(self.name.into()).spawn(move || shared.work());
             match spawned {
                 Ok(_) => state.threads += 1,
-                // Others will come to it.
+                // Another thread will take the job.
                 Err(_) if state.threads > 0 => {}
                 Err(error) => return Err(error),
             }
@@ -67,7 +67,7 @@ impl Pool {
 }
 
 impl Shared {
-    // No invariant is broken half way through what the lock guards.
+    // A panic under the lock breaks no invariant.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -111,7 +111,7 @@ mod tests {
             first_done.send(1).unwrap();
         })
         .unwrap();
-        // Needs a thread of its own.
+        // This one needs a thread of its own.
         pool.run(move || {
             to_first.send(()).unwrap();
             done.send(2).unwrap();

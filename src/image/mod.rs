@@ -16,6 +16,7 @@ mod links;
 pub mod listing;
 mod merge;
 mod resolve;
+mod source;
 mod v1;
 mod view;
 mod walk;
@@ -23,16 +24,18 @@ mod walk;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::index::records::{Entry, Extent, Kind};
 use crate::index::{IndexedLayer, Layers};
 use crate::oci::{Digest, Repository};
 
+pub use crate::index::records::{Entry, Extent, Kind, Time};
 pub use crate::oci::Platform;
+pub use crate::storage::Folder;
 pub use error::{At, Candidate, Error, Result};
 pub use id::{Id, IdError, LATEST};
 pub use links::Identity;
 pub use merge::Children;
 pub use resolve::Images;
+pub use source::{FileTree, MayBlock, Nodes, Target, View};
 pub use v1::{Shown, V1};
 pub use view::{Content, Reader};
 pub use walk::Walk;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use quick_cache::sync::Cache;
 use quick_cache::{Equivalent, Weighter};
 
-use super::{At, Error, Image, Node, Result};
+use super::{At, Error, Image, MayBlock, Node, Result};
 use crate::index::records::{Entry, Extent, Kind};
 
 /// Longest path in bytes, and longest name that can be missing.
@@ -196,7 +196,9 @@ impl Image {
     pub fn read(&self, node: &Node, offset: u64, buffer: &mut [u8]) -> Result<usize> {
         self.check_file(node)?;
         if let Some(content) = node.content() {
-            return self.read_content(&content, &node.path, offset, buffer);
+            let (from, length) = content.part(offset, buffer.len());
+            self.read_layer(content.layer, &node.path, from, &mut buffer[..length])?;
+            return Ok(length);
         }
         let left = node.entry.size.saturating_sub(offset);
         let length = usize::try_from(left).map_or(buffer.len(), |left| left.min(buffer.len()));
@@ -208,29 +210,30 @@ impl Image {
         Ok(length)
     }
 
-    /// [`Image::read`] by the content that the node at `path` has.
+    /// Reads the content that the node at `path` has, as [`Image::read`] does. Returns `None` where
+    /// it would have to decode something and `may_block` does not permit that.
     pub fn read_content(
         &self,
         content: &Content,
         path: &[u8],
         offset: u64,
         buffer: &mut [u8],
-    ) -> Result<usize> {
+        may_block: MayBlock,
+    ) -> Result<Option<usize>> {
         let (from, length) = content.part(offset, buffer.len());
-        self.read_layer(content.layer, path, from, &mut buffer[..length])?;
-        Ok(length)
+        let buffer = &mut buffer[..length];
+        let layer = &self.layers[content.layer];
+        let read = match may_block {
+            MayBlock::Yes => self.source.read(layer, from, buffer).map(|()| true),
+            MayBlock::No => self.source.try_read(layer, from, buffer),
+        };
+        let read = read.map_err(|cause| Error::Read { at: At::new(self, path), cause })?;
+        Ok(read.then_some(length))
     }
 
     fn read_layer(&self, layer: usize, path: &[u8], from: u64, to: &mut [u8]) -> Result<()> {
         let read = self.source.read(&self.layers[layer], from, to);
         read.map_err(|cause| Error::Read { at: At::new(self, path), cause })
-    }
-
-    /// Whether so much from `offset` on can be read without decoding anything.
-    pub fn is_decoded(&self, content: &Content, offset: u64, length: usize) -> bool {
-        let (from, length) = content.part(offset, length);
-        let layer = &self.layers[content.layer];
-        self.source.is_decoded(layer, from, length as u64)
     }
 
     /// A regular file's content, from its beginning.

@@ -254,13 +254,18 @@ impl Layers {
         self.jobs.later(layers);
     }
 
-    /// Whether [`Layers::read`] would have to decode nothing.
-    pub fn is_decoded(&self, layer: &IndexedLayer, offset: u64, length: u64) -> bool {
-        self.spans.is_decoded(layer, offset, length)
-    }
-
     /// Fills `buffer` with the bytes of the layer's tar stream from `offset` on.
     pub fn read(&self, layer: &Arc<IndexedLayer>, offset: u64, buffer: &mut [u8]) -> Result<()> {
         self.spans.read(layer, offset, buffer)
+    }
+
+    /// Does the same where nothing has to be decoded. Returns `false` where something has to be.
+    pub fn try_read(
+        &self,
+        layer: &Arc<IndexedLayer>,
+        offset: u64,
+        buffer: &mut [u8],
+    ) -> Result<bool> {
+        self.spans.try_read(layer, offset, buffer)
     }
 }

@@ -161,6 +161,29 @@ impl Spans {
 
     /// Fills `buffer` with the bytes of the layer's tar stream from `offset` on.
     pub fn read(&self, layer: &Arc<IndexedLayer>, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        self.fill(layer, offset, buffer, |number| self.shared.get(layer, number).map(Some))?;
+        Ok(())
+    }
+
+    /// Does the same where nothing has to be decoded. Returns `false` where something has to be.
+    pub fn try_read(
+        &self,
+        layer: &Arc<IndexedLayer>,
+        offset: u64,
+        buffer: &mut [u8],
+    ) -> Result<bool> {
+        let number = layer.record.number;
+        self.fill(layer, offset, buffer, |span| Ok(self.shared.cache.get(&(number, span))))
+    }
+
+    /// Copies from the spans that `get` returns. Stops with `false` at the first that it does not.
+    fn fill(
+        &self,
+        layer: &Arc<IndexedLayer>,
+        offset: u64,
+        buffer: &mut [u8],
+        get: impl Fn(usize) -> Result<Option<Bytes>>,
+    ) -> Result<bool> {
         let mut filled = 0;
         while filled < buffer.len() {
             let at = offset + filled as u64;
@@ -171,7 +194,9 @@ impl Spans {
                     why: "it ends here".to_owned(),
                 });
             };
-            let span = self.shared.get(layer, number)?;
+            let Some(span) = get(number)? else {
+                return Ok(false);
+            };
             let from = (at - start) as usize;
             if from < buffer.len() - filled || from == 0 {
                 self.go_ahead(layer, number);
@@ -180,25 +205,7 @@ impl Spans {
             buffer[filled..filled + length].copy_from_slice(&span[from..from + length]);
             filled += length;
         }
-        Ok(())
-    }
-
-    /// Whether these bytes lie in spans that are decoded.
-    pub fn is_decoded(&self, layer: &IndexedLayer, offset: u64, length: u64) -> bool {
-        let end = offset.saturating_add(length);
-        let mut at = offset;
-        while at < end {
-            // Past the end: an error, which costs nothing.
-            let Some((number, start)) = layer.span_at(at) else {
-                break;
-            };
-            let key = (layer.record.number, number);
-            if self.shared.cache.peek(&key).is_none() {
-                return false;
-            }
-            at = start + u64::from(layer.record.spans[number]);
-        }
-        true
+        Ok(true)
     }
 
     /// Called when a reader enters a span.

@@ -139,6 +139,7 @@ impl Storage {
     ) -> Result<()> {
         let _lock = self.lock(repository);
         self.check_blobs(repository, manifest)?;
+        let new = !exists(&self.layout.manifests(repository))?;
         let link = digest.to_string();
         // By this folder distribution knows a repository; without it, its
         // garbage-collect would remove the manifest.
@@ -159,6 +160,7 @@ impl Storage {
             self.forget(repository, &Reference::Tag(tag.clone()));
             moved?;
         }
+        self.touch(repository, new);
         Ok(())
     }
 
@@ -194,6 +196,31 @@ impl Storage {
         self.manifests.remove(&ManifestKey(repository, reference));
     }
 
+    /// The manifest that a reference names, and when the tag was set or the manifest came.
+    /// `None`: there is no such manifest.
+    pub fn target(
+        &self,
+        repository: &Repository,
+        reference: &Reference,
+    ) -> Result<Option<(Digest, SystemTime)>> {
+        let (digest, link) = match reference {
+            Reference::Digest(digest) => (*digest, self.layout.revision_link(repository, digest)),
+            Reference::Tag(tag) => {
+                let link = self.layout.tag_current(repository, tag);
+                match read_link(&link)? {
+                    // A manifest may have been deleted without its tags.
+                    Some(digest) if self.holds_manifest(repository, &digest)? => (digest, link),
+                    _ => return Ok(None),
+                }
+            }
+        };
+        match fs::metadata(&link).and_then(|metadata| metadata.modified()) {
+            Ok(time) => Ok(Some((digest, time))),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(Error::io("read", &link, e)),
+        }
+    }
+
     /// When a tag was last set.
     pub fn tag_time(&self, repository: &Repository, tag: &Tag) -> Result<SystemTime> {
         let link = self.layout.tag_current(repository, tag);
@@ -216,6 +243,7 @@ impl Storage {
         };
         let removed = self.durable.remove(&self.layout.tag(repository, tag));
         self.forget(repository, &reference);
+        self.touch(repository, false);
         removed.map(|_| named)
     }
 
@@ -249,6 +277,7 @@ impl Storage {
         removed?;
         let removed = self.remove_link(&self.layout.revision_link(repository, digest));
         self.forget(repository, &reference);
+        self.touch(repository, false);
         removed?;
         if let Some(subject) = subject {
             self.remove_link(&self.layout.referrer_link(repository, &subject, digest))?;

@@ -17,7 +17,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{self, Mutex, MutexGuard};
-use std::time::UNIX_EPOCH;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use quick_cache::sync::Cache;
 
@@ -80,6 +80,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether it says that a repository, or a manifest of it, does not exist.
+    pub fn is_unknown(&self) -> bool {
+        matches!(self, Error::RepositoryUnknown(_) | Error::ManifestUnknown { .. })
+    }
+
     pub fn digest_mismatch(expected: &Digest, actual: &Digest) -> Error {
         Error::DigestMismatch { expected: Box::new(*expected), actual: Box::new(*actual) }
     }
@@ -326,13 +331,41 @@ impl Storage {
         Ok(Some(folders))
     }
 
-    /// Whether names go on below `prefix`.
-    pub fn has_below(&self, prefix: &Repository) -> Result<bool> {
-        let Some(mut inner) = folders_in(self.layout.repository(prefix))? else {
-            return Ok(false);
-        };
-        let below = |name: &Result<String>| !matches!(name, Ok(name) if name.starts_with('_'));
-        inner.find(below).transpose().map(|found| found.is_some())
+    /// When [`Storage::folders`] last changed for `prefix`; `None`: no names go on below it. A
+    /// server keeps this time exact, see [`Storage::touch`]; before its first push it is the time
+    /// at which the last repository was created.
+    pub fn folders_changed(&self, prefix: &str) -> Result<Option<SystemTime>> {
+        let path = self.layout.repositories().join(prefix);
+        if !prefix.is_empty() {
+            let Some(mut inner) = folders_in(path.clone())? else {
+                return Ok(None);
+            };
+            let below = |name: &Result<String>| !matches!(name, Ok(name) if name.starts_with('_'));
+            if inner.find(below).transpose()?.is_none() {
+                return Ok(None);
+            }
+        }
+        match fs::metadata(&path).and_then(|metadata| metadata.modified()) {
+            Ok(time) => Ok(Some(time)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                Ok(prefix.is_empty().then_some(UNIX_EPOCH))
+            }
+            Err(e) => Err(Error::io("read", &path, e)),
+        }
+    }
+
+    /// Notes the time at which what a mount lists of a repository has changed: in the folder that
+    /// the repository's folder lies in, and, where the repository is new, in all above.
+    fn touch(&self, repository: &Repository, new: bool) {
+        let root = self.layout.repositories();
+        let path = self.layout.repository(repository);
+        let above = path.ancestors().skip(1).take_while(|path| path.starts_with(&root));
+        for folder in above.take(if new { usize::MAX } else { 1 }) {
+            let touched = File::open(folder).and_then(|file| file.set_modified(SystemTime::now()));
+            if let Err(error) = touched {
+                tracing::warn!(path = %folder.display(), %error, "cannot set the time of a folder");
+            }
+        }
     }
 }
 

@@ -1,7 +1,8 @@
-//! A bug costs its request and ends the mount; nothing hangs. None is known, so
-//! one is made: the clock fails once, for which Rust's library panics.
+//! A bug fails its request and ends the mount; nothing hangs. None is known, so one is made: the clock
+//! fails once, when a request that failed is logged, and Rust's library panics.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
@@ -63,19 +64,28 @@ impl Bug {
             .env("BUG_FILE", self.path("now"));
     }
 
-    /// What a look at a path gives that runs into it.
-    fn meet(&self, path: &Path) -> std::io::Error {
+    /// Looks until that meets the bug; returns the error.
+    fn meet<T>(&self, look: impl Fn() -> io::Result<T>) -> io::Error {
         let now = self.path("now");
         fs::write(&now, "").unwrap();
         let start = Instant::now();
         loop {
-            let looked = fs::metadata(path);
-            assert!(start.elapsed() < SOON, "nobody runs into it");
+            let looked = look().map(drop);
+            assert!(start.elapsed() < SOON, "nothing meets it");
             if !now.exists() {
-                return looked.expect_err("it ran into a bug");
+                return looked.expect_err("it met a bug");
             }
         }
     }
+}
+
+/// Pushes an image that can be shown, one that cannot, and one whose tag is damaged.
+fn stock(registry: &Registry) {
+    push(registry, "good", "1", &[layer("x", "x")]);
+    push(registry, "bad", "1", &[b"this is no tar".to_vec()]);
+    push(registry, "damaged", "1", &[layer("x", "x")]);
+    let link = "repositories/damaged/_manifests/tags/1/current/link";
+    fs::write(registry.store().join(link), "this is no digest").unwrap();
 }
 
 fn is_mounted(path: &Path) -> bool {
@@ -87,10 +97,9 @@ fn is_mounted(path: &Path) -> bool {
 fn of_a_mount() {
     let bug = Bug::new();
     let registry = Registry::start(&[]);
-    push(&registry, "good", "1", &[layer("x", "x")]);
-    push(&registry, "bad", "1", &[b"this is no tar".to_vec()]);
-    // One on a thread that answers at once, and one where somebody waits.
-    for (thread, name) in [("fuser", ""), ("open", "bad:1")] {
+    stock(&registry);
+    // One on a thread that answers at once, and one where a request waits.
+    for (thread, name) in [("fuser", "damaged:1"), ("open", "bad:1/x")] {
         let mut command = Command::new(REGISTRY);
         command.args(["mount", "--tag-ttl", "1ms", "--dir"]).arg(&registry.dir);
         bug.put_in(&mut command, thread);
@@ -99,7 +108,7 @@ fn of_a_mount() {
         fs::create_dir(&path).unwrap();
         let mut mount = Mount::spawn(temp, path.clone(), command);
         assert_eq!(fs::read(path.join("good:1/x")).unwrap(), b"x");
-        let error = bug.meet(&path.join(name));
+        let error = bug.meet(|| fs::metadata(path.join(name)));
         assert_eq!(error.raw_os_error(), Some(libc::EIO), "{thread}");
         assert_eq!(mount.wait().code(), Some(1), "{}", mount.log());
         assert!(!is_mounted(&path), "{thread}");
@@ -120,11 +129,11 @@ fn of_a_servers_mount() {
     let mut command = Registry::command(folder.path(), &["--mount", path.to_str().unwrap()]);
     bug.put_in(&mut command, "fuser");
     let registry = Registry::spawn(folder.path(), command);
-    let error = bug.meet(&path);
+    stock(&registry);
+    let error = bug.meet(|| fs::metadata(path.join("damaged:1")));
     assert_eq!(error.raw_os_error(), Some(libc::EIO));
     eventually("it is unmounted", || !is_mounted(&path));
-    eventually("it is told", || registry.log().contains("goes on without"));
-    push(&registry, "good", "1", &[layer("x", "x")]);
+    eventually("it is logged", || registry.log().contains("goes on without"));
     let mount = Mount::start(&registry.dir, &[]);
     assert_eq!(fs::read(mount.path.join("good:1/x")).unwrap(), b"x");
 }

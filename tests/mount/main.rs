@@ -11,6 +11,8 @@ mod ends;
 mod files;
 mod grep;
 mod names;
+mod neighbours;
+mod restart;
 mod shared;
 mod support;
 mod together;

@@ -13,7 +13,7 @@ use registry::oci::Platform;
 use tempfile::TempDir;
 
 use crate::common::mount::Mount;
-use crate::common::{OCI_MANIFEST, Registry, eventually, run};
+use crate::common::{OCI_MANIFEST, Registry, eventually, need, run};
 use crate::support::{errno, layer, list, push, push_for, push_index, set, xattr};
 
 #[test]
@@ -124,9 +124,10 @@ fn listings_are_only_names() {
         assert_eq!(String::from_utf8_lossy(&pwd.stdout).trim_end(), inside.to_str().unwrap());
         assert_eq!(fs::metadata(&inside).unwrap().ino(), number);
     }
-    let why = "cannot be shown";
-    assert!(!mount.log().contains(why), "a listing opens images");
     fs::metadata(mount.path.join("b:1")).unwrap();
+    let why = "cannot be shown";
+    assert!(!mount.log().contains(why), "names open images");
+    fs::read_dir(mount.path.join("b:1")).unwrap().next().unwrap().unwrap_err();
     mount.assert_told(why);
 }
 
@@ -146,9 +147,37 @@ fn what_cannot_be_shown() {
         assert_eq!(error.raw_os_error(), Some(libc::EIO));
         let why = xattr(&bad, "user.registry.error").unwrap();
         assert!(why.contains("not a tar"), "{why}");
+        assert_eq!(xattr(&bad, "user.registry.digest"), Ok(digest.to_string()));
         mount.assert_told(&why);
     }
-    assert_eq!(fs::read_to_string(mount.path.join("good:1/x")).unwrap(), "x");
+    let good = mount.path.join("good:1");
+    assert_eq!(xattr(&good, "user.registry.error"), Err(libc::ENODATA));
+    assert_eq!(fs::read_to_string(good.join("x")).unwrap(), "x");
+}
+
+/// Names without the colon that other programs take for a separator.
+#[test]
+fn names_without_colons() {
+    need("rsync", "rsync");
+    let registry = Registry::start(&[]);
+    let digest = push(&registry, "team/app", "v1", &[layer("x", "x")]);
+    let mount = Mount::start(&registry.dir, &[]);
+    let team = mount.path.join("team");
+    let dash = format!("app@{}", digest.to_string().replace(':', "-"));
+    let number = |name: &str| fs::metadata(team.join(name).join("x")).unwrap().ino();
+    let temp = TempDir::new().unwrap();
+    for name in ["app@v1", &dash] {
+        assert_eq!(number(name), number("app:v1"), "{name}");
+        // It takes a name with a colon for a host.
+        let mut rsync = Command::new("rsync");
+        rsync.args(["-a", &format!("{name}/")]).arg(temp.path().join(name)).current_dir(&team);
+        run(&mut rsync);
+        assert_eq!(fs::read(temp.path().join(name).join("x")).unwrap(), b"x");
+    }
+    assert_eq!(list(&team), set(["app:v1"]), "they are not listed");
+    for name in ["app@v2", "app@sha256-12", &dash.replace('a', "b")] {
+        assert!(!team.join(name).exists(), "{name}");
+    }
 }
 
 #[test]

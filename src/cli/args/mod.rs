@@ -197,6 +197,10 @@ pub struct MountArgs {
     #[arg(long, value_name = "N")]
     pub gid: Option<u32>,
 
+    /// Number inodes with 32 bits, for 32-bit programs without large-file support
+    #[arg(long)]
+    pub inode32: bool,
+
     /// Form of the log on stderr
     #[arg(long, value_name = "FORMAT", value_enum, default_value = "text")]
     pub log: log::Format,
@@ -205,7 +209,7 @@ pub struct MountArgs {
     #[arg(long, value_name = "LEVEL", value_enum, default_value = "info")]
     pub log_level: log::Level,
 
-    /// With --background: append the log to this file; without it, there is none
+    /// With --background: append the log to this file [default: DIR/mount.log]
     #[arg(long, value_name = "FILE", requires = "background")]
     pub log_file: Option<PathBuf>,
 

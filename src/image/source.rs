@@ -1,0 +1,212 @@
+//! What the mount stands on: a [`View`] names images, a [`FileTree`] is one of them. [`Images`] and
+//! [`Image`] implement them over a local store; a view of another server can implement them too.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::{Content, Folder, Identity, Image, Images, Node, Platform, Result, Time};
+use crate::oci::{Digest, Reference, Repository, Tag};
+
+/// Tags of one repository that are listed.
+const TAGS_MAX: usize = 1 << 20;
+
+/// Whether a call may wait for something to be indexed, decoded or searched for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MayBlock {
+    Yes,
+    No,
+}
+
+/// What a reference means at the moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// The digest of the manifest or image index.
+    pub digest: Digest,
+    /// When the tag was set, or the manifest came.
+    pub changed: Time,
+}
+
+/// Images by their names. Nothing here opens an image but [`View::open`].
+pub trait View: fmt::Debug + Send + Sync {
+    /// The next components of the names that begin with `prefix`, in no order. `prefix` is empty
+    /// or ends before a slash.
+    fn folders(&self, prefix: &str) -> Result<Vec<Folder>>;
+
+    /// When the folders or tags that stand directly below `prefix` last changed; `None`: there are
+    /// no names below it.
+    fn folders_changed(&self, prefix: &str) -> Result<Option<Time>>;
+
+    /// The tags of a repository.
+    fn tags(&self, repository: &Repository) -> Result<Vec<Tag>>;
+
+    /// What a reference means; `None`: nothing.
+    fn target(&self, repository: &Repository, reference: &Reference) -> Result<Option<Target>>;
+
+    /// The platforms of an image index; none for anything else.
+    fn platforms(&self, repository: &Repository, digest: &Digest) -> Result<BTreeSet<Platform>>;
+
+    /// The manifest that a manifest or image index means on a platform.
+    fn manifest_for(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        platform: Option<&Platform>,
+    ) -> Result<Digest>;
+
+    /// Opens an image, which may wait for its layers to be indexed. `None`: it would.
+    fn open(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        platform: Option<&Platform>,
+        may_block: MayBlock,
+    ) -> Result<Option<Arc<dyn FileTree>>>;
+}
+
+/// The files of one image. What they say never changes.
+pub trait FileTree: fmt::Debug + fmt::Display + Send + Sync {
+    /// The digest of the image's own manifest.
+    fn manifest(&self) -> Digest;
+
+    /// What lies at a path, without following a symbolic link at its end.
+    fn node(&self, path: &[u8]) -> Result<Node>;
+
+    fn lookup(&self, directory: &Node, name: &[u8]) -> Result<Option<Node>>;
+
+    /// The children of a directory by name, from the name `from` on, which need not exist.
+    fn children<'a>(&'a self, directory: &Node, from: &[u8]) -> Result<Nodes<'a>>;
+
+    /// Which inode a node is, unless it is a directory.
+    fn identity(&self, node: &Node) -> Result<Identity>;
+
+    /// How many names lead to a node's inode. `None`: they would have to be counted.
+    fn links(&self, node: &Node, may_block: MayBlock) -> Result<Option<u32>>;
+
+    /// The digest of the layer that a node comes from.
+    fn layer(&self, node: &Node) -> Option<Digest>;
+
+    /// Reads a regular file from `offset` on, holes as zeros. Fills `buffer` unless the file ends;
+    /// returns how many bytes that is.
+    fn read(&self, node: &Node, offset: u64, buffer: &mut [u8]) -> Result<usize>;
+
+    /// Does the same for the node at `path` by its content alone. `None`: something would have to
+    /// be decoded.
+    fn read_content(
+        &self,
+        content: &Content,
+        path: &[u8],
+        offset: u64,
+        buffer: &mut [u8],
+        may_block: MayBlock,
+    ) -> Result<Option<usize>>;
+}
+
+/// What [`FileTree::children`] returns. After an error there are no more.
+pub type Nodes<'a> = Box<dyn Iterator<Item = Result<Node>> + 'a>;
+
+/// Times before 1970 count as 1970.
+fn time(time: SystemTime) -> Time {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    Time {
+        seconds: i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
+        nanoseconds: since.subsec_nanos(),
+    }
+}
+
+impl View for Images {
+    fn folders(&self, prefix: &str) -> Result<Vec<Folder>> {
+        Ok(self.layers().storage().folders(prefix)?.unwrap_or_default())
+    }
+
+    fn folders_changed(&self, prefix: &str) -> Result<Option<Time>> {
+        Ok(self.layers().storage().folders_changed(prefix)?.map(time))
+    }
+
+    fn tags(&self, repository: &Repository) -> Result<Vec<Tag>> {
+        Ok(self.layers().storage().tags(repository, "", TAGS_MAX)?.items)
+    }
+
+    fn target(&self, repository: &Repository, reference: &Reference) -> Result<Option<Target>> {
+        let target = self.layers().storage().target(repository, reference)?;
+        Ok(target.map(|(digest, changed)| Target { digest, changed: time(changed) }))
+    }
+
+    fn platforms(&self, repository: &Repository, digest: &Digest) -> Result<BTreeSet<Platform>> {
+        self.platforms(repository, &Reference::Digest(*digest))
+    }
+
+    fn manifest_for(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        platform: Option<&Platform>,
+    ) -> Result<Digest> {
+        let stored = self.layers().storage().manifest(repository, &Reference::Digest(*digest))?;
+        Ok(self.leaf(repository, &stored, platform)?.digest)
+    }
+
+    fn open(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        platform: Option<&Platform>,
+        may_block: MayBlock,
+    ) -> Result<Option<Arc<dyn FileTree>>> {
+        let reference = Reference::Digest(*digest);
+        let image = match may_block {
+            MayBlock::Yes => Some(self.open_in(repository, &reference, platform)?),
+            MayBlock::No => self.opened_in(repository, &reference, platform)?,
+        };
+        Ok(image.map(|image| image as Arc<dyn FileTree>))
+    }
+}
+
+impl FileTree for Image {
+    fn manifest(&self) -> Digest {
+        self.manifest
+    }
+
+    fn node(&self, path: &[u8]) -> Result<Node> {
+        self.node(path, false)
+    }
+
+    fn lookup(&self, directory: &Node, name: &[u8]) -> Result<Option<Node>> {
+        self.lookup(directory, name)
+    }
+
+    fn children<'a>(&'a self, directory: &Node, from: &[u8]) -> Result<Nodes<'a>> {
+        Ok(Box::new(self.children(directory, from)?))
+    }
+
+    fn identity(&self, node: &Node) -> Result<Identity> {
+        self.identity(node)
+    }
+
+    fn links(&self, node: &Node, may_block: MayBlock) -> Result<Option<u32>> {
+        match may_block {
+            MayBlock::No if !self.knows_links(node) => Ok(None),
+            _ => self.links(node).map(Some),
+        }
+    }
+
+    fn layer(&self, node: &Node) -> Option<Digest> {
+        self.layers.get(node.layer).map(|layer| layer.digest)
+    }
+
+    fn read(&self, node: &Node, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+        self.read(node, offset, buffer)
+    }
+
+    fn read_content(
+        &self,
+        content: &Content,
+        path: &[u8],
+        offset: u64,
+        buffer: &mut [u8],
+        may_block: MayBlock,
+    ) -> Result<Option<usize>> {
+        self.read_content(content, path, offset, buffer, may_block)
+    }
+}
