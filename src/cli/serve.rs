@@ -35,7 +35,7 @@ pub fn run(mut config: ServeConfig) -> Result<ExitCode> {
     let start = Instant::now();
     log::start(config.log, config.log_level).context("cannot start the log")?;
     storage::create_root(&config.dir).context("--dir cannot be used")?;
-    let _lock = storage::lock(&config.dir, false)?;
+    let _lock = lock(&config.dir)?;
     config.http.max_connections = allow_connections(config.http.max_connections)?;
     let storage = Arc::new(Storage::open(&config.storage)?);
     let private = {
@@ -113,6 +113,28 @@ pub fn run(mut config: ServeConfig) -> Result<ExitCode> {
         tracing::warn!("stopped before all requests were done: --drain-timeout ran out");
     }
     exit(0)
+}
+
+/// Locks the registry's folder. A server that was just killed may still be ending, so this waits for it
+/// a moment: a supervisor can start the next one at once.
+fn lock(dir: &Path) -> Result<fs::File, storage::Error> {
+    const ENDING: Duration = Duration::from_secs(2);
+    /// How long a process takes to close its other files after the lock.
+    const CLOSING: Duration = Duration::from_millis(50);
+    let start = Instant::now();
+    let mut waited = false;
+    loop {
+        match storage::lock(dir, false) {
+            Err(storage::Error::Locked { .. }) if start.elapsed() < ENDING => waited = true,
+            locked => {
+                if waited && locked.is_ok() {
+                    thread::sleep(CLOSING);
+                }
+                return locked;
+            }
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
 }
 
 /// Mounts all images, and looks after that on a thread, which ends with the
