@@ -9,7 +9,7 @@ pub enum Error {
     #[error(transparent)]
     Image(#[from] image::Error),
     #[error("{name} cannot be shown: {cause}")]
-    Broken { name: String, cause: image::Error },
+    Broken { name: String, cause: Box<image::Error> },
     #[error("no such extended attribute")]
     NoAttribute,
     #[error("stale inode number")]
@@ -36,11 +36,11 @@ impl Error {
     pub fn errno(&self) -> i32 {
         match self {
             Error::Image(error) => of_image(error),
-            // The manifest was deleted. The kernel looks its name up again.
-            Error::Broken { cause: image::Error::Storage(error), .. } if error.is_unknown() => {
-                libc::ESTALE
-            }
-            Error::Broken { .. } => libc::EIO,
+            // Where the manifest was deleted, the kernel looks its name up again.
+            Error::Broken { cause, .. } => match **cause {
+                image::Error::Storage(ref error) if error.is_unknown() => libc::ESTALE,
+                _ => libc::EIO,
+            },
             Error::NoAttribute => libc::ENODATA,
             Error::Stale => libc::ESTALE,
             Error::Seek => libc::ENXIO,

@@ -194,7 +194,7 @@ impl Tree {
         match self.view.open(&root.repository, &root.digest, platform, may_block) {
             Ok(Some(image)) => Ok(Arc::clone(root.set_opened(image))),
             Ok(None) => Err(Error::WouldBlock(Slow::Open)),
-            Err(cause) => Err(Error::Broken { name: root.name.clone(), cause }),
+            Err(cause) => Err(Error::Broken { name: root.name.clone(), cause: Box::new(cause) }),
         }
     }
 
