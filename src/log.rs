@@ -181,6 +181,10 @@ pub struct Request {
     pub bytes: u64,
 }
 
+/// Bytes of a field that a client chose, beyond which it is cut: a few requests with long fields
+/// would otherwise push the lines that matter out of the log.
+const FIELD_MAX: usize = 1024;
+
 /// The status, in the log alone, of a request whose client went away before its
 /// answer: nginx's number for it.
 pub const UNANSWERED: u16 = 499;
@@ -222,17 +226,21 @@ impl Drop for Request {
     }
 }
 
-/// Bytes of a client's as text that neither ends a line, nor leaves its quotes
-/// (in JSON or text), nor speaks to a terminal.
+/// A client's bytes as text that neither ends a line, nor leaves its quotes (in JSON or text), nor
+/// controls a terminal. Bytes beyond [`FIELD_MAX`] are left out.
 pub fn escape(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len());
-    for &byte in bytes {
+    let shown = &bytes[..bytes.len().min(FIELD_MAX)];
+    let mut text = String::with_capacity(shown.len());
+    for &byte in shown {
         match byte {
             b'"' | b'\\' | 0..0x20 | 0x7f.. => {
                 write!(text, "\\u{byte:04x}").expect("a String takes every write");
             }
             _ => text.push(char::from(byte)),
         }
+    }
+    if shown.len() < bytes.len() {
+        text.push_str("...");
     }
     text
 }
@@ -248,5 +256,7 @@ mod tests {
             escape(b"a\"b\\c\r\n\x1b[0m\xff"),
             r"a\u0022b\u005cc\u000d\u000a\u001b[0m\u00ff"
         );
+        let long = escape(&[0xff; 60_000]);
+        assert!(long.len() == 6 * FIELD_MAX + 3 && long.ends_with(r"\u00ff..."), "{}", long.len());
     }
 }

@@ -17,9 +17,10 @@ pub mod targets;
 /// A target and its name.
 pub type Target = (&'static str, fn(&[u8]));
 
-pub const TARGETS: [Target; 5] = [
+pub const TARGETS: [Target; 6] = [
     ("gzip", targets::gzip),
     ("manifests", targets::manifests),
+    ("names", targets::names),
     ("records", targets::records),
     ("tar", targets::tar),
     ("zstd", targets::zstd),

@@ -13,11 +13,26 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
     match target {
         "gzip" => gzip(),
         "manifests" => manifests(),
+        "names" => names(),
         "records" => records(),
         "tar" => tars().iter().map(|tar| [b"\0", &tar[..]].concat()).collect(),
         "zstd" => zstd(),
         _ => panic!("no target {target}"),
     }
+}
+
+fn names() -> Vec<Vec<u8>> {
+    let digest = format!("sha256:{}", "0a".repeat(32));
+    [
+        "team/**\0team/app/x",
+        "a/**/z\0a/b/z",
+        "ann-?/x[0-9]\0ann-1/x7",
+        "v1.0-rc",
+        "linux/arm64/v8",
+        &digest,
+    ]
+    .map(|text| text.as_bytes().to_vec())
+    .to_vec()
 }
 
 fn text() -> Vec<u8> {

@@ -3,7 +3,35 @@
 use std::sync::Arc;
 
 use super::Right;
+use super::hmac::Code;
 use crate::oci::Repository;
+
+/// What a request's credentials prove, and for how long. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Proof {
+    pub identity: Identity,
+    /// They are a password, and no token.
+    pub(super) by_password: bool,
+    /// When their token ends, in seconds since 1970.
+    pub(super) until: u64,
+    /// Changes with the user's password.
+    pub(super) stamp: Option<Code>,
+    /// Changes with the keys of the outside service.
+    pub(super) keys: u64,
+}
+
+impl Proof {
+    /// A request without credentials.
+    pub fn anonymous() -> Proof {
+        Proof {
+            identity: Identity::Anonymous,
+            by_password: false,
+            until: u64::MAX,
+            stamp: None,
+            keys: 0,
+        }
+    }
+}
 
 /// Who a request comes from, once that is proved. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,6 +105,15 @@ impl Scoped {
 }
 
 impl Identity {
+    /// The user of this server's whose rights count.
+    pub(super) fn user(&self) -> Option<&str> {
+        match self {
+            Identity::User(name) => Some(name),
+            Identity::Signed(signed) => signed.user.as_deref(),
+            Identity::Anonymous | Identity::Scoped(_) => None,
+        }
+    }
+
     /// The user's name, for events, hooks and the log.
     pub fn name(&self) -> Option<&str> {
         match self {

@@ -29,7 +29,7 @@ use tokens::Signer;
 use users::Users;
 use watched::Watched;
 
-pub use identity::{Identity, Scoped, Signed};
+pub use identity::{Identity, Proof, Scoped, Signed};
 pub use jwt::Options as ServiceOptions;
 pub use throttle::Throttle;
 pub use tokens::LOGIN_SECONDS;
@@ -145,11 +145,9 @@ pub struct Access {
 
 #[derive(Clone, Debug)]
 struct Known {
-    identity: Identity,
+    proof: Proof,
     /// [`Access::generation`] when it was verified.
     generation: u64,
-    /// Seconds since 1970.
-    until: u64,
 }
 
 /// Whether a repository is for those with a name alone, which the store knows.
@@ -164,7 +162,7 @@ impl std::fmt::Debug for Private {
 /// What an `Authorization` header turned out to be.
 #[derive(Debug)]
 pub enum Recognised {
-    Identity(Identity),
+    Proof(Proof),
     /// It takes a while to find out: see [`Access::verify`].
     Login(Login),
 }
@@ -332,76 +330,111 @@ impl Access {
         if scheme.eq_ignore_ascii_case("basic") {
             return self.basic(value);
         }
-        let stamp = |name: &str| self.users.as_ref()?.stamp(name);
-        let identity = if scheme.eq_ignore_ascii_case("token") {
+        let stamp = |name: &str| self.stamp(name);
+        let proof = if scheme.eq_ignore_ascii_case("token") {
             let signed = self.signer.open_v1(now(), value, &stamp);
-            signed.map(|signed| Identity::Signed(Arc::new(signed)))
+            signed.map(|(signed, until)| self.by_token(Identity::Signed(Arc::new(signed)), until))
         } else if scheme.eq_ignore_ascii_case("bearer") {
             match (self.signer.open_login(now(), value, &stamp), &self.service) {
-                (Some(user), _) => Some(user.map_or(Identity::Anonymous, Identity::User)),
+                (Some((user, until)), _) => {
+                    let identity = user.map_or(Identity::Anonymous, Identity::User);
+                    Some(self.by_token(identity, until))
+                }
                 (None, Some(service)) => Some(self.bearer(service, value)?),
                 (None, None) => None,
             }
         } else {
             return Err(Refusal::Malformed);
         };
-        identity.map(Recognised::Identity).ok_or(Refusal::Token)
+        proof.map(Recognised::Proof).ok_or(Refusal::Token)
+    }
+
+    fn stamp(&self, name: &str) -> Option<Code> {
+        self.users.as_ref()?.stamp(name)
+    }
+
+    fn by_token(&self, identity: Identity, until: u64) -> Proof {
+        let stamp = identity.user().and_then(|name| self.stamp(name));
+        Proof { identity, by_password: false, until, stamp, keys: self.keys() }
+    }
+
+    /// Another number whenever the keys of the outside service have changed.
+    fn keys(&self) -> u64 {
+        self.service.as_ref().map_or(0, Service::generation)
+    }
+
+    /// Whether what credentials proved is still so: their user has the same password, their token
+    /// has not ended, and the keys that it is signed with are the same.
+    pub fn still_holds(&self, proof: &Proof) -> bool {
+        let user = proof.identity.user();
+        now() < proof.until
+            && user.is_none_or(|name| proof.stamp.is_some() && self.stamp(name) == proof.stamp)
+            && (!matches!(proof.identity, Identity::Scoped(_)) || self.keys() == proof.keys)
+    }
+
+    /// What a pusher is known by where pushes are kept apart; `None`: those who are not named
+    /// cannot be told apart. A user here and the subject of a token are different, whatever they
+    /// are called, and so are those who pushed while the server was open to everybody.
+    pub fn principal(&self, identity: &Identity) -> Option<String> {
+        if self.is_open() {
+            return Some("open".to_owned());
+        }
+        match identity {
+            Identity::Anonymous => None,
+            Identity::User(name) => Some(format!("user {name}")),
+            Identity::Signed(signed) => Some(format!("user {}", signed.user.as_deref()?)),
+            Identity::Scoped(scoped) => Some(format!("token {}", scoped.subject.as_deref()?)),
+        }
     }
 
     fn basic(&self, value: &str) -> Result<Recognised, Refusal> {
         let code = self.key.code(&[b"basic", value.as_bytes()]);
-        if let Some(identity) = self.known(&code) {
-            return Ok(Recognised::Identity(identity));
+        if let Some(proof) = self.known(&code) {
+            return Ok(Recognised::Proof(proof));
         }
         let decoded = BASE64.decode(value).map_err(|_| Refusal::Malformed)?;
         let text = String::from_utf8(decoded).map_err(|_| Refusal::Malformed)?;
         let (name, password) = text.split_once(':').ok_or(Refusal::Malformed)?;
         // What some clients send when they have neither.
         if name.is_empty() && password.is_empty() {
-            return Ok(Recognised::Identity(Identity::Anonymous));
+            return Ok(Recognised::Proof(Proof::anonymous()));
         }
         Ok(Recognised::Login(Login { name: name.to_owned(), password: password.to_owned(), code }))
     }
 
-    fn bearer(&self, service: &Service, token: &str) -> Result<Identity, Refusal> {
+    fn bearer(&self, service: &Service, token: &str) -> Result<Proof, Refusal> {
         let code = self.key.code(&[b"bearer", token.as_bytes()]);
-        if let Some(identity) = self.known(&code) {
-            return Ok(identity);
+        if let Some(proof) = self.known(&code) {
+            return Ok(proof);
         }
         let generation = self.generation();
         let (scoped, until) = service.verify(token, now())?;
         let grants = scoped.repositories.len();
-        let identity = Identity::Scoped(Arc::new(scoped));
+        let proof = self.by_token(Identity::Scoped(Arc::new(scoped)), until);
         if grants <= GRANTS_KNOWN {
-            self.remember(code, identity.clone(), generation, until);
+            self.known.insert(code, Known { proof: proof.clone(), generation });
         }
-        Ok(identity)
+        Ok(proof)
     }
 
-    fn known(&self, code: &Code) -> Option<Identity> {
+    fn known(&self, code: &Code) -> Option<Proof> {
         let known = self.known.get(code)?;
-        let holds = known.generation == self.generation() && now() < known.until;
-        holds.then_some(known.identity)
-    }
-
-    fn remember(&self, code: Code, identity: Identity, generation: u64, until: u64) {
-        let known = Known { identity, generation, until };
-        self.known.insert(code, known);
+        let holds = known.generation == self.generation() && now() < known.proof.until;
+        holds.then_some(known.proof)
     }
 
     /// Another number whenever users or keys have changed.
     fn generation(&self) -> u64 {
-        self.users.as_ref().map_or(0, Users::generation)
-            + self.service.as_ref().map_or(0, Service::generation)
+        self.users.as_ref().map_or(0, Users::generation) + self.keys()
     }
 
     /// Who logs in so, if somebody else has verified it meanwhile.
-    pub fn recall(&self, login: &Login) -> Option<Identity> {
+    pub fn recall(&self, login: &Login) -> Option<Proof> {
         self.known(&login.code)
     }
 
     /// Verifies a password, which takes a core some 50 ms. Blocks.
-    pub fn verify(&self, login: &Login) -> Result<Identity, Refusal> {
+    pub fn verify(&self, login: &Login) -> Result<Proof, Refusal> {
         let refused = || Refusal::Password(login.name.chars().take(64).collect());
         let users = self.users.as_ref().ok_or_else(refused)?;
         let generation = self.generation();
@@ -409,39 +442,36 @@ impl Access {
             return Err(refused());
         }
         let identity = Identity::User(login.name.as_str().into());
-        self.remember(login.code, identity.clone(), generation, u64::MAX);
-        Ok(identity)
+        let proof = Proof { by_password: true, ..self.by_token(identity, u64::MAX) };
+        self.known.insert(login.code, Known { proof: proof.clone(), generation });
+        Ok(proof)
     }
 
     /// A Docker v1 token for the repository, as it stands in `X-Docker-Token` and
     /// after `Token` in `WWW-Authenticate`. It holds for six hours, and lets its
-    /// bearer do no more than `identity` may.
-    pub fn token(&self, identity: &Identity, repository: &Repository, write: bool) -> String {
-        let user = match identity {
-            Identity::User(name) => Some(Arc::clone(name)),
-            Identity::Signed(signed) => signed.user.clone(),
-            // Whom the outside service calls so need not be our user.
-            Identity::Anonymous | Identity::Scoped(_) => None,
+    /// bearer do no more than the identity may.
+    ///
+    /// `None`: the credentials were a token themselves. Only a password makes a token, because
+    /// otherwise a token could be renewed for ever.
+    pub fn token(&self, proof: &Proof, repository: &Repository, write: bool) -> Option<String> {
+        let user = match &proof.identity {
+            Identity::User(name) if proof.by_password => Some(Arc::clone(name)),
+            Identity::Anonymous => None,
+            Identity::User(_) | Identity::Signed(_) | Identity::Scoped(_) => return None,
         };
         let signed = Signed { user, repository: repository.clone(), write };
-        // A name that is no user's here gives a token that holds for nobody.
-        let stamp = |name: &str| {
-            let users = self.users.as_ref();
-            Some(users.and_then(|users| users.stamp(name)).unwrap_or_default())
-        };
-        self.signer.v1(now(), &signed, &stamp).unwrap_or_default()
+        self.signer.v1(now(), &signed, &|name| self.stamp(name))
     }
 
-    /// A Bearer token that says who `identity` is, for [`LOGIN_SECONDS`]. `None`: it
+    /// A Bearer token that says who the identity is, for [`LOGIN_SECONDS`]. `None`: it
     /// is no user of this server's any more, or came by a token itself.
-    pub fn login_token(&self, identity: &Identity) -> Option<String> {
-        let user = match identity {
+    pub fn login_token(&self, proof: &Proof) -> Option<String> {
+        let user = match &proof.identity {
             Identity::Anonymous => None,
-            Identity::User(name) => Some(&**name),
-            Identity::Signed(_) | Identity::Scoped(_) => return None,
+            Identity::User(name) if proof.by_password => Some(&**name),
+            Identity::User(_) | Identity::Signed(_) | Identity::Scoped(_) => return None,
         };
-        let stamp = |name: &str| self.users.as_ref()?.stamp(name);
-        self.signer.login(now(), user, &stamp)
+        self.signer.login(now(), user, &|name| self.stamp(name))
     }
 }
 

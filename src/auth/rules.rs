@@ -17,24 +17,17 @@ use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::path::Path;
 
-use glob::{MatchOptions, Pattern};
 use serde::Deserialize;
 use toml::Spanned;
 
 use super::users::check_name;
 use super::{Error, Right};
-use crate::oci::Repository;
+use crate::oci::{Pattern, Repository};
 
 /// The group of everybody, also of who did not log in.
 const ANONYMOUS: &str = "anonymous";
 /// The group of all users.
 const USERS: &str = "users";
-
-const MATCHING: MatchOptions = MatchOptions {
-    case_sensitive: true,
-    require_literal_separator: true,
-    require_literal_leading_dot: false,
-};
 
 #[derive(Debug, Default)]
 pub struct Rules(Vec<Rule>);
@@ -110,8 +103,8 @@ impl Rules {
             }
             let mut repositories = Vec::new();
             for pattern in &rule.repositories {
-                let parsed = Pattern::new(pattern.get_ref()).map_err(|error| {
-                    let why = format!("{:?} is not a pattern: {}", pattern.get_ref(), error.msg);
+                let parsed = pattern.get_ref().parse::<Pattern>().map_err(|error| {
+                    let why = format!("{:?} is not a pattern: {error}", pattern.get_ref());
                     failed(pattern.span(), why)
                 })?;
                 repositories.push(parsed);
@@ -141,10 +134,7 @@ impl Rules {
             rule.rights.contains(&right)
                 && (rule.anonymous
                     || user.is_some_and(|user| rule.all_users || rule.users.contains(user)))
-                && rule
-                    .repositories
-                    .iter()
-                    .any(|pattern| pattern.matches_with(repository.as_str(), MATCHING))
+                && rule.repositories.iter().any(|pattern| pattern.matches(repository.as_str()))
         })
     }
 }

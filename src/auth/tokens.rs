@@ -57,14 +57,15 @@ impl Signer {
         Some(format!("{expiry}.{user}.{code}"))
     }
 
-    /// The user in what was sealed; `None`: it was not, or holds no more.
+    /// The user in what was sealed, and until when it holds, in seconds since 1970. `None`: it was
+    /// not sealed here, or it holds no longer.
     fn open(
         &self,
         sealed: &str,
         now: u64,
         purpose: &[&str],
         stamp: Stamp<'_>,
-    ) -> Option<Option<Arc<str>>> {
+    ) -> Option<(Option<Arc<str>>, u64)> {
         let (expiry, rest) = sealed.split_once('.')?;
         let (user, code) = rest.split_once('.')?;
         let [user, code] = [user, code].map(|text| BASE64.decode(text));
@@ -72,8 +73,9 @@ impl Signer {
         let known = if user.is_empty() { Some([0; 32]) } else { stamp(&user) };
         let stamp = known.unwrap_or([0; 32]);
         let genuine = self.key.verifies(&parts(expiry, &user, &stamp, purpose), &code);
-        let holds = expiry.parse::<u64>().is_ok_and(|expiry| now < expiry);
-        (genuine && holds && known.is_some()).then(|| (!user.is_empty()).then(|| user.into()))
+        let expiry = expiry.parse::<u64>().ok()?;
+        let user = (!user.is_empty()).then(|| user.into());
+        (genuine && now < expiry && known.is_some()).then_some((user, expiry))
     }
 
     pub fn v1(&self, now: u64, signed: &Signed, stamp: Stamp<'_>) -> Option<String> {
@@ -84,7 +86,8 @@ impl Signer {
         Some(format!(r#"signature={sealed},repository="{repository}",access={access}"#))
     }
 
-    pub fn open_v1(&self, now: u64, token: &str, stamp: Stamp<'_>) -> Option<Signed> {
+    /// What a v1 token says, and until when.
+    pub fn open_v1(&self, now: u64, token: &str, stamp: Stamp<'_>) -> Option<(Signed, u64)> {
         let field = |name: &str| {
             let mut values = token.split(',').filter_map(|field| {
                 let (key, value) = field.trim().split_once('=')?;
@@ -94,12 +97,10 @@ impl Signer {
         };
         let repository = field("repository")?.strip_prefix('"')?.strip_suffix('"')?;
         let access_field = field("access")?;
-        let user = self.open(field("signature")?, now, &["v1", repository, access_field], stamp)?;
-        Some(Signed {
-            user,
-            repository: repository.parse::<Repository>().ok()?,
-            write: access_field == access(true),
-        })
+        let purpose = ["v1", repository, access_field];
+        let (user, until) = self.open(field("signature")?, now, &purpose, stamp)?;
+        let repository = repository.parse::<Repository>().ok()?;
+        Some((Signed { user, repository, write: access_field == access(true) }, until))
     }
 
     pub fn login(&self, now: u64, user: Option<&str>, stamp: Stamp<'_>) -> Option<String> {
@@ -107,8 +108,14 @@ impl Signer {
         Some(format!("{LOGIN}{sealed}"))
     }
 
-    /// `None`: it is no such token, or holds no more.
-    pub fn open_login(&self, now: u64, token: &str, stamp: Stamp<'_>) -> Option<Option<Arc<str>>> {
+    /// The user of a login's token, and until when it holds. `None`: it is no such token, or it
+    /// holds no longer.
+    pub fn open_login(
+        &self,
+        now: u64,
+        token: &str,
+        stamp: Stamp<'_>,
+    ) -> Option<(Option<Arc<str>>, u64)> {
         self.open(token.strip_prefix(LOGIN)?, now, &["login"], stamp)
     }
 }
@@ -146,7 +153,11 @@ mod tests {
                 write,
             };
             let token = signer.v1(1000, &signed, &stamp).unwrap();
-            let open = |now, token: &str| signer.open_v1(now, token, &stamp);
+            let open = |now, token: &str| {
+                let (signed, until) = signer.open_v1(now, token, &stamp)?;
+                assert_eq!(until, 1000 + V1_SECONDS);
+                Some(signed)
+            };
             assert_eq!(open(1000, &token), Some(signed.clone()), "{token}");
             assert_eq!(open(1000 + V1_SECONDS - 1, &token), Some(signed.clone()));
             let swapped: Vec<&str> = token.split(',').rev().collect();
@@ -190,7 +201,7 @@ mod tests {
         let signer = Signer::new(Key::from_bytes(b"key"));
         for user in [Some("änn"), None] {
             let token = signer.login(7, user, &stamp).unwrap();
-            let want = Some(user.map(Arc::from));
+            let want = Some((user.map(Arc::from), 7 + LOGIN_SECONDS));
             assert_eq!(signer.open_login(7, &token, &stamp), want);
             assert_eq!(signer.open_login(7 + LOGIN_SECONDS, &token, &stamp), None);
             assert_eq!(signer.open_login(7, &token[1..], &stamp), None);

@@ -101,13 +101,19 @@ impl<T> Watched<T> {
     }
 }
 
+/// Reads a file of settings, without the byte order mark that some editors put before the first
+/// line, where it would become part of a name.
 pub fn read(path: &Path) -> Result<String, Error> {
     let failed = |cause| Error::read(path, cause);
     let size = fs::metadata(path).map_err(failed)?.len();
     if size > SIZE_MAX {
         return Err(failed(io::Error::other("it is larger than 16 MiB")));
     }
-    fs::read_to_string(path).map_err(failed)
+    let mut text = fs::read_to_string(path).map_err(failed)?;
+    if text.starts_with('\u{feff}') {
+        text.drain(..'\u{feff}'.len_utf8());
+    }
+    Ok(text)
 }
 
 #[cfg(test)]
@@ -116,6 +122,14 @@ mod tests {
 
     fn number(path: &Path, text: &str) -> Result<u32, Error> {
         text.trim().parse().map_err(|_| Error::line(path, 1, "not a number"))
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_no_text() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        fs::write(&path, "\u{feff}ann:x\n\u{feff}bob").unwrap();
+        assert_eq!(read(&path).unwrap(), "ann:x\n\u{feff}bob");
     }
 
     #[test]

@@ -13,7 +13,7 @@ use super::route::{Route, Scope};
 use super::v1::V1;
 use super::v2::header;
 use super::{App, RequestContext, json};
-use crate::auth::{Identity, LOGIN_SECONDS, Recognised, Refusal, Right};
+use crate::auth::{Identity, LOGIN_SECONDS, Proof, Recognised, Refusal, Right};
 use crate::image::Id;
 use crate::oci::{Reference, Repository};
 use crate::{image, storage};
@@ -95,29 +95,29 @@ fn need_v1<'a>(route: &'a V1, method: &Method) -> Need<'a> {
 }
 
 /// Who sends the request. A password that was not verified before takes its time.
-pub async fn identify(app: &Arc<App>, context: &RequestContext, route: &Route) -> Result<Identity> {
+pub async fn identify(app: &Arc<App>, context: &RequestContext, route: &Route) -> Result<Proof> {
     let mut headers = context.headers.get_all(AUTHORIZATION).iter();
     let access = &app.access;
     let (header, false) = (headers.next(), access.is_open()) else {
-        return Ok(Identity::Anonymous);
+        return Ok(Proof::anonymous());
     };
     let Some(header) = header else {
-        return Ok(Identity::Anonymous);
+        return Ok(Proof::anonymous());
     };
     let recognised = match headers.next() {
         None => access.recognise(header.as_bytes()),
         Some(_) => Err(Refusal::Malformed),
     };
     let login = match recognised {
-        Ok(Recognised::Identity(identity)) => return Ok(identity),
+        Ok(Recognised::Proof(proof)) => return Ok(proof),
         Ok(Recognised::Login(login)) => login,
         Err(refusal) => return Err(refused(app, context, route, &refusal)),
     };
     let turn = app.logins.turn(context.client.ip()).await;
     let turn = turn.ok_or(Error::Logins)?;
     // Somebody with the same password may have had the turn before.
-    if let Some(identity) = access.recall(&login) {
-        return Ok(identity);
+    if let Some(proof) = access.recall(&login) {
+        return Ok(proof);
     }
     let thread = turn.thread().await;
     let access = Arc::clone(access);
@@ -144,14 +144,14 @@ fn refused(app: &App, context: &RequestContext, route: &Route, refusal: &Refusal
 pub fn check(app: &Arc<App>, route: &Route, context: &RequestContext) -> Result<()> {
     let checked = decide(app, route, context);
     if let Err(error) = &checked {
-        let (client, user) = (context.client, context.identity.name());
+        let (client, user) = (context.client, context.proof.identity.name());
         tracing::debug!(%client, user, %error, "access refused");
     }
     checked
 }
 
 fn decide(app: &App, route: &Route, context: &RequestContext) -> Result<()> {
-    let (access, identity) = (&app.access, &context.identity);
+    let (access, identity) = (&app.access, &context.proof.identity);
     let ask = || {
         let sent = context.headers.contains_key(AUTHORIZATION);
         unauthorized(app, context, route, sent.then_some(Problem::Scope))
@@ -301,10 +301,10 @@ fn origin(context: &RequestContext) -> Option<String> {
 /// (distribution's docs/content/spec/auth/token.md). What it lets one do is
 /// decided when it is used, so the scopes asked for do not matter.
 pub fn token(app: &App, context: &RequestContext) -> Result<Response<Body>> {
-    let token = match &context.identity {
-        identity if app.access.gives_logins() => app.access.login_token(identity),
-        _ => return Err(Error::RouteUnknown),
-    };
+    if !app.access.gives_logins() {
+        return Err(Error::RouteUnknown);
+    }
+    let token = app.access.login_token(&context.proof);
     let token =
         token.ok_or_else(|| unauthorized(app, context, &Route::Token, Some(Problem::Token)))?;
     let document = json!({"token": token, "access_token": token, "expires_in": LOGIN_SECONDS});

@@ -12,7 +12,6 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use glob::{MatchOptions, Pattern};
 use hyper::Response;
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -22,9 +21,9 @@ use super::body::Body;
 use super::error::{Error, Result};
 use super::idle::Activity;
 use super::{App, RequestContext};
-use crate::auth::{Access, Identity, Right};
-use crate::events::{Ended, Events, Kind, Reader};
-use crate::oci::Repository;
+use crate::auth::{Access, Proof, Right};
+use crate::events::{self as feed, Events, Kind, Reader};
+use crate::oci::{Pattern, Repository};
 use crate::{log, metrics};
 
 /// Bytes of lines in one frame, about.
@@ -38,7 +37,7 @@ const PATTERNS_MAX: usize = 16;
 pub fn stream(app: &Arc<App>, context: &RequestContext) -> Result<Response<Body>> {
     let source = Source {
         filter: Filter::parse(context)?,
-        identity: context.identity.clone(),
+        proof: context.proof.clone(),
         access: Arc::clone(&app.access),
         events: Arc::clone(&app.events),
         // Before the head goes out: who has it misses nothing.
@@ -90,9 +89,9 @@ impl Filter {
                         if filter.repositories.len() == PATTERNS_MAX {
                             return Err(refused("at most 16 of them"));
                         }
-                        let pattern = Pattern::new(value).ok().filter(|_| value.len() <= 255);
+                        let pattern = value.parse::<Pattern>();
                         let want = "a name or a pattern such as team/* or **";
-                        filter.repositories.push(pattern.ok_or_else(|| refused(want))?);
+                        filter.repositories.push(pattern.map_err(|_| refused(want))?);
                     }
                     _ => {}
                 }
@@ -101,24 +100,21 @@ impl Filter {
         Ok(filter)
     }
 
-    fn wants(&self, kind: Kind, repository: Option<&Repository>) -> bool {
-        const OPTIONS: MatchOptions = MatchOptions {
-            case_sensitive: true,
-            require_literal_separator: true,
-            require_literal_leading_dot: false,
-        };
-        let matches = |pattern: &Pattern| {
-            repository.is_some_and(|name| pattern.matches_with(name.as_str(), OPTIONS))
-        };
-        (self.kinds.is_empty() || self.kinds.contains(&kind))
-            && (self.repositories.is_empty() || self.repositories.iter().any(matches))
+    fn wants_kind(&self, kind: Kind) -> bool {
+        self.kinds.is_empty() || self.kinds.contains(&kind)
+    }
+
+    fn wants_repository(&self, repository: Option<&Repository>) -> bool {
+        let matches =
+            |pattern: &Pattern| repository.is_some_and(|name| pattern.matches(name.as_str()));
+        self.repositories.is_empty() || self.repositories.iter().any(matches)
     }
 }
 
 /// Makes a reader's lines.
 struct Source {
     filter: Filter,
-    identity: Identity,
+    proof: Proof,
     access: Arc<Access>,
     events: Arc<Events>,
     reader: Reader,
@@ -155,16 +151,30 @@ impl Source {
         let (text, ended) = loop {
             tokio::select! {
                 () = self.reader.ready() => {}
-                () = &mut silent => break (b"\n".to_vec(), false),
+                () = &mut silent => {
+                    let holds = self.access.still_holds(&self.proof);
+                    break if holds {
+                        (b"\n".to_vec(), false)
+                    } else {
+                        (last_line(Ended::Credentials), true)
+                    };
+                }
             }
             tokio::time::sleep_until(self.next_look).await;
-            let (filter, access, identity) = (&self.filter, &self.access, &self.identity);
+            let (filter, access) = (&self.filter, &self.access);
+            if !access.still_holds(&self.proof) {
+                break (last_line(Ended::Credentials), true);
+            }
+            let identity = &self.proof.identity;
+            // The access question comes before the pattern: nothing is matched for a reader who may
+            // not see it.
             let wanted = |kind, repository: Option<&Repository>| {
-                filter.wants(kind, repository)
+                filter.wants_kind(kind)
                     && match repository {
                         Some(repository) => access.may(identity, repository, Right::Pull),
                         None => access.may_read_all(identity),
                     }
+                    && filter.wants_repository(repository)
             };
             let read = self.reader.read(self.events.feed(), FRAME, wanted);
             if !self.reader.is_behind() {
@@ -173,7 +183,7 @@ impl Source {
             match read {
                 Ok(text) if text.is_empty() => {}
                 Ok(text) => break (text, false),
-                Err(ended) => break (last_line(ended), true),
+                Err(ended) => break (last_line(Ended::Feed(ended)), true),
             }
         };
         let frame = Bytes::from_owner(Frame { text, _room: room });
@@ -182,10 +192,18 @@ impl Source {
     }
 }
 
+/// Why a stream ends.
+enum Ended {
+    Feed(feed::Ended),
+    /// The credentials that it was opened with hold no longer.
+    Credentials,
+}
+
 fn last_line(ended: Ended) -> Vec<u8> {
     let (reason, missed) = match ended {
-        Ended::Closed => ("the server is stopping", 0),
-        Ended::Behind { missed } => {
+        Ended::Credentials => ("the credentials hold no longer: connect again", 0),
+        Ended::Feed(feed::Ended::Closed) => ("the server is stopping", 0),
+        Ended::Feed(feed::Ended::Behind { missed }) => {
             metrics::Reader::dropped();
             ("too slow: events were lost, connect again", missed)
         }
@@ -239,7 +257,7 @@ mod tests {
     fn filters() {
         let filter = |kinds: &[Kind], patterns: &[&str]| Filter {
             kinds: kinds.iter().copied().collect(),
-            repositories: patterns.iter().map(|p| Pattern::new(p).unwrap()).collect(),
+            repositories: patterns.iter().map(|p| p.parse().unwrap()).collect(),
         };
         for (kinds, patterns, kind, repository, want) in [
             (&[][..], &[][..], Kind::Tag, Some("a"), true),
@@ -253,7 +271,8 @@ mod tests {
             (&[], &["**"], Kind::Index, None, false),
         ] {
             let repository: Option<Repository> = repository.map(|name| name.parse().unwrap());
-            let wants = filter(kinds, patterns).wants(kind, repository.as_ref());
+            let filter = filter(kinds, patterns);
+            let wants = filter.wants_kind(kind) && filter.wants_repository(repository.as_ref());
             assert_eq!(wants, want, "{kinds:?} {patterns:?} {kind:?} {repository:?}");
         }
     }

@@ -37,7 +37,7 @@ pub async fn answer(
 ) -> Result<Response<Body>> {
     let wanted = Place {
         access: Arc::clone(&app.access),
-        identity: context.identity.clone(),
+        identity: context.proof.identity.clone(),
         images: Arc::clone(&app.images),
         platform: context.parameter("platform").map(str::parse).transpose()?,
         files,

@@ -26,7 +26,7 @@ use hyper::http::uri::Authority;
 use hyper::{Method, Request, Response, StatusCode};
 use tokio::sync::Semaphore;
 
-use crate::auth::{Access, Identity, Throttle};
+use crate::auth::{Access, Proof, Throttle};
 use crate::events::{Cause, Events};
 use crate::image::Images;
 use crate::index::{Index, Layers};
@@ -131,8 +131,8 @@ fn logins() -> usize {
 struct RequestContext {
     id: u64,
     client: SocketAddr,
-    /// Who asks; [`authorize`] says whether he may.
-    identity: Identity,
+    /// What the credentials prove; [`authorize`] decides what that allows.
+    proof: Proof,
     tls: bool,
     form: Form,
     method: Method,
@@ -160,7 +160,7 @@ impl RequestContext {
         let header = |name| self.headers.get(name).map(text).unwrap_or_default();
         let authority = self.authority.as_ref();
         Arc::new(Cause {
-            user: self.identity.name().map(short),
+            user: self.proof.identity.name().map(short),
             address: Some(self.client),
             request: self.id,
             method: self.method.to_string(),
@@ -206,7 +206,7 @@ async fn answer(
     let mut context = RequestContext {
         id,
         client,
-        identity: Identity::Anonymous,
+        proof: Proof::anonymous(),
         tls,
         form,
         method: parts.method,
@@ -286,7 +286,7 @@ async fn dispatch(
         });
     }
     if authorize::need(&route, &context.method) != authorize::Need::Nothing {
-        context.identity = authorize::identify(app, context, &route).await?;
+        context.proof = authorize::identify(app, context, &route).await?;
     }
     let route = match route {
         Route::V1(route) => Route::V1(v1::fallback(app, context, route).await?),

@@ -6,6 +6,7 @@ pub mod digest;
 pub mod manifest;
 pub mod media_type;
 pub mod name;
+mod pattern;
 pub mod platform;
 
 pub use config::ImageConfig;
@@ -13,4 +14,5 @@ pub use digest::{Algorithm, Digest, DigestError, Hasher};
 pub use manifest::{Contents, Descriptor, Manifest, ManifestError};
 pub use media_type::MediaType;
 pub use name::{NameError, Reference, Repository, Tag};
+pub use pattern::{Pattern, PatternError};
 pub use platform::{Platform, PlatformError};

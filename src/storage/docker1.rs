@@ -42,10 +42,9 @@ pub type Private = Cache<Repository, bool>;
 pub struct Pusher([u8; 32]);
 
 impl Pusher {
-    /// `None`: those without a name, all of them together.
-    pub fn new(name: Option<&str>) -> Pusher {
-        let text = name.map_or("anonymous".to_owned(), |name| format!("user {name}"));
-        match Algorithm::Sha256.digest(text.as_bytes()) {
+    /// The pusher that [`crate::auth::Access::principal`] names.
+    pub fn new(principal: &str) -> Pusher {
+        match Algorithm::Sha256.digest(principal.as_bytes()) {
             Digest::Sha256(hash) => Pusher(hash),
             Digest::Sha512(_) => unreachable!("another algorithm"),
         }
@@ -526,7 +525,7 @@ mod tests {
     #[test]
     fn complete_in_one_step_and_for_good() {
         let root = tempfile::tempdir().unwrap();
-        let [a, b] = [None, Some("b")].map(Pusher::new);
+        let [a, b] = ["user a", "user b"].map(Pusher::new);
         let id = place(None).id;
         let storage = open(root.path());
         let sum = push(&storage, &a, b"layer");
@@ -560,7 +559,7 @@ mod tests {
     fn abandoned_pushes_are_removed() {
         let root = tempfile::tempdir().unwrap();
         let storage = open(root.path());
-        let pusher = Pusher::new(None);
+        let pusher = Pusher::new("open");
         let sum = push(&storage, &pusher, b"layer");
         assert_eq!(storage.purge_uploads(Duration::from_secs(3600)).unwrap(), 0);
         assert_eq!(storage.purge_uploads(Duration::ZERO).unwrap(), 1);

@@ -1,6 +1,7 @@
 //! Files that change while the server runs.
 
 use std::fs;
+use std::io::{Read, Write};
 
 use crate::common::{Registry, eventually};
 use crate::support::{RULES, basic, folder, get_as, htpasswd_line, push, send_as, start, user};
@@ -137,4 +138,53 @@ fn logins_by_token() {
         .collect();
     fs::write(dir.path().join("users"), others + &htpasswd_line("reader", "new")).expect("a file");
     eventually("the token ends with the password", || status(&registry, &reader, path) == 401);
+}
+
+/// A stream of events is asked again when its user or rules change, and ends with its token.
+#[test]
+fn streams_end_with_their_credentials() {
+    let dir = folder();
+    let registry = start(dir.path(), &["--anonymous", "pull", "--event-heartbeat", "1s"]);
+    let file = dir.path().join("users");
+    let text = fs::read_to_string(&file).expect("a file");
+    let open = |authorization: &str| {
+        let mut stream = registry.connect();
+        let head = format!(
+            "GET /v1/events HTTP/1.0\r\nHost: localhost\r\nAuthorization: {authorization}\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).expect("a request");
+        stream
+    };
+    let token = get_as(&registry, Some(&user("reader")), "/v2/token").json();
+    let token = format!("Bearer {}", token["token"].as_str().expect("a token"));
+    let streams = [user("reader"), token].map(|authorization| open(&authorization));
+    let mut other = open(&user("writer"));
+    let others: Vec<&str> = text.lines().filter(|line| !line.starts_with("reader:")).collect();
+    fs::write(&file, others.join("\n")).expect("a file");
+    for mut stream in streams {
+        let mut read = String::new();
+        stream.read_to_string(&mut read).expect("the stream ends");
+        assert!(read.contains("the credentials hold no longer"), "{read}");
+    }
+    push(&registry, "team/app", "app");
+    let mut read = Vec::new();
+    while !String::from_utf8_lossy(&read).contains("team/app") {
+        let mut piece = [0; 1024];
+        let length = other.read(&mut piece).expect("the stream goes on");
+        assert!(length > 0, "{}", String::from_utf8_lossy(&read));
+        read.extend_from_slice(&piece[..length]);
+    }
+}
+
+/// Some editors begin a file with a byte order mark, which is no part of a name.
+#[test]
+fn byte_order_marks() {
+    let dir = folder();
+    for name in ["users", "rules"] {
+        let file = dir.path().join(name);
+        let text = fs::read_to_string(&file).expect("a file");
+        fs::write(&file, format!("\u{feff}{text}")).expect("a file");
+    }
+    let registry = start(dir.path(), &[]);
+    assert_eq!(status(&registry, &user("owner"), "/v2/"), 200);
 }

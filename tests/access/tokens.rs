@@ -85,6 +85,27 @@ fn first_api() {
 
 /// A repository that its owners have made private is for users, whatever the rules
 /// give who is anonymous.
+/// Otherwise one password, once stolen and changed again, would be good for ever.
+#[test]
+fn only_a_password_makes_a_token() {
+    let dir = folder();
+    let registry = start(dir.path(), &["--anonymous", "pull"]);
+    push(&registry, "team/app", "app");
+    let login = get_as(&registry, Some(&user("reader")), "/v2/token").json();
+    let login = format!("Bearer {}", login["token"].as_str().expect("a token"));
+    let images = "/v1/repositories/team/app/images";
+    let v1 = |authorization: &str| {
+        let reply = get_as(&registry, Some(authorization), images);
+        assert_eq!(reply.status, 200, "{}", reply.text());
+        reply.header("x-docker-token").map(|token| format!("Token {token}"))
+    };
+    let signed = v1(&user("reader")).expect("a token for a password");
+    for token in [&login, &signed] {
+        assert_eq!(get_as(&registry, Some(token), "/v2/token").status, 401, "{token}");
+        assert_eq!(v1(token), None, "{token}");
+    }
+}
+
 #[test]
 fn private_repositories() {
     let dir = folder();

@@ -97,3 +97,17 @@ fn readers_hear_of_what_they_may_pull() {
         assert_ne!(event["tag"], "other:secret");
     }
 }
+
+/// A pattern that would keep a backtracking matcher busy for ever, and the name to match it with,
+/// come from different clients; neither may stop the server.
+#[test]
+fn patterns_are_matched_in_linear_time() {
+    let registry = Registry::start(&[]);
+    let query = format!("?repository=bob/{}b/x", "*a".repeat(20));
+    let _readers = [(); 2].map(|()| Listener::new(&registry, &query));
+    let mut listener = Listener::new(&registry, "?type=tag");
+    let name = format!("bob/{}/x", "a".repeat(60));
+    registry.push_image(&name, "1", "x");
+    assert_eq!(listener.event().unwrap()["repository"], name);
+    assert_eq!(registry.get("/healthz").status, 200);
+}

@@ -99,16 +99,34 @@ fn a_folder_of_hooks() {
     assert!(!dir.join("x").exists() && !dir.join("y").exists());
 }
 
-/// `./hooks` is taken without being named, as by the npm server.
+/// `DIR/hooks` is taken without being named, as by the npm server; the working directory, which
+/// may belong to anybody, is not looked at.
 #[test]
 fn the_folder_beside() {
-    let temp = TempDir::new().unwrap();
+    let [temp, elsewhere] = [(); 2].map(|()| TempDir::new().unwrap());
     script(&temp.path().join("hooks"), "tag", RECORD);
+    script(&elsewhere.path().join("hooks"), "image", "touch \"$OUT/wrong\"");
     let mut command = Registry::command(temp.path(), &[]);
-    command.env("OUT", temp.path()).current_dir(temp.path());
+    command.env("OUT", temp.path()).current_dir(elsewhere.path());
     let registry = Registry::spawn(temp.path(), command);
     push(&registry, "a", "1", "a", b"1");
     assert!(written(&temp.path().join("tag")).starts_with("2\n"));
+    assert!(!temp.path().join("wrong").exists());
+}
+
+/// A hook that other users can change would run their commands as the server.
+#[test]
+fn hooks_that_others_can_change() {
+    for (what, mode) in [("hooks", 0o777), ("hooks", 0o775), ("hooks/tag", 0o757)] {
+        let temp = TempDir::new().unwrap();
+        script(&temp.path().join("hooks"), "tag", RECORD);
+        let path = temp.path().join(what);
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        let output = Registry::command(temp.path(), &[]).output().unwrap();
+        let text = String::from_utf8(output.stderr).unwrap();
+        let says = format!("{} can be changed by other users", path.display());
+        assert!(!output.status.success() && text.contains(&says), "{text}");
+    }
 }
 
 /// More than a thousand at once: none is lost, those of a repository are in

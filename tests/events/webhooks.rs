@@ -187,7 +187,9 @@ fn the_envelope() {
     let secrets = temp.path().join("headers");
     fs::write(&secrets, "Authorization: Bearer from-a-file\n\nX-Two: 2\n").unwrap();
     let (url, file) = (endpoint.url(), format!("@{}", secrets.display()));
-    let mut command = Registry::command(temp.path(), &["--notify-header", &file]);
+    let public = "https://registry.example.org";
+    let arguments = ["--notify-header", &file, "--public-url", public];
+    let mut command = Registry::command(temp.path(), &arguments);
     command.env("REGISTRY_NOTIFY", url).env("NO_PROXY", "*");
     let registry = Registry::spawn(temp.path(), command);
     let image = push(&registry, "team/app", "1.0", "a", b"1");
@@ -207,7 +209,7 @@ fn the_envelope() {
     let target = |media_type: &str, part: &str, digest: &registry::oci::Digest| {
         json!({"mediaType": media_type, "digest": digest.to_string(), "repository": "team/app",
             "size": data(digest), "length": data(digest),
-            "url": format!("http://{}/v2/team/app/{part}/{digest}", registry.address)})
+            "url": format!("https://registry.example.org/v2/team/app/{part}/{digest}")})
     };
     let mut tagged = target(OCI_MANIFEST, "manifests", &image.manifest);
     tagged["tag"] = "1.0".into();
@@ -225,7 +227,7 @@ fn the_envelope() {
         let request = &event["request"];
         assert_eq!(
             (request["method"].as_str(), request["host"].as_str()),
-            (Some(method), Some(registry.host().as_str()))
+            (Some(method), Some("registry.example.org"))
         );
         assert!(request["addr"].as_str().unwrap().starts_with("127.0.0.1:"));
         let id = request["id"].as_str().unwrap();

@@ -2,10 +2,11 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use hyper::Uri;
 use hyper::header::{HeaderName, HeaderValue};
@@ -45,7 +46,7 @@ pub struct HookArgs {
     #[arg(long, value_name = "SCRIPT", env = "REGISTRY_ON_DELETE")]
     pub on_delete: Option<OsString>,
 
-    /// For events without a script, run the executable file named like the event in this folder [default: ./hooks, if there is one]
+    /// For events without a script, run the executable file named like the event in this folder [default: DIR/hooks, if there is one]
     #[arg(long, value_name = "DIR", env = "REGISTRY_HOOKS")]
     pub hooks: Option<PathBuf>,
 
@@ -74,7 +75,8 @@ impl HookArgs {
                 ensure!(folder.is_dir(), "--hooks {} is not a folder", folder.display());
                 Some(folder)
             }
-            None => Some(PathBuf::from("hooks")).filter(|folder| folder.is_dir()),
+            // Not of the working directory, which may be anybody's.
+            None => Some(store.dir.join("hooks")).filter(|folder| folder.is_dir()),
         };
         let scripts = scripts.into_iter();
         // Hooks may change to another folder.
@@ -117,6 +119,10 @@ pub struct NotifyArgs {
         value_delimiter = '\n'
     )]
     pub notify_header: Vec<String>,
+
+    /// How clients reach this server, for the addresses in notifications [default: the first address that it listens on]
+    #[arg(long, value_name = "URL", env = "REGISTRY_PUBLIC_URL")]
+    pub public_url: Option<String>,
 }
 
 impl NotifyArgs {
@@ -124,9 +130,13 @@ impl NotifyArgs {
         self,
         dir: &Path,
         tls: bool,
-        port: u16,
+        listen: SocketAddr,
         roots: Option<PathBuf>,
     ) -> Result<webhooks::Options> {
+        let public = match &self.public_url {
+            Some(url) => public_url(url)?,
+            None => (if tls { "https" } else { "http" }.to_owned(), own_address(listen)),
+        };
         let given = |texts: Vec<String>| texts.into_iter().filter(|text| !text.trim().is_empty());
         let mut endpoints = Vec::new();
         for url in given(self.notify) {
@@ -163,10 +173,32 @@ impl NotifyArgs {
             headers,
             folder: dir.join("notifications"),
             roots,
-            scheme: if tls { "https" } else { "http" },
-            port,
+            public,
         })
     }
+}
+
+/// Scheme and authority of an URL that has nothing else.
+fn public_url(url: &str) -> Result<(String, String)> {
+    let parsed: Uri = url.parse().with_context(|| format!("--public-url {url:?} is no URL"))?;
+    match (parsed.scheme_str(), parsed.authority(), parsed.path()) {
+        (Some(scheme @ ("http" | "https")), Some(authority), "" | "/")
+            if !authority.as_str().contains('@') =>
+        {
+            Ok((scheme.to_owned(), authority.to_string()))
+        }
+        _ => bail!("--public-url is {url:?}, want http://HOST[:PORT] or https://HOST[:PORT]"),
+    }
+}
+
+/// Where the server listens, as other machines can name it.
+fn own_address(listen: SocketAddr) -> String {
+    if !listen.ip().is_unspecified() {
+        return listen.to_string();
+    }
+    // Without a name, the port still helps.
+    let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    format!("{}:{}", host.trim(), listen.port())
 }
 
 fn notify_header(text: &str) -> Result<(HeaderName, HeaderValue)> {

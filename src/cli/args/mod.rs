@@ -403,10 +403,10 @@ impl ServeArgs {
         }
         let root = self.store.root()?;
         let hooks = self.hooks.check(&self.store)?;
-        let port = listen.first().map_or(0, SocketAddr::port);
+        let first = listen.first().copied().unwrap_or(DEFAULT_LISTEN);
         let notify = self.notify;
         let notifications =
-            notify.check(&self.store.dir, tls.is_some(), port, environment.roots)?;
+            notify.check(&self.store.dir, tls.is_some(), first, environment.roots)?;
         Ok(ServeConfig {
             access,
             dir: self.store.dir,

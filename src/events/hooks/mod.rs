@@ -10,7 +10,7 @@ mod process;
 
 use std::collections::{HashMap, VecDeque};
 use std::ffi::OsString;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -269,6 +269,22 @@ impl Hooks {
     }
 }
 
+/// Refuses a hook, or a folder of hooks, that other users can change: they could run commands as
+/// the server.
+fn check_owner(path: &Path, metadata: &fs::Metadata) -> io::Result<()> {
+    let ours = [0, nix::unistd::geteuid().as_raw()].contains(&metadata.uid());
+    if ours && metadata.permissions().mode() & 0o022 == 0 {
+        return Ok(());
+    }
+    Err(io::Error::new(
+        io::ErrorKind::PermissionDenied,
+        format!(
+            "{} can be changed by other users: make it the server's own, without write permission for group and others",
+            path.display()
+        ),
+    ))
+}
+
 /// The hook that a folder has for an event.
 fn file(folder: &Path, kind: Kind) -> io::Result<Option<Script>> {
     let path = folder.join(kind.name());
@@ -281,6 +297,8 @@ fn file(folder: &Path, kind: Kind) -> io::Result<Option<Script>> {
         tracing::warn!(path = %path.display(), "no hook: it is not an executable file");
         return Ok(None);
     }
+    check_owner(folder, &fs::metadata(folder)?)?;
+    check_owner(&path, &metadata)?;
     // A path with a slash, or the shell's PATH would be searched.
     Ok(Some(Script::File(fs::canonicalize(path)?)))
 }

@@ -8,16 +8,16 @@ use crate::events::{Event, Kind};
 /// This server, as notifications tell it.
 #[derive(Debug)]
 pub struct Source {
-    scheme: &'static str,
+    scheme: String,
+    /// The server's public name and port. What a client sends as `Host` is not used, because it
+    /// could send the receivers of notifications anywhere.
     address: String,
     instance: Uuid,
 }
 
 impl Source {
-    pub fn new(scheme: &'static str, port: u16) -> Source {
-        // Without it the port tells as much as there is to tell.
-        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-        Source { scheme, address: format!("{}:{port}", host.trim()), instance: Uuid::new_v4() }
+    pub fn new((scheme, address): (String, String)) -> Source {
+        Source { scheme, address, instance: Uuid::new_v4() }
     }
 
     /// The notification of an event, as one line without its end; `None` for
@@ -54,9 +54,9 @@ impl Source {
                     Kind::Layer => "blobs",
                     _ => "manifests",
                 };
-                let url =
-                    format!("{}://{}/v2/{repository}/{part}/{digest}", self.scheme, cause.host);
-                set("url", (!cause.host.is_empty()).then_some(url.into()));
+                let Source { scheme, address, .. } = self;
+                let url = format!("{scheme}://{address}/v2/{repository}/{part}/{digest}");
+                set("url", Some(url.into()));
             }
         }
         let actor = match &cause.user {
@@ -71,7 +71,7 @@ impl Source {
             "request": {
                 "id": format!("{:016x}", cause.request),
                 "addr": cause.address.map(|address| address.to_string()),
-                "host": cause.host,
+                "host": self.address,
                 "method": cause.method,
                 "useragent": cause.user_agent,
             },
@@ -92,13 +92,13 @@ mod tests {
 
     #[test]
     fn as_distribution_has_them() {
-        let source = Source::new("https", 443);
+        let source = Source::new(("https".into(), "registry.example.org".into()));
         let cause = Arc::new(Cause {
             user: Some("a \"b\"\n".into()),
             address: Some("192.0.2.1:5".parse().unwrap()),
             request: 10,
             method: "PUT".into(),
-            host: "registry.example.org".into(),
+            host: "evil.example".into(),
             user_agent: "docker/28".into(),
         });
         let digest = Algorithm::Sha256.digest(b"x");
@@ -147,7 +147,7 @@ mod tests {
             let id = got["id"].take();
             assert!(id.as_str().unwrap().parse::<Uuid>().is_ok());
             let source = got["source"].take();
-            assert!(source["addr"].as_str().unwrap().ends_with(":443"));
+            assert!(source["addr"].as_str().unwrap().ends_with("example.org"));
             let want = json!({
                 "id": null,
                 "timestamp": event.time.to_string(),

@@ -53,10 +53,8 @@ pub struct Options {
     pub folder: PathBuf,
     /// The certificates to trust, instead of the system's.
     pub roots: Option<PathBuf>,
-    /// By which clients reach this server: `http` or `https`.
-    pub scheme: &'static str,
-    /// Where this server listens first.
-    pub port: u16,
+    /// Scheme and authority at which clients reach this server.
+    pub public: (String, String),
 }
 
 #[derive(Debug)]
@@ -87,7 +85,7 @@ impl Notifications {
             .with_context(|| format!("cannot use {}", options.folder.display()))?;
         let shared = Arc::new(Shared {
             journal,
-            source: Source::new(options.scheme, options.port),
+            source: Source::new(options.public.clone()),
             closed: AtomicBool::new(false),
             waiting: Mutex::new(()),
             changed: Condvar::new(),

@@ -70,7 +70,8 @@ pub async fn image(
 struct Reader {
     app: Arc<App>,
     identity: Identity,
-    pusher: Pusher,
+    /// `None`: the client has no name, so it has pushed nothing that it could read.
+    pusher: Option<Pusher>,
 }
 
 /// An image that its reader may see.
@@ -83,7 +84,11 @@ enum Found {
 
 impl Reader {
     fn new(app: &Arc<App>, context: &RequestContext) -> Reader {
-        Reader { app: Arc::clone(app), identity: context.identity.clone(), pusher: pusher(context) }
+        Reader {
+            app: Arc::clone(app),
+            identity: context.proof.identity.clone(),
+            pusher: pusher(app, context),
+        }
     }
 
     /// Whether the image is all here. One whose layer was lost may be pushed again.
@@ -103,13 +108,24 @@ impl Reader {
         found.ok_or_else(|| storage::Error::ImageUnknown(*id).into())
     }
 
+    fn has_pushed(&self, id: &ImageId) -> Result<bool> {
+        match &self.pusher {
+            Some(pusher) => Ok(self.app.storage.has_pushed(pusher, id)?),
+            None => Ok(false),
+        }
+    }
+
+    fn pusher(&self) -> Result<&Pusher> {
+        self.pusher.as_ref().ok_or(Error::DeniedImages)
+    }
+
     fn find(&self, id: &ImageId) -> Result<Option<Found>> {
         let storage = &self.app.storage;
         let permitted =
             |repository: &Repository| self.app.access.may(&self.identity, repository, Right::Pull);
         let shown = self.app.images.find_v1(id, &permitted)?;
         let Some(Shown { repository, manifest, what: V1::Derived }) = shown else {
-            let readable = shown.is_some() || storage.has_pushed(&self.pusher, id)?;
+            let readable = shown.is_some() || self.has_pushed(id)?;
             let image = if readable { storage.image(id)? } else { None };
             return Ok(image.map(Found::Stored));
         };
@@ -202,7 +218,7 @@ async fn layer(app: &Arc<App>, context: &RequestContext, id: ImageId) -> Result<
 
 /// The repository that an image is pushed to, as far as its client's token says so.
 fn pushed_to(context: &RequestContext) -> Option<Repository> {
-    match &context.identity {
+    match &context.proof.identity {
         Identity::Signed(signed) => Some(signed.repository.clone()),
         Identity::Anonymous | Identity::User(_) | Identity::Scoped(_) => None,
     }
@@ -236,7 +252,7 @@ async fn put_json(
                 return Err(crate::docker1::Error::Depth.into());
             }
         }
-        storage.put_image_json(&reader.pusher, &place, &json)?;
+        storage.put_image_json(reader.pusher()?, &place, &json)?;
         reader
             .app
             .events
@@ -258,7 +274,7 @@ async fn put_layer(
         if reader.has(&id)? {
             return Err(storage::Error::ImageExists(id).into());
         }
-        Ok(reader.app.storage.write_layer(&reader.pusher, &id)?)
+        Ok(reader.app.storage.write_layer(reader.pusher()?, &id)?)
     })
     .await?;
     let writer = receive(app, writer, &mut context.body).await?;
@@ -281,7 +297,7 @@ async fn put_checksum(
     let said = context.headers.get(CHECKSUM_PAYLOAD);
     let said = said.ok_or(Error::ChecksumMissing)?;
     let said = crate::log::escape(said.as_bytes());
-    let (known, pusher) = (Arc::clone(app), pusher(context));
+    let (known, pusher) = (Arc::clone(app), pusher(app, context).ok_or(Error::DeniedImages)?);
     let (cause, repository) = (context.cause(), pushed_to(context));
     blocking(move || {
         let layer = known.storage.complete_image(&pusher, &id, said.trim())?;

@@ -56,7 +56,7 @@ impl Names {
     fn new(app: &Arc<App>, context: &RequestContext) -> Names {
         Names {
             app: Arc::clone(app),
-            identity: context.identity.clone(),
+            identity: context.proof.identity.clone(),
             last: String::new(),
             page: Vec::new().into_iter(),
             more: true,

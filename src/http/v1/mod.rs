@@ -61,7 +61,7 @@ pub async fn answer(
             Ok(with_status(text("\"User created\""), StatusCode::CREATED))
         }
         V1::Users => {
-            let name = context.identity.name().unwrap_or("anonymous");
+            let name = context.proof.identity.name().unwrap_or("anonymous");
             Ok(text(json!({"username": name}).to_string()))
         }
         V1::User => Ok(no_content()),
@@ -105,7 +105,7 @@ pub async fn fallback(app: &Arc<App>, context: &RequestContext, route: V1) -> Re
     let Ok(other) = format!("{LIBRARY}/{name}").parse::<Repository>() else {
         return Ok(route);
     };
-    let (known, name, identity) = (Arc::clone(app), name.clone(), context.identity.clone());
+    let (known, name, identity) = (Arc::clone(app), name.clone(), context.proof.identity.clone());
     let there = blocking(move || {
         Ok::<_, Error>(
             known.storage.repository_exists(&name)?
@@ -115,9 +115,9 @@ pub async fn fallback(app: &Arc<App>, context: &RequestContext, route: V1) -> Re
     Ok(if there.await? { route } else { route.with_repository(other) })
 }
 
-/// Who pushes, for what is being pushed.
-fn pusher(context: &RequestContext) -> Pusher {
-    Pusher::new(context.identity.name())
+/// The pusher, to keep apart what is being pushed; `None`: the client has no name.
+fn pusher(app: &App, context: &RequestContext) -> Option<Pusher> {
+    app.access.principal(&context.proof.identity).map(|principal| Pusher::new(&principal))
 }
 
 /// A whole JSON document, with the room it takes in memory.
@@ -158,9 +158,10 @@ fn with_token(
     write: bool,
     mut response: Response<Body>,
 ) -> Response<Body> {
+    let token = app.access.token(&context.proof, repository, write);
     let headers = response.headers_mut();
-    let token = app.access.token(&context.identity, repository, write);
-    if let Ok(challenge) = HeaderValue::try_from(format!("Token {token}"))
+    if let Some(token) = token
+        && let Ok(challenge) = HeaderValue::try_from(format!("Token {token}"))
         && let Ok(token) = HeaderValue::try_from(token)
     {
         headers.insert(TOKEN, token);

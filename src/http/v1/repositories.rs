@@ -194,7 +194,7 @@ pub async fn tag(
                 Err(_) => String::from_utf8(body).unwrap_or_default(),
             };
             let id: ImageId = id.trim().parse()?;
-            let (identity, pusher) = (context.identity.clone(), pusher(context));
+            let (identity, pusher) = (context.proof.identity.clone(), pusher(app, context));
             look(app, move || {
                 let tagging = Tagging {
                     app: &known,
@@ -203,7 +203,7 @@ pub async fn tag(
                     tag: &tag,
                     id: &id,
                 };
-                tagging.run(&identity, &pusher)
+                tagging.run(&identity, pusher.as_ref())
             })
             .await?;
             Ok(done())
@@ -240,8 +240,10 @@ struct Tagging<'a> {
 
 impl Tagging<'_> {
     /// The image must be one that this identity may read somewhere, or has pushed.
-    fn run(&self, identity: &Identity, pusher: &Pusher) -> Result<()> {
-        if self.app.storage.has_pushed(pusher, self.id)? {
+    fn run(&self, identity: &Identity, pusher: Option<&Pusher>) -> Result<()> {
+        if let Some(pusher) = pusher
+            && self.app.storage.has_pushed(pusher, self.id)?
+        {
             return self.made();
         }
         let permitted = |other: &Repository| self.app.access.may(identity, other, Right::Pull);

@@ -54,7 +54,7 @@ pub async fn catalog(app: &Arc<App>, context: &RequestContext) -> Result<Respons
     let n = page_size(context)?;
     wait_for_catalog(app).await?;
     let last = context.parameter("last").unwrap_or_default().to_owned();
-    let (known, identity) = (Arc::clone(app), context.identity.clone());
+    let (known, identity) = (Arc::clone(app), context.proof.identity.clone());
     let page = blocking(move || {
         let listed =
             |repository: &Repository| known.access.may(&identity, repository, Right::Catalog);
@@ -152,7 +152,7 @@ pub async fn referrers(
     let last: Option<Digest> = context.parameter("last").map(str::parse).transpose()?;
     let (storage, name, filter) =
         (Arc::clone(&app.storage), repository.clone(), artifact_type.clone());
-    let page = if app.access.may(&context.identity, &repository, Right::Pull) {
+    let page = if app.access.may(&context.proof.identity, &repository, Right::Pull) {
         blocking(move || storage.referrers(&name, &subject, filter.as_deref(), last)).await?
     } else {
         Page { items: Vec::new(), next: None }

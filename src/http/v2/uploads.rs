@@ -35,9 +35,9 @@ pub async fn start(
         let digest: Digest = mount.parse()?;
         let from: Option<Repository> = context.parameter("from").map(str::parse).transpose()?;
         let readable = match &from {
-            Some(from) => app.access.may(&context.identity, from, Right::Pull),
+            Some(from) => app.access.may(&context.proof.identity, from, Right::Pull),
             // Whichever has it.
-            None => app.access.may_read_all(&context.identity),
+            None => app.access.may_read_all(&context.proof.identity),
         };
         let (storage, to) = (Arc::clone(&app.storage), repository.clone());
         let events = Arc::clone(&app.events);
