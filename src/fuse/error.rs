@@ -12,6 +12,9 @@ pub enum Error {
     Broken { name: String, cause: Box<image::Error> },
     #[error("no such extended attribute")]
     NoAttribute,
+    /// Programs such as `ls` stop asking for attributes of the file system after this.
+    #[error("extended attributes are not supported here")]
+    NoAttributes,
     #[error("stale inode number")]
     Stale,
     #[error("offset beyond end of file")]
@@ -42,6 +45,7 @@ impl Error {
                 _ => libc::EIO,
             },
             Error::NoAttribute => libc::ENODATA,
+            Error::NoAttributes => libc::EOPNOTSUPP,
             Error::Stale => libc::ESTALE,
             Error::Seek => libc::ENXIO,
             Error::WouldBlock(_) => libc::EAGAIN,

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use quick_cache::sync::Cache;
@@ -14,10 +14,12 @@ use super::inodes::{Inode, Root};
 use super::names::{self, Name};
 use super::tree::{Attributes, Found, Open, Tree};
 use crate::image::{Folder, MayBlock, Platform, Target};
-use crate::oci::{Reference, Repository};
+use crate::oci::{Digest, Reference, Repository};
 
 /// Listings above the images that are kept for those who read them.
 const LISTINGS: usize = 32;
+/// Manifests that are remembered to be no image index.
+const SINGLE: usize = 1 << 16;
 /// Numbers of listings stay positive for programs that take places as signed.
 const LISTING_MAX: u64 = (1 << 31) - 1;
 
@@ -66,13 +68,18 @@ pub(super) struct Listing {
     entries: Vec<(Box<str>, Option<Target>)>,
 }
 
-/// Listings by number.
 #[derive(Debug)]
-pub(super) struct Listings(Cache<u64, Arc<Listing>>);
+pub(super) struct Listings {
+    by_number: Cache<u64, Arc<Listing>>,
+    next: AtomicU64,
+    /// Manifests that are no image index, so that no other platforms are to be listed for them.
+    single: Cache<Digest, ()>,
+}
 
 impl Default for Listings {
     fn default() -> Listings {
-        Listings(Cache::new(LISTINGS))
+        let (by_number, single) = (Cache::new(LISTINGS), Cache::new(SINGLE));
+        Listings { by_number, next: AtomicU64::new(1), single }
     }
 }
 
@@ -162,7 +169,7 @@ impl Tree {
         take: &mut Take,
     ) -> Result<End> {
         let (id, at) = (place >> 32, place & u64::from(u32::MAX));
-        let known = self.listings.0.get(&id).filter(|listing| listing.number == number);
+        let known = self.listings.by_number.get(&id).filter(|listing| listing.number == number);
         let (id, listing) = match known {
             Some(listing) => (id, listing),
             None if may_block == MayBlock::No => return Err(Error::WouldBlock(Slow::List)),
@@ -216,8 +223,8 @@ impl Tree {
         }
         entries.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
         let listing = Arc::new(Listing { number, prefix, entries });
-        let id = self.next_listing.fetch_add(1, Ordering::Relaxed) % LISTING_MAX + 1;
-        self.listings.0.insert(id, Arc::clone(&listing));
+        let id = self.listings.next.fetch_add(1, Ordering::Relaxed) % LISTING_MAX + 1;
+        self.listings.by_number.insert(id, Arc::clone(&listing));
         Ok((id, listing))
     }
 
@@ -238,14 +245,28 @@ impl Tree {
                     continue;
                 }
             };
-            // An image that cannot be read is listed by its tag alone.
-            let platforms: BTreeSet<Platform> =
-                self.view.platforms(repository, &target.digest).unwrap_or_default();
+            let platforms = self.platforms(repository, &target.digest);
             let others = platforms.iter().filter(|p| **p != wanted && !p.is_unknown());
             let names = std::iter::once(None).chain(others.map(Some));
             let names = names.filter_map(|platform| names::image(base, &tag, platform));
             entries.extend(names.map(|name| (name.into(), Some(target))));
         }
         Ok(())
+    }
+
+    /// The platforms of an image index. An image that cannot be read is listed by its tag alone.
+    fn platforms(&self, repository: &Repository, digest: &Digest) -> BTreeSet<Platform> {
+        let single = &self.listings.single;
+        if single.get(digest).is_some() {
+            return BTreeSet::new();
+        }
+        match self.view.platforms(repository, digest) {
+            Ok(Some(platforms)) => platforms,
+            Ok(None) => {
+                single.insert(*digest, ());
+                BTreeSet::new()
+            }
+            Err(_) => BTreeSet::new(),
+        }
     }
 }

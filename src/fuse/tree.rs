@@ -3,7 +3,6 @@
 //!
 //! Nothing here waits unless [`MayBlock`] permits it.
 
-use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -126,8 +125,6 @@ pub struct Tree {
     nodes: Cache<u64, Arc<Open>, ByBytes>,
     pub(super) places: Cache<(u64, u64), Place>,
     pub(super) listings: Listings,
-    /// Tells listings apart.
-    pub(super) next_listing: AtomicU64,
 }
 
 impl Tree {
@@ -155,7 +152,6 @@ impl Tree {
             nodes: Cache::with_weighter((NODES / TYPICAL) as usize, NODES, ByBytes),
             places: Cache::new(PLACES),
             listings: Listings::default(),
-            next_listing: AtomicU64::new(1),
         }
     }
 
@@ -434,7 +430,7 @@ impl Tree {
         let about = name.strip_prefix(b"user.registry.");
         let text = |text: &str| Ok(text.as_bytes().to_vec());
         match &self.inode(number)? {
-            Inode::Names(_) => return Err(Error::NoAttribute),
+            Inode::Names(_) => return Err(Error::NoAttributes),
             Inode::Root(root) => return self.root_xattr(root, about, may_block),
             Inode::Directory(root, path)
                 if path.is_empty() && matches!(about, Some(b"reference" | b"digest")) =>
@@ -477,7 +473,8 @@ impl Tree {
                 Err(Error::Broken { cause, .. }) => Ok(cause.to_string().into_bytes()),
                 Err(error) => Err(error),
             },
-            _ => Err(Error::NoAttribute),
+            Some(_) => Err(Error::NoAttribute),
+            None => Err(Error::NoAttributes),
         }
     }
 

@@ -249,26 +249,26 @@ impl Images {
         self.recall(&(repository.clone(), stored.digest, platform.cloned(), None))
     }
 
-    /// The platforms that an index names and that are here; none for anything
-    /// else.
+    /// The platforms that an index names and that are here; `None` for anything else.
     pub fn platforms(
         &self,
         repository: &Repository,
         reference: &Reference,
-    ) -> Result<BTreeSet<Platform>> {
+    ) -> Result<Option<BTreeSet<Platform>>> {
         let storage = self.layers.storage();
         let stored = storage.manifest(repository, reference)?;
+        let Contents::Index { children } = parse(repository, &stored)? else {
+            return Ok(None);
+        };
         let mut platforms = BTreeSet::new();
-        if let Contents::Index { children } = parse(repository, &stored)? {
-            for child in children.into_iter().take(NESTED_MAX) {
-                if let Some(platform) = child.platform
-                    && storage.holds_manifest(repository, &child.digest)?
-                {
-                    platforms.insert(platform);
-                }
+        for child in children.into_iter().take(NESTED_MAX) {
+            if let Some(platform) = child.platform
+                && storage.holds_manifest(repository, &child.digest)?
+            {
+                platforms.insert(platform);
             }
         }
-        Ok(platforms)
+        Ok(Some(platforms))
     }
 
     /// An image of one repository.

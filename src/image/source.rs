@@ -44,8 +44,12 @@ pub trait View: fmt::Debug + Send + Sync {
     /// What a reference means; `None`: nothing.
     fn target(&self, repository: &Repository, reference: &Reference) -> Result<Option<Target>>;
 
-    /// The platforms of an image index; none for anything else.
-    fn platforms(&self, repository: &Repository, digest: &Digest) -> Result<BTreeSet<Platform>>;
+    /// The platforms of an image index; `None` for anything else.
+    fn platforms(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+    ) -> Result<Option<BTreeSet<Platform>>>;
 
     /// The manifest that a manifest or image index means on a platform.
     fn manifest_for(
@@ -133,7 +137,11 @@ impl View for Images {
         Ok(target.map(|(digest, changed)| Target { digest, changed: time(changed) }))
     }
 
-    fn platforms(&self, repository: &Repository, digest: &Digest) -> Result<BTreeSet<Platform>> {
+    fn platforms(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+    ) -> Result<Option<BTreeSet<Platform>>> {
         self.platforms(repository, &Reference::Digest(*digest))
     }
 
