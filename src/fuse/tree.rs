@@ -463,13 +463,16 @@ impl Tree {
                     Some(image) => image.manifest(),
                     None => {
                         let platform = root.platform.as_ref().or(self.options.platform.as_ref());
-                        self.view.manifest_for(&root.repository, &root.digest, platform)?
+                        let found =
+                            self.view.manifest_for(&root.repository, &root.digest, platform);
+                        // Without an image for the platform, the index is shown.
+                        found.unwrap_or(root.digest)
                     }
                 };
                 Ok(manifest.to_string().into_bytes())
             }
             Some(b"error") => match self.image(root, may_block) {
-                Ok(_) => Err(Error::NoAttribute),
+                Ok(image) => image.reason().map(|reason| reason.into()).ok_or(Error::NoAttribute),
                 Err(Error::Broken { cause, .. }) => Ok(cause.to_string().into_bytes()),
                 Err(error) => Err(error),
             },

@@ -8,6 +8,7 @@
 //! walks paths through that and reads. Memory follows the directory in hand and
 //! the number of layers, never the size of the image.
 
+mod artifact;
 mod error;
 mod export;
 mod file;
@@ -30,6 +31,7 @@ use crate::oci::{Digest, Repository};
 pub use crate::index::records::{Entry, Extent, Kind, Time};
 pub use crate::oci::Platform;
 pub use crate::storage::Folder;
+pub use artifact::Artifact;
 pub use error::{At, Candidate, Error, Result};
 pub use id::{Id, IdError, LATEST};
 pub use links::Identity;

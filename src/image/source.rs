@@ -6,8 +6,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::{Content, Folder, Identity, Image, Images, Node, Platform, Result, Time};
-use crate::oci::{Digest, Reference, Repository, Tag};
+use super::{
+    Artifact, Content, Error, Folder, Identity, Image, Images, Node, Platform, Result, Time,
+};
+use crate::oci::{Digest, ManifestError, Reference, Repository, Tag};
 
 /// Tags of one repository that are listed.
 const TAGS_MAX: usize = 1 << 20;
@@ -59,7 +61,8 @@ pub trait View: fmt::Debug + Send + Sync {
         platform: Option<&Platform>,
     ) -> Result<Digest>;
 
-    /// Opens an image, which may wait for its layers to be indexed. `None`: it would.
+    /// Opens an image, which may wait for its layers to be indexed. `None`: it would. Artifacts, and
+    /// images that are not here as a whole, are directories of their documents.
     fn open(
         &self,
         repository: &Repository,
@@ -105,6 +108,11 @@ pub trait FileTree: fmt::Debug + fmt::Display + Send + Sync {
         buffer: &mut [u8],
         may_block: MayBlock,
     ) -> Result<Option<usize>>;
+
+    /// Why an image is shown by its documents; `None`: it is not.
+    fn reason(&self) -> Option<&str> {
+        None
+    }
 }
 
 /// What [`FileTree::children`] returns. After an error there are no more.
@@ -163,11 +171,31 @@ impl View for Images {
         may_block: MayBlock,
     ) -> Result<Option<Arc<dyn FileTree>>> {
         let reference = Reference::Digest(*digest);
-        let image = match may_block {
-            MayBlock::Yes => Some(self.open_in(repository, &reference, platform)?),
-            MayBlock::No => self.opened_in(repository, &reference, platform)?,
+        let stored = self.layers().storage().manifest(repository, &reference)?;
+        let documents = |reason: Option<Error>| {
+            let target = View::target(self, repository, &reference)?;
+            let changed = target.map_or(Time::default(), |target| target.changed);
+            let reason = reason.map(|error| error.to_string());
+            let artifact = Artifact::new(self.layers(), repository, &stored, changed, reason)?;
+            Ok(Some(Arc::new(artifact) as Arc<dyn FileTree>))
         };
-        Ok(image.map(|image| image as Arc<dyn FileTree>))
+        if Artifact::is_one(&stored) {
+            return documents(None);
+        }
+        let opened = match may_block {
+            MayBlock::Yes => self.open_in(repository, &reference, platform).map(Some),
+            MayBlock::No => self.opened_in(repository, &reference, platform),
+        };
+        match opened {
+            Ok(image) => Ok(image.map(|image| image as Arc<dyn FileTree>)),
+            // Nothing is damaged, but there is nothing to merge here.
+            Err(
+                error @ (Error::NoPlatform { .. }
+                | Error::ForeignLayer { .. }
+                | Error::Manifest { cause: ManifestError::Schema1, .. }),
+            ) => documents(Some(error)),
+            Err(error) => Err(error),
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use super::{At, Error, Image, MayBlock, Node, Result};
 use crate::index::records::{Entry, Extent, Kind};
 
 /// Longest path in bytes, and longest name that can be missing.
-const PATH_MAX: usize = 4096;
+pub(super) const PATH_MAX: usize = 4096;
 const NAME_MAX: usize = 255;
 /// Links followed on one path, as in Linux (`MAXSYMLINKS`).
 const LINKS_MAX: u32 = 40;

@@ -5,6 +5,7 @@
 mod common;
 
 mod ahead;
+mod artifacts;
 mod bugs;
 mod damage;
 mod ends;
