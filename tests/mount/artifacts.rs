@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use crate::common::mount::Mount;
 use crate::common::{
-    OCI_CONFIG, OCI_EMPTY, OCI_INDEX, OCI_MANIFEST, Registry, descriptor, need, run, tree,
+    OCI_CONFIG, OCI_EMPTY, OCI_INDEX, OCI_MANIFEST, Registry, descriptor, need, run,
 };
 use crate::support::{layer, list, push, push_for, push_index, set, xattr};
 
@@ -135,6 +135,7 @@ fn a_walk_meets_no_error() {
             "du -s .",
             "tar -cf - .",
             "rsync -a --delete ./ \"$0\"",
+            "diff -r . \"$0\"",
             "rsync -a --delete --itemize-changes ./ \"$0\"",
         ] {
             let mut command = Command::new("sh");
@@ -149,7 +150,5 @@ fn a_walk_meets_no_error() {
         let first = first.get_or_insert_with(|| outputs.clone());
         assert!(*first == outputs, "other bytes");
     }
-    let copy = tree::read(temp.path());
-    tree::assert_same("the copy", &copy, &tree::read(&mount.path));
     assert!(!mount.log().contains("ERROR"), "{}", mount.log());
 }
