@@ -71,8 +71,8 @@ fn open_log(args: &MountArgs) -> Result<(File, PathBuf)> {
     let mut options = File::options();
     options.create(true).append(true).mode(0o600);
     let open = |path: &Path| {
-        let path = std::path::absolute(path)?;
-        options.open(&path).map(|file| (file, path))
+        let file = options.open(path)?;
+        Ok::<_, std::io::Error>((file, path.canonicalize()?))
     };
     if let Some(path) = &args.log_file {
         return open(path).with_context(|| format!("cannot write to {}", path.display()));

@@ -99,8 +99,17 @@ impl Drop for Mount {
         // Ended already, in the tests that end it.
         drop(self.child.kill());
         drop(self.child.wait());
+        drop(Unmount(self.path.clone()));
+    }
+}
+
+/// Dropped, it unmounts what is mounted at a path, if anything is.
+pub struct Unmount(pub PathBuf);
+
+impl Drop for Unmount {
+    fn drop(&mut self) {
         let mut unmount = Command::new("umount");
-        unmount.arg("-l").arg(&self.path).stderr(Stdio::null());
+        unmount.arg("-l").arg(&self.0).stderr(Stdio::null());
         drop(unmount.status());
     }
 }

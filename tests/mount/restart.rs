@@ -9,22 +9,34 @@ use std::thread;
 
 use tempfile::TempDir;
 
-use crate::common::{REGISTRY, Registry, run};
+use crate::common::mount::Unmount;
+use crate::common::tar::Tar;
+use crate::common::{REGISTRY, Registry, eventually, run};
 use crate::support::{layer, push};
 
 const ROUNDS: usize = 100;
 
-/// Starts a command that mounts at `path`; waits until it says so.
-fn start(command: &mut Command, ready: &str, log: &Path) -> Child {
-    let stderr = File::options().create(true).append(true).open(log).unwrap();
-    let mut child = command.stdout(Stdio::piped()).stderr(stderr).spawn().unwrap();
-    let mut line = String::new();
-    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-    if !line.contains(ready) {
-        drop(child.kill());
-        panic!("{line:?}; log:\n{}", fs::read_to_string(log).unwrap());
+/// Dropped, it is killed.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Ended already, unless the test failed.
+        drop(self.0.kill());
+        drop(self.0.wait());
     }
-    child
+}
+
+/// Starts a command, and waits until it says that it is ready.
+fn start(command: &mut Command, ready: &str, log: &Path) -> Running {
+    let stderr = File::options().create(true).append(true).open(log).unwrap();
+    let child = command.stdout(Stdio::piped()).stderr(stderr).spawn().unwrap();
+    let mut running = Running(child);
+    let mut line = String::new();
+    BufReader::new(running.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let log = fs::read_to_string(log).unwrap();
+    assert!(line.contains(ready), "{line:?}; log:\n{log}");
+    running
 }
 
 /// Kills and starts, again and again, with `readers` that list and read all the time.
@@ -35,9 +47,11 @@ fn again(server: bool, readers: usize) {
     fs::create_dir(&path).unwrap();
     let mut registry = Registry::start_in(&dir, &[]);
     let content = "x".repeat(20_000);
-    for tag in ["1", "2"] {
-        push(&registry, "a", tag, &[layer("d/x", &content)]);
-    }
+    push(&registry, "a", "1", &[layer("d/x", &content)]);
+    // Read in order, files are given to the kernel ahead.
+    let names: Vec<String> = (0..60).map(|number| format!("d/{number:02}")).collect();
+    let small = |tar: Tar, name: &String| tar.file(name, b"small");
+    push(&registry, "a", "2", &[names.iter().fold(Tar::default(), small).finish()]);
     registry.stop();
     let (mut command, ready) = match server {
         true => (Registry::command(&dir, &["--mount", path.to_str().unwrap()]), "is ready"),
@@ -47,6 +61,8 @@ fn again(server: bool, readers: usize) {
             (command, "is mounted at")
         }
     };
+    // Also when a test fails.
+    let _unmount = Unmount(path.clone());
     let (over, read) = (&AtomicBool::new(false), &AtomicU32::new(0));
     thread::scope(|scope| {
         struct Ends<'a>(&'a AtomicBool);
@@ -57,13 +73,15 @@ fn again(server: bool, readers: usize) {
         }
         let ends = Ends(over);
         for _ in 0..readers {
-            let path = &path;
+            let (path, names) = (&path, &names);
             scope.spawn(move || {
                 while !over.load(Ordering::Relaxed) {
                     // Between two mounts, and of one that was killed, it is an error.
-                    let listed = fs::read_dir(path.join("a:1")).map(Iterator::count);
-                    if listed.is_ok() && fs::read(path.join("a:2/d/x")).is_ok() {
-                        read.fetch_add(1, Ordering::Relaxed);
+                    let listed = fs::read_dir(path.join("a:2/d")).map(Iterator::count);
+                    for name in names.iter().take_while(|_| listed.is_ok()) {
+                        if fs::read(path.join("a:2").join(name)).is_ok_and(|c| c == b"small") {
+                            read.fetch_add(1, Ordering::Relaxed);
+                        }
                     }
                 }
             });
@@ -72,23 +90,21 @@ fn again(server: bool, readers: usize) {
         for round in 0..ROUNDS {
             // Attributes that the kernel keeps.
             assert!(fs::metadata(path.join("a:1")).unwrap().is_dir(), "round {round}");
-            child.kill().unwrap();
+            let before = read.load(Ordering::Relaxed);
+            let busy = || readers == 0 || read.load(Ordering::Relaxed) > before + 100;
+            eventually("the readers are at work", busy);
+            child.0.kill().unwrap();
             if round % 2 == 0 {
-                child.wait().unwrap();
-                child = start(&mut command, ready, &log);
-            } else {
-                // While it is still ending.
-                let next = start(&mut command, ready, &log);
-                child.wait().unwrap();
-                child = next;
+                child.0.wait().unwrap();
             }
+            // Otherwise while it is still ending.
+            child = start(&mut command, ready, &log);
             assert_eq!(fs::read(path.join("a:1/d/x")).unwrap(), content.as_bytes());
         }
         drop(ends);
-        run(Command::new("kill").args(["-TERM", &child.id().to_string()]));
-        assert!(child.wait().unwrap().success());
+        run(Command::new("kill").args(["-TERM", &child.0.id().to_string()]));
+        assert!(child.0.wait().unwrap().success());
     });
-    assert!(readers == 0 || read.load(Ordering::Relaxed) > 0, "nothing was read");
     let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
     assert!(!table.contains(path.to_str().unwrap()), "a mount is left behind");
 }
