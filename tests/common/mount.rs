@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use super::{REGISTRY, SOON, run};
 
-/// Dropped, it is killed and what it left is unmounted.
+/// It is killed when this is dropped, and what it leaves is unmounted.
 pub struct Mount {
     /// The mountpoint.
     pub path: PathBuf,
@@ -20,7 +20,7 @@ pub struct Mount {
 }
 
 impl Mount {
-    /// Mounts a registry's folder at a place of its own.
+    /// Mounts the registry in a folder, at a new mountpoint.
     pub fn start(dir: &Path, arguments: &[&str]) -> Mount {
         let mut command = Command::new(REGISTRY);
         command.arg("mount").arg("--dir").arg(dir).args(arguments);
@@ -30,7 +30,7 @@ impl Mount {
         Mount::spawn(temp, path, command)
     }
 
-    /// Runs a command of the test's own, which is to mount at `path` in `temp`.
+    /// Runs a command that mounts at `path`, which lies in `temp`.
     pub fn spawn(temp: TempDir, path: PathBuf, mut command: Command) -> Mount {
         let log = File::create(temp.path().join("log")).expect("the log file");
         let mut child = command
@@ -52,9 +52,9 @@ impl Mount {
         fs::read_to_string(self.temp.path().join("log")).expect("the log file")
     }
 
-    /// The log is written by a thread that comes to it in time.
+    /// Waits for a text in the log, which is written by another thread.
     #[track_caller]
-    pub fn assert_told(&self, what: &str) {
+    pub fn assert_logged(&self, what: &str) {
         let deadline = Instant::now() + SOON;
         while !self.log().contains(what) {
             let log = self.log();
@@ -96,14 +96,14 @@ impl Mount {
 
 impl Drop for Mount {
     fn drop(&mut self) {
-        // Ended already, in the tests that end it.
+        // Some tests have ended it already.
         drop(self.child.kill());
         drop(self.child.wait());
         drop(Unmount(self.path.clone()));
     }
 }
 
-/// Dropped, it unmounts what is mounted at a path, if anything is.
+/// Unmounts what is mounted at a path, if anything is, when it is dropped.
 pub struct Unmount(pub PathBuf);
 
 impl Drop for Unmount {
@@ -114,14 +114,14 @@ impl Drop for Unmount {
     }
 }
 
-/// Other tests' containers, and whatever else on the machine has made a namespace
-/// of mounts meanwhile, have the mount too and keep it alive.
+/// Unmounts it in other mount namespaces too. Containers of other tests, or other programs of this
+/// machine, may have created one meanwhile, and keep the mount alive.
 fn unmount_elsewhere(path: &Path) {
     let ours = fs::read_link("/proc/self/ns/mnt").expect("a namespace");
     let named = format!(" {} ", path.display());
     let mut seen = HashSet::from([ours]);
     for process in fs::read_dir("/proc").expect("the processes").flatten() {
-        // No process, or gone meanwhile.
+        // It is no process, or has ended meanwhile.
         let Ok(namespace) = fs::read_link(process.path().join("ns/mnt")) else {
             continue;
         };

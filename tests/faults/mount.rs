@@ -14,7 +14,7 @@ use crate::common::{
 };
 use crate::disk;
 
-/// What is indexed is read; what is not is an error until there is room.
+/// Images that are indexed can be read. The others are errors until there is room for their index.
 #[test]
 fn of_a_full_disk() {
     let disk = disk::Mount::ext4();
@@ -24,7 +24,7 @@ fn of_a_full_disk() {
     let content = noise(1, 100_000);
     for name in ["before", "after"] {
         let mut tar = Tar::default().file("file", &content).file("name", name.as_bytes());
-        // Rows enough to need room.
+        // So many rows need room on the disk.
         for number in 0..20_000 {
             let digest = Algorithm::Sha256.digest(format!("{name}{number}").as_bytes());
             tar = tar.file(digest.hex(), b"");

@@ -1,4 +1,4 @@
-//! The images, mounted: side by side with what umoci unpacks.
+//! The mounted images beside what umoci unpacks.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
@@ -15,7 +15,7 @@ use crate::common::tree::{self, assert_same};
 use crate::common::{need, run};
 use crate::fixture::{ODD_FILES, SPECIAL, fixture};
 
-/// All that an unpacked tree shows, of every packing, through the kernel.
+/// Compares the mount of every image, in every packing, with the unpacked tree.
 #[test]
 fn mounted() {
     let mut mounts: HashMap<u32, Mount> = HashMap::new();
@@ -27,7 +27,7 @@ fn mounted() {
     }
 }
 
-/// Every field of stat, and which names are one file.
+/// Compares every field of stat, and which names are one file.
 #[test]
 fn stats() {
     let mount = Mount::start(&fixture().registry.dir, &[]);
@@ -63,7 +63,7 @@ fn stats() {
     }
 }
 
-/// Content in every way that a program may read it.
+/// Reads contents in every way that a program may.
 #[test]
 fn contents() {
     let mount = Mount::start(&fixture().registry.dir, &["--cache-size", "64MiB"]);
@@ -82,7 +82,7 @@ fn contents() {
     assert!(files > 20_000, "{files}");
 }
 
-/// What is packed sparse has its holes; nothing else has any where there is data.
+/// Files that were packed sparse have their holes; no file has one where there is data.
 #[test]
 fn sparse() {
     let mount = Mount::start(&fixture().registry.dir, &[]);
@@ -95,7 +95,7 @@ fn sparse() {
         let name = path.strip_prefix(&image.root).expect("below");
         let places = holes(&root.join(name));
         for hole in places[1..].chunks_exact(2) {
-            // From the end of data to the next.
+            // A hole reaches from the end of some data to the next.
             let (data, end) = (hole[0], hole[1]);
             assert!(data <= end && end <= want.len() as i64, "{path:?}: {places:?}");
         }
@@ -108,7 +108,7 @@ fn sparse() {
             assert!(is_data || block.iter().all(|&b| b == 0), "{path:?}: {places:?}");
         }
     }
-    // As the file system had them that the layer was packed from.
+    // The holes are those of the file system that the layer was packed from.
     let temp = TempDir::new().expect("a temporary folder");
     let made = temp.path().join("sparse");
     need("python3", "python3");
@@ -118,7 +118,7 @@ fn sparse() {
     }
 }
 
-/// One image alone is the same.
+/// An image that is mounted alone shows the same.
 #[test]
 fn alone() {
     for image in &fixture().images {

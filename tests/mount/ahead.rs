@@ -8,7 +8,7 @@ use crate::common::tar::Tar;
 use crate::common::{Registry, noise};
 use crate::support::{list, push};
 
-/// Whether files can be read, one after the other, within some seconds.
+/// Whether files can be read, one after the other, within ten seconds.
 fn readable(folder: &Path, names: impl IntoIterator<Item = String>) -> bool {
     let mut cat = Command::new("timeout");
     cat.args(["10", "cat"]);
@@ -17,9 +17,9 @@ fn readable(folder: &Path, names: impl IntoIterator<Item = String>) -> bool {
     output.status.success()
 }
 
-/// The kernel has them: they are read while nobody answers it.
+/// The kernel has them: they can be read while the mount's process is stopped.
 #[test]
-fn who_reads_in_order_is_ahead() {
+fn files_read_in_order_are_given_ahead() {
     let registry = Registry::start(&[]);
     let name = |number: u64| format!("{number:03}");
     let file = |tar: Tar, number| tar.file(format!("d/{}", name(number)), &noise(number, 100));
@@ -27,7 +27,7 @@ fn who_reads_in_order_is_ahead() {
     let mount = Mount::start(&registry.dir, &[]);
     let folder = mount.path.join("a:1/d");
     assert_eq!(list(&folder).len(), 120);
-    // More than are given the first time.
+    // These are more than are given the first time.
     assert!(readable(&folder, (0..70).map(name)));
     mount.signal("STOP");
     let read = readable(&folder, (70..120).map(name));
@@ -35,8 +35,8 @@ fn who_reads_in_order_is_ahead() {
     assert!(read, "they were not given");
 }
 
-/// A file's other names lead to it again: it is not given while it is asked for,
-/// nor looked for without end.
+/// A file may stand in a listing again under another name. It must not be given while it is asked
+/// for, and following the order must end.
 #[test]
 fn other_names_of_a_file() {
     let registry = Registry::start(&[]);
@@ -51,7 +51,7 @@ fn other_names_of_a_file() {
         assert_eq!(list(&folder).len(), 3);
         for file in ["a", "b", "c"] {
             if !readable(&folder, [file.to_owned()]) {
-                // A thread of it that waits for itself could not even be killed.
+                // A thread that waits for itself could not even be killed.
                 drop(Command::new("umount").arg("-f").arg(&mount.path).output());
                 panic!("{name}: {file} is not answered");
             }

@@ -13,8 +13,8 @@ use crate::common::mount::Mount;
 use crate::common::{REGISTRY, Registry, SOON, eventually, need, run};
 use crate::support::{layer, push};
 
-/// Fails on a thread of the name in `$BUG_THREAD`, once for each time that the
-/// file `$BUG_FILE` is made.
+/// A clock that fails on threads with the name in `$BUG_THREAD`, once for each time that the file
+/// `$BUG_FILE` is created.
 const CLOCK: &str = r#"
 #define _GNU_SOURCE
 #include <errno.h>
@@ -56,7 +56,7 @@ impl Bug {
         self.temp.path().join(name)
     }
 
-    /// Has a command's threads of a name run into it.
+    /// Makes the threads of a command that have this name meet the bug.
     fn put_in(&self, command: &mut Command, thread: &str) {
         command
             .env("LD_PRELOAD", self.path("clock.so"))
@@ -98,7 +98,7 @@ fn of_a_mount() {
     let bug = Bug::new();
     let registry = Registry::start(&[]);
     stock(&registry);
-    // One on a thread that answers at once, and one where a request waits.
+    // The first thread answers the kernel, the second opens images.
     for (thread, name) in [("fuser", "damaged:1"), ("open", "bad:1/x")] {
         let mut command = Command::new(REGISTRY);
         command.args(["mount", "--tag-ttl", "1ms", "--dir"]).arg(&registry.dir);

@@ -1,5 +1,5 @@
-//! Layers that are damaged or gone: an error that names what it is about, and
-//! stays where it is; never wrong bytes, also when all is well again.
+//! Layers that are damaged or gone give an error that names them, for the files that are hit and no
+//! others. There are never wrong bytes, and none are kept when the layer is whole again.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -16,7 +16,7 @@ use crate::common::tar::Tar;
 use crate::common::{Registry, eventually, noise};
 use crate::support::push;
 
-/// Of several parts of a layer.
+/// The size of a file that spans several parts of a layer.
 const LARGE: usize = 12_000_000;
 
 fn gzip(bytes: &[u8]) -> Vec<u8> {
@@ -41,7 +41,7 @@ fn tar() -> Vec<u8> {
         .finish()
 }
 
-/// An image, indexed, and where its layer is read from.
+/// An image that is indexed, its layer's digest, and the file that the layer is read from.
 fn image(layer: Vec<u8>) -> (Registry, Digest, PathBuf) {
     let registry = Registry::start(&[]);
     let digest = Algorithm::Sha256.digest(&layer);
@@ -51,13 +51,13 @@ fn image(layer: Vec<u8>) -> (Registry, Digest, PathBuf) {
     let hex = digest.hex();
     let blob = format!("blobs/sha256/{}/{hex}/data", &hex[..2]);
     let blob = registry.store().join(blob);
-    // What cannot be read from the middle has a copy that can.
+    // A layer that cannot be read from the middle has a copy that can.
     let copies = fs::read_dir(registry.dir.join("seekable")).map(|mut copies| copies.next());
     let copy = copies.ok().flatten().map(|copy| copy.unwrap().path());
     (registry, digest, copy.unwrap_or(blob))
 }
 
-/// What every piece is: right, or an error. How many are errors.
+/// Reads a file piece by piece. Each must be right or an error; returns how many are errors.
 fn pieces(path: &Path, want: &[u8]) -> usize {
     let file = File::open(path).expect("it can be opened");
     let mut piece = vec![0; 4096];
@@ -76,15 +76,15 @@ fn pieces(path: &Path, want: &[u8]) -> usize {
     errors.count()
 }
 
-/// The log says it once at least: image, path, layer.
+/// Waits until a line of the log names the image, the path, the layer and the reason.
 #[track_caller]
-fn assert_told(mount: &Mount, layer: &Digest, path: &str, why: &str) {
-    let told = |line: &str| {
+fn assert_logged(mount: &Mount, layer: &Digest, path: &str, why: &str) {
+    let logged = |line: &str| {
         [&format!("/{path} in a@sha256:"), &layer.to_string(), why]
             .iter()
             .all(|part| line.contains(*part))
     };
-    eventually("the log tells", || mount.log().lines().any(told));
+    eventually("it is logged", || mount.log().lines().any(logged));
 }
 
 #[test]
@@ -102,16 +102,16 @@ fn damaged() {
         let (large, other) = (noise(1, LARGE), noise(2, LARGE));
         let error = fs::read(root.join("dir/large")).map(drop).expect_err(packing);
         assert_eq!(error.raw_os_error(), Some(libc::EIO), "{packing}");
-        assert_told(&mount, &digest, "dir/large", "damaged");
+        assert_logged(&mount, &digest, "dir/large", "damaged");
         for round in 0..2 {
             let errors = pieces(&root.join("dir/large"), &large);
             assert!((1..LARGE / 4096 / 2).contains(&errors), "{packing}, {round}: {errors}");
-            // In other parts of the layer.
+            // Other parts of the layer are whole.
             assert!(fs::read(root.join("other")).unwrap() == other, "{packing}");
             assert_eq!(fs::read(root.join("dir/first")).unwrap(), b"first");
             assert_eq!(fs::read(root.join("dir/last")).unwrap(), b"last");
         }
-        // Neither the kernel nor we kept anything of it.
+        // Neither the kernel nor the mount kept anything of the damage.
         blob.write_all_at(&right, at).unwrap();
         assert_eq!(pieces(&root.join("dir/large"), &large), 0, "{packing}");
         assert!(fs::read(root.join("dir/large")).unwrap() == large, "{packing}");
@@ -131,20 +131,20 @@ fn vanished() {
     let error = fs::read(root.join("dir/large")).map(drop);
     let error = error.expect_err("its layer is gone");
     assert_eq!(error.raw_os_error(), Some(libc::EIO));
-    assert_told(&mount, &digest, "dir/large", "");
-    // What the kernel has, it has.
+    assert_logged(&mount, &digest, "dir/large", "");
+    // The kernel still has these in its cache.
     assert!(fs::read(root.join("other")).unwrap() == other);
     assert_eq!(fs::read_dir(root.join("dir")).unwrap().count(), 3);
 
     fs::rename(&aside, &path).unwrap();
     assert_eq!(pieces(&root.join("dir/large"), &noise(1, LARGE)), 0);
 
-    // Cut short: no other bytes than those that are right.
+    // A layer that was cut short gives right bytes or errors.
     File::options().write(true).open(&path).unwrap().set_len(LARGE as u64 / 2).unwrap();
     let mount = Mount::start(&registry.dir, &["--cache-size", "32MiB"]);
     let root = mount.path.join("a:1");
     assert!(pieces(&root.join("dir/large"), &noise(1, LARGE)) > 0);
-    assert_told(&mount, &digest, "dir/large", "");
+    assert_logged(&mount, &digest, "dir/large", "");
     let file = File::open(root.join("other")).unwrap();
     forget(&file);
     let error = file.read_at(&mut [0; 1], 0).expect_err("it is cut off");

@@ -33,13 +33,13 @@ fn by_signals() {
     let registry = registry();
     for signal in ["TERM", "INT"] {
         let mut mount = Mount::start(&registry.dir, &[]);
-        // Busy.
+        // An open file makes the mount busy.
         let open = File::open(mount.path.join("a:1/x")).unwrap();
         mount.signal(signal);
         let status = mount.wait();
         assert_eq!(status.code(), Some(0), "{}", mount.log());
         assert!(!is_mounted(&mount.path));
-        assert_eq!(list(&mount.path), set([]), "what is below");
+        assert_eq!(list(&mount.path), set([]), "the folder below the mount");
         drop(open);
     }
 }
@@ -62,14 +62,14 @@ fn by_umount() {
     assert_eq!(again.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&again.stderr).contains("no registry is mounted"));
 
-    // By somebody else, with something else in its place by then.
+    // Another program unmounts it, and mounts something else in its place.
     let mut mount = Mount::start(&registry.dir, &[]);
     let path = mount.path.clone();
     run(Command::new("sh")
         .args(["-c", r#"umount "$1" && mount -t tmpfs other "$1""#, "sh"])
         .arg(&path));
     assert_eq!(mount.wait().code(), Some(0), "{}", mount.log());
-    assert!(is_mounted(&path), "another's is left alone");
+    assert!(is_mounted(&path), "the other mount is left alone");
     assert!(String::from_utf8_lossy(&umount(&[], &path).stderr).contains("no registry is mounted"));
     run(Command::new("umount").arg(&path));
 }
@@ -90,7 +90,7 @@ fn what_a_killed_one_left() {
     command.arg("mount").arg("--dir").arg(&registry.dir);
     let mount = Mount::spawn(TempDir::new().unwrap(), path.clone(), command);
     assert_eq!(list(&path), set(["a:1"]));
-    mount.assert_told("replacing");
+    mount.assert_logged("replacing");
 
     let second = run_mount(&registry, &path);
     assert_eq!(second.status.code(), Some(1));
@@ -153,7 +153,7 @@ fn with_the_server() {
     assert!(registry.stop().success(), "{}", registry.log());
     assert!(!is_mounted(&path));
 
-    // Without the mount the server goes on.
+    // The server goes on without its mount.
     let registry = Registry::start(&arguments);
     assert!(is_mounted(&path));
     assert!(umount(&[], &path).status.success());
@@ -171,14 +171,14 @@ fn without_the_server() {
     let read = |path: &str| fs::read_to_string(mount.path.join(path)).unwrap();
     assert_eq!(read("a:1/x"), "x");
     registry.kill();
-    // Indexed by the mount itself.
+    // The mount indexes this one itself.
     assert_eq!(read("b:1/y"), "y");
     assert_eq!(read("a:1/x"), "x");
 }
 
-/// Nobody has to hear that it is ready.
+/// A mount whose ready line cannot be written works all the same.
 #[test]
-fn without_an_ear() {
+fn ready_line_cannot_be_written() {
     let registry = registry();
     let temp = TempDir::new().unwrap();
     let path = temp.path().join("mnt");
@@ -197,7 +197,7 @@ fn without_an_ear() {
     assert_eq!(status.code(), Some(0));
 }
 
-/// A namespace that was made meanwhile has the mount too, and keeps it.
+/// A mount namespace that was created meanwhile has the mount too, and keeps it alive.
 #[test]
 fn in_another_namespace() {
     need("nsenter", "util-linux");
@@ -225,7 +225,7 @@ fn in_another_namespace() {
     assert_eq!(mount.wait().code(), Some(0), "{}", mount.log());
 }
 
-/// One that lives on, since it is in use, does not take away its successor.
+/// A mount that lives on because it is in use does not take away its successor.
 #[test]
 fn another_in_its_place() {
     let registry = registry();
@@ -241,7 +241,7 @@ fn another_in_its_place() {
     drop(open);
 }
 
-/// Without threads that answer it does not wait for an answer.
+/// When the threads that answer cannot be started, the command fails instead of waiting for them.
 #[test]
 fn too_few_open_files() {
     let registry = registry();

@@ -1,4 +1,4 @@
-//! Files of every sort: the mount against the folder that was packed.
+//! Files of every kind: the mount beside the folder that was packed.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -16,24 +16,24 @@ use crate::common::tar::Tar;
 use crate::common::{Registry, need, noise, run, tree};
 use crate::support::{layer, list, push, set, xattr};
 
-/// What makes the files.
+/// The program that creates the files.
 const ODD_FILES: &str = include_str!("../images/odd.py");
 
-/// A folder of odd files, and the same packed by GNU tar.
+/// A folder of odd files, and a tar of it by GNU tar.
 fn odd() -> (TempDir, Vec<u8>) {
     need("python3", "python3");
     let temp = TempDir::new().unwrap();
     let root = temp.path().join("root");
     fs::create_dir(&root).unwrap();
     run(Command::new("python3").args(["-c", ODD_FILES]).arg(root.join("odd")));
-    // An empty attribute is none in a layer (docs/semantics.md).
+    // A layer has no empty attributes (docs/semantics.md).
     let remove = "import os, sys; os.removexattr(sys.argv[1], 'user.empty')";
     run(Command::new("python3").args(["-c", remove]).arg(root.join("odd/xattrs/file")));
-    // GNU tar packs each name of what is no regular file or symlink by itself.
+    // GNU tar keeps hard links of regular files and symlinks only.
     for name in ["fifo2", "char2"] {
         fs::remove_file(root.join("odd").join(name)).unwrap();
     }
-    // Content of several parts of a layer.
+    // This one spans several parts of a layer.
     fs::write(root.join("large"), noise(7, 9_000_001)).unwrap();
     let tar = run(Command::new("tar")
         .args(["--create", "--format=posix", "--sparse", "--xattrs", "--xattrs-include=*"])
@@ -51,19 +51,19 @@ fn equal_what_was_packed() {
     push(&registry, "odd", "1", &[tar]);
     let mount = Mount::start(&registry.dir, &[]);
     let mounted = mount.path.join("odd:1");
-    // Kinds, modes, owners, times, links, devices, attributes, content.
+    // This compares kinds, modes, owners, times, links, devices, attributes and contents.
     tree::assert_same("the mount", &tree::read(&mounted), &tree::read(&root));
-    // The same again, by what the kernel keeps.
+    // The second time the kernel answers from its caches.
     tree::assert_same("the mount", &tree::read(&mounted), &tree::read(&root));
 
-    // Links, sizes, holes; and space, of which ext4 needs some for itself.
+    // This compares links, sizes and holes, and about the space: ext4 needs some for itself.
     type More = (u64, u64, Vec<i64>);
     let mut space: BTreeMap<Vec<u8>, Vec<u64>> = BTreeMap::new();
     let mut more = |root: &Path| {
         let mut found: BTreeMap<Vec<u8>, More> = BTreeMap::new();
         for path in walk(root) {
             let metadata = fs::symlink_metadata(&path).unwrap();
-            // Each file system has its own sizes of directories.
+            // Sizes of directories differ between file systems.
             if metadata.is_dir() {
                 continue;
             }
@@ -120,7 +120,7 @@ fn read_in_every_way() {
     }
 }
 
-/// A directory can be left and gone on with anywhere.
+/// Reading a directory can go on at any place of it.
 #[test]
 fn seek_in_directories() {
     need("python3", "python3");

@@ -1,5 +1,5 @@
-//! `grep -r` beside everything that can happen to its mount: it ends within
-//! seconds, its lines are right, and the next mount works.
+//! `grep -r` beside everything that can happen to its mount. It ends within seconds, its lines are
+//! right, and the next mount works.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -17,11 +17,11 @@ use crate::common::{REGISTRY, Registry, eventually, need, run};
 use crate::support::{layer, push};
 
 const FILES: usize = 150;
-/// Images of an image's name; the tag moves among them.
+/// The versions of an image among which its tag moves.
 const VERSIONS: [usize; 2] = [1, 2];
 const GREPS: usize = 3;
 
-/// Its lines say where they stand.
+/// A layer whose lines say where they stand.
 fn image(version: usize) -> Vec<u8> {
     let mut tar = Tar::default();
     for file in 0..FILES {
@@ -31,20 +31,20 @@ fn image(version: usize) -> Vec<u8> {
     tar.finish()
 }
 
-/// Some of them are larger than what a read gives.
+/// The number of a file's lines. Some files are larger than what one read returns.
 fn lines(file: usize) -> usize {
     1 + file % 10 * 3000
 }
 
-/// What a `grep -r` gave.
+/// The result of a `grep -r`.
 struct Found {
     status: ExitStatus,
     complaints: String,
-    /// Files of which it gave all lines.
+    /// Files of which it printed all lines.
     whole: usize,
 }
 
-/// Has it print all lines of an image, and looks at every one.
+/// Greps all lines of an image, and checks every one.
 fn grep(image: &Path) -> Found {
     let mut command = Command::new("timeout");
     command.args(["--signal=KILL", "20", "grep", "-r", ""]).arg(image);
@@ -73,7 +73,7 @@ fn grep(image: &Path) -> Found {
     Found { status: output.status, complaints, whole }
 }
 
-/// An image that nobody takes away is all there.
+/// Checks that all files of an image are found.
 #[track_caller]
 fn assert_whole(image: &Path) {
     let found = grep(image);
@@ -91,8 +91,8 @@ impl Drop for Ends<'_> {
     }
 }
 
-/// Pushes, moves and deletes; gives way to `event` with greps under way, which the
-/// mount `survives` or not.
+/// Pushes, moves and deletes images while greps run, and then calls `event`, which the mount
+/// `survives` or not.
 fn beside(registry: &Registry, root: &Path, survives: bool, event: impl FnOnce()) {
     let (over, ending) = (&AtomicBool::new(false), &AtomicBool::new(false));
     thread::scope(|scope| {
@@ -163,7 +163,7 @@ fn umount(arguments: &[&str], path: &Path) -> bool {
     output.expect("it starts").status.success()
 }
 
-/// Whatever is mounted there by then.
+/// Unmounts whatever is mounted there.
 fn detach(path: &Path) {
     run(Command::new("umount").arg("-l").arg(path));
 }
@@ -175,7 +175,7 @@ fn unmounted() {
     let (_temp, path) = place();
     let mut first = mount(&registry, &path);
     beside(&registry, &path, false, || {
-        // In use most of the time; those that are in it go on.
+        // It is in use most of the time. The greps that are in it go on.
         if !umount(&[], &path) {
             assert!(umount(&["--lazy"], &path));
         }
@@ -210,11 +210,11 @@ fn killed() {
         first.wait();
     });
     let second = mount(&registry, &path);
-    second.assert_told("replacing");
+    second.assert_logged("replacing");
     assert_whole(&path.join("stays:1"));
 }
 
-/// The mount goes on, also with the next server.
+/// The mount survives its server, and works with the next one.
 #[test]
 fn server_killed() {
     let mut registry = Registry::start(&[]);
@@ -234,7 +234,7 @@ fn server_killed() {
     drop(mount);
 }
 
-/// The same with the mount in the server.
+/// The mount of `registry serve --mount`.
 #[test]
 fn within_the_server() {
     let (_temp, path) = place();

@@ -1,5 +1,5 @@
-//! `registry mount`, through the kernel: what it shows against what was packed,
-//! names, errors, and how it ends. Run as root.
+//! `registry mount` through the kernel: what it shows beside what was packed, names, errors, other
+//! programs, and how it ends. These tests run as root.
 
 #[path = "../common/mod.rs"]
 mod common;

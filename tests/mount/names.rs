@@ -26,7 +26,7 @@ fn layout() {
     let host = host.to_string();
     let ours = push_for(&registry, &host, "multi", "ours", &[layer("for", "us")]);
     let other = push_for(&registry, "linux/s390x", "multi", "other", &[layer("for", "them")]);
-    // As buildx adds one to each image: no image, so it is not listed.
+    // buildx adds an attestation to each image. It is no image, so it is not listed.
     let attestation = push_for(&registry, "unknown/unknown", "multi", "about", &[]);
     let children =
         [(host.as_str(), ours), ("linux/s390x", other), ("unknown/unknown", attestation)];
@@ -128,7 +128,7 @@ fn listings_are_only_names() {
     let why = "cannot be shown";
     assert!(!mount.log().contains(why), "names open images");
     fs::read_dir(mount.path.join("b:1")).unwrap().next().unwrap().unwrap_err();
-    mount.assert_told(why);
+    mount.assert_logged(why);
 }
 
 #[test]
@@ -148,7 +148,7 @@ fn what_cannot_be_shown() {
         let why = xattr(&bad, "user.registry.error").unwrap();
         assert!(why.contains("not a tar"), "{why}");
         assert_eq!(xattr(&bad, "user.registry.digest"), Ok(digest.to_string()));
-        mount.assert_told(&why);
+        mount.assert_logged(&why);
     }
     let good = mount.path.join("good:1");
     assert_eq!(xattr(&good, "user.registry.error"), Err(libc::ENODATA));
@@ -181,7 +181,7 @@ fn names_without_colons() {
 }
 
 #[test]
-fn other_looks() {
+fn other_views() {
     let registry = Registry::start(&[]);
     let other = push_for(&registry, "linux/s390x", "a", "s390x", &[layer("for", "them")]);
     push_index(&registry, "a", "1", &[("linux/s390x", other)]);
@@ -199,7 +199,7 @@ fn other_looks() {
     assert_eq!(read(&mount, "for"), "them");
     let mount = Mount::start(&registry.dir, &["--threads", "1"]);
     assert_eq!(read(&mount, "a:1@linux-s390x/for"), "them");
-    // Nothing of it is for this machine; it is an image all the same.
+    // Nothing in the index is for this machine, so its documents are shown, with the reason.
     let why = xattr(&mount.path.join("a:1"), "user.registry.error").unwrap();
     assert!(why.contains("linux/s390x"), "{why}");
     assert_eq!(
@@ -208,7 +208,7 @@ fn other_looks() {
     );
 }
 
-/// What was opened in some folders, or of them.
+/// Notices which of some folders are opened.
 struct Watch(OwnedFd);
 
 impl Watch {
@@ -217,7 +217,7 @@ impl Watch {
         #[allow(unsafe_code)]
         let fd = unsafe { libc::inotify_init1(libc::IN_NONBLOCK | libc::IN_CLOEXEC) };
         assert!(fd >= 0, "{}", errno());
-        // SAFETY: it is nobody else's.
+        // SAFETY: nothing else owns the descriptor.
         #[allow(unsafe_code)]
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
         for folder in folders {
@@ -243,11 +243,11 @@ impl Watch {
     }
 }
 
-/// However many tags there are, mounting looks at none of them.
+/// Mounting looks at no tag, however many there are.
 #[test]
 fn ten_thousand_tags() {
     const TAGS: usize = 10_000;
-    // In memory: making and removing them takes a disk half a minute.
+    // On a disk, creating and removing them would take half a minute.
     let folder = TempDir::new_in("/dev/shm").unwrap();
     let mut registry = Registry::start_in(folder.path(), &[]);
     push(&registry, "a", "0", &[layer("x", "x")]);
@@ -268,9 +268,9 @@ fn ten_thousand_tags() {
     assert!(!mount.path.join("b:1").exists());
     assert!(!watch.is_open(), "mounting looks at tags");
     assert_eq!(fs::read(mount.path.join(format!("a:{}/x", TAGS - 1))).unwrap(), b"x");
-    assert!(watch.is_open(), "nothing is seen");
+    assert!(watch.is_open(), "the watch notices nothing");
     let watch = Watch::new(&[&first]);
     assert_eq!(list(&mount.path).len(), TAGS);
-    // For its platforms.
-    assert!(watch.is_open(), "nothing is seen");
+    // A listing reads each tag, for its platforms.
+    assert!(watch.is_open(), "the watch notices nothing");
 }

@@ -171,7 +171,7 @@ fn a_file_system_of_its_own_type() {
     assert!(!text(&mut find).contains("mnt"));
 }
 
-/// Started in the background, it stands in nobody's way and says where its log is.
+/// A mount in the background keeps no file system busy, and says where its log is.
 #[test]
 fn in_the_background() {
     let registry = Registry::start(&[]);

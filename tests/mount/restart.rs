@@ -16,12 +16,12 @@ use crate::support::{layer, push};
 
 const ROUNDS: usize = 100;
 
-/// Dropped, it is killed.
+/// A process that is killed when this is dropped.
 struct Running(Child);
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // Ended already, unless the test failed.
+        // It has ended already unless the test failed.
         drop(self.0.kill());
         drop(self.0.wait());
     }
@@ -61,7 +61,6 @@ fn again(server: bool, readers: usize) {
             (command, "is mounted at")
         }
     };
-    // Also when a test fails.
     let _unmount = Unmount(path.clone());
     let (over, read) = (&AtomicBool::new(false), &AtomicU32::new(0));
     thread::scope(|scope| {

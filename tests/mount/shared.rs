@@ -13,7 +13,7 @@ use crate::common::tar::Tar;
 use crate::common::{Registry, noise, run};
 use crate::support::{layer, list, push_of, set};
 
-/// Pushes images of a base and a layer of their own, as tags of `app`.
+/// Pushes images as tags of `app`; each has the base and a layer of its own.
 fn push_many(registry: &Registry, base: &[u8], tags: usize) {
     let host = Platform::host().to_string();
     let push = |bytes: &[u8]| (registry.push_blob("app", bytes), bytes.len());
@@ -24,10 +24,10 @@ fn push_many(registry: &Registry, base: &[u8], tags: usize) {
     }
 }
 
-/// Which pages of a file the kernel has.
+/// Which pages of a file are in the page cache.
 fn resident(file: &File) -> Vec<bool> {
     const PAGE: usize = 4096;
-    // SAFETY: nobody can change it.
+    // SAFETY: the file cannot change.
     #[allow(unsafe_code)]
     let mapped = unsafe { memmap2::Mmap::map(file) }.expect("it can be mapped");
     let mut pages = vec![0u8; mapped.len().div_ceil(PAGE)];
@@ -41,7 +41,7 @@ fn resident(file: &File) -> Vec<bool> {
     pages.into_iter().map(|page| page & 1 == 1).collect()
 }
 
-/// A file of a base is one file in all images, and in memory once.
+/// A file of the base is one file in all images, and in memory once.
 #[test]
 fn ten_images() {
     const LARGE: usize = 3_000_000;
@@ -81,7 +81,7 @@ fn ten_images() {
     assert!(fs::read(roots[7].join("large")).unwrap() == noise(1, LARGE));
 }
 
-/// What a process took at most, in KiB.
+/// The peak of a process's memory, in KiB.
 fn peak(pid: u32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("a running process");
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
@@ -89,7 +89,7 @@ fn peak(pid: u32) -> u64 {
     kib.and_then(|kib| kib.parse().ok()).expect("a peak")
 }
 
-/// Memory does not grow with what is looked at.
+/// Memory does not grow with what is walked and read.
 #[test]
 fn memory() {
     const IMAGES: usize = 200;
@@ -114,7 +114,7 @@ fn memory() {
     find.arg(&mount.path).args(["-printf", "%s %m\n"]);
     let found = run(&mut find).stdout;
     let lines = found.iter().filter(|&&byte| byte == b'\n').count();
-    // Each has its root, the folders' folder, the own file's two, and that.
+    // Each image has its root, the folder of folders, and its own file below two folders.
     assert_eq!(lines, 1 + IMAGES * (5 + FOLDERS * (1 + FILES)));
     let walked = peak(mount.pid());
     let mut grep = Command::new("grep");

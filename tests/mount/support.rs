@@ -13,7 +13,7 @@ use crate::common::{OCI_CONFIG, OCI_INDEX, OCI_MANIFEST, Registry, descriptor, i
 
 pub const OCI_TAR: &str = "application/vnd.oci.image.layer.v1.tar";
 
-/// Pushes an image for a platform; gives the digest of its manifest.
+/// Pushes an image for a platform; returns the digest of its manifest.
 pub fn push_for(
     registry: &Registry,
     platform: &str,
@@ -26,7 +26,7 @@ pub fn push_for(
     push_of(registry, platform, name, tag, &layers)
 }
 
-/// The same of layers that are there.
+/// Pushes an image of layers that the repository has.
 pub fn push_of(
     registry: &Registry,
     platform: &str,
@@ -52,13 +52,13 @@ fn push_text(registry: &Registry, name: &str, tag: &str, kind: &str, text: &str)
     Algorithm::Sha256.digest(text.as_bytes())
 }
 
-/// Pushes an image that any machine takes for its own.
+/// Pushes an image for this machine's platform.
 pub fn push(registry: &Registry, name: &str, tag: &str, layers: &[Vec<u8>]) -> Digest {
     let host = registry::oci::Platform::host().to_string();
     push_for(registry, &host, name, tag, layers)
 }
 
-/// Pushes an index of manifests that are there.
+/// Pushes an index of manifests that the repository has.
 pub fn push_index(registry: &Registry, name: &str, tag: &str, children: &[(&str, Digest)]) {
     let child = |(platform, digest): &(&str, Digest)| {
         let (os, architecture) = platform.split_once('/').expect("OS/ARCH");
@@ -72,7 +72,7 @@ pub fn push_index(registry: &Registry, name: &str, tag: &str, children: &[(&str,
     push_text(registry, name, tag, OCI_INDEX, &index.to_string());
 }
 
-/// A layer of one file.
+/// A layer with one file.
 pub fn layer(path: &str, content: &str) -> Vec<u8> {
     Tar::default().file(path, content.as_bytes()).finish()
 }
@@ -91,7 +91,7 @@ pub fn set<const N: usize>(names: [&str; N]) -> BTreeSet<String> {
     names.into_iter().map(str::to_owned).collect()
 }
 
-/// The value of an extended attribute that is text.
+/// The value of an extended attribute, which is text, or the errno.
 pub fn xattr(path: &Path, name: &str) -> Result<String, i32> {
     let path = std::ffi::CString::new(path.as_os_str().as_bytes()).expect("no NUL");
     let name = std::ffi::CString::new(name).expect("no NUL");

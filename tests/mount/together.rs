@@ -1,5 +1,4 @@
-//! Readers beside pushes, deletes and kills: every call ends, and what is read
-//! is right.
+//! Readers beside pushes, deletes and kills: every call ends, and what is read is right.
 
 use std::fs;
 use std::process::Command;
@@ -21,7 +20,7 @@ impl Drop for Ends<'_> {
     }
 }
 
-/// Its files say what they are.
+/// A layer whose files' contents are known.
 fn many(seed: u64) -> Vec<u8> {
     let mut tar = Tar::default();
     for number in 0..200u64 {
@@ -53,7 +52,7 @@ fn readers_and_everything_else() {
                         let start = Instant::now();
                         let length = 1000 * (number % 40) as usize;
                         for (name, seeds) in [("stays:1", &[0][..]), ("moves:1", &[1000, 2000])] {
-                            // Gone between two moves, or with the mount.
+                            // It fails between two moves, and after the mount is killed.
                             if let Ok(found) = fs::read(root.join(format!("{name}/dir/{number}"))) {
                                 let right_one = |seed| noise(seed + number, length) == found;
                                 assert!(
@@ -79,7 +78,7 @@ fn readers_and_everything_else() {
         thread::sleep(Duration::from_millis(200));
         mount.signal("KILL");
         mount.wait();
-        // What the kernel keeps, it keeps for a time.
+        // The kernel still answers from its caches for a time.
         eventually("a dead mount answers nothing", || fs::metadata(root).is_err());
         drop(ends);
         for reader in readers {
@@ -89,9 +88,9 @@ fn readers_and_everything_else() {
     run(Command::new("umount").arg("-l").arg(root));
 }
 
-/// The first look at an image waits for its index; nobody else does.
+/// Opening an image waits for its index; readers of other images do not.
 #[test]
-fn nobody_waits_for_another() {
+fn other_images_do_not_wait() {
     let registry = Registry::start(&["--index-jobs", "0"]);
     push(&registry, "small", "1", &[layer("x", "x")]);
     let large = Tar::default().file("large", &noise(3, 200_000_000)).finish();
@@ -127,9 +126,9 @@ fn two_images(registry: &Registry) {
     push(registry, "two", "1", &[layer("x", "two")]);
 }
 
-/// A layer that is indexed anew has new rows; those it had stay for who knows them.
+/// A layer that is indexed again has new rows; the old ones stay for processes that use them.
 #[test]
-fn indexed_anew_beside_it() {
+fn indexed_again_beside_it() {
     let mut registry = Registry::start(&[]);
     let dir = registry.dir.clone();
     two_images(&registry);
@@ -140,7 +139,7 @@ fn indexed_anew_beside_it() {
     run(&mut index);
     registry.stop();
     let again = Registry::start_in(&dir, &[]);
-    // Its mount hears of what the server has done meanwhile.
+    // The mount sees what the server has indexed meanwhile.
     assert_eq!(fs::read(mount.path.join("two:1/x")).unwrap(), b"two");
     let folder = mount.path.join("one:1/e");
     assert_eq!(list(&folder), set(["f"]));
@@ -148,7 +147,7 @@ fn indexed_anew_beside_it() {
     drop(again);
 }
 
-/// What was read of an index that is gone is no more mixed with another's.
+/// Rows of an index that was removed are not mixed with those of the next one.
 #[test]
 fn index_removed_beside_it() {
     let mut registry = Registry::start(&[]);

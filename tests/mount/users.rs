@@ -1,4 +1,4 @@
-//! Ordinary users.
+//! Users other than root.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -14,7 +14,7 @@ use crate::support::push;
 
 const USER: &str = "65534";
 
-/// A command of a user without rights.
+/// A command that runs as a user without rights.
 fn as_user(program: &str) -> Command {
     need("setpriv", "util-linux");
     let mut command = Command::new("setpriv");
@@ -28,7 +28,7 @@ fn may(user: bool, path: &Path) -> bool {
         false => Command::new("cat"),
     };
     let output = command.arg(path).output().expect("it starts");
-    // Shown when the test fails.
+    // This is shown when the test fails.
     eprintln!("{output:?}");
     output.status.success()
 }
@@ -46,12 +46,12 @@ fn image(registry: &Registry) {
 }
 
 #[test]
-fn look_at_roots_mount() {
+fn use_roots_mount() {
     let registry = Registry::start(&[]);
     image(&registry);
     for others in [true, false] {
         let mount = Mount::start(&registry.dir, if others { &["--allow-other"] } else { &[] });
-        // The way there.
+        // Users must be able to reach the mountpoint.
         let folder = mount.path.parent().unwrap();
         fs::set_permissions(folder, Permissions::from_mode(0o755)).unwrap();
         let root = mount.path.join("a:1");
@@ -72,7 +72,7 @@ fn look_at_roots_mount() {
 #[test]
 fn mount_themselves() {
     need("fusermount3", "fuse3");
-    // As distributions have it.
+    // Distributions set this mode.
     fs::set_permissions("/dev/fuse", Permissions::from_mode(0o666)).unwrap();
     let mut registry = Registry::start(&[]);
     image(&registry);
@@ -80,7 +80,7 @@ fn mount_themselves() {
     let temp = TempDir::new().unwrap();
     let path = temp.path().join("mnt");
     fs::create_dir(&path).unwrap();
-    // A program and a folder that the user may use.
+    // The program and the folder belong to the user.
     let program = temp.path().join("registry");
     fs::copy(REGISTRY, &program).unwrap();
     for folder in [temp.path(), &registry.dir] {
@@ -92,7 +92,7 @@ fn mount_themselves() {
     let root = path.join("a:1");
     for (name, user) in [("all", true), ("root", false), ("user", true)] {
         assert_eq!(may(true, &root.join(name)), user, "{name}");
-        assert!(!may(false, &root.join(name)), "{name}: root has no business there");
+        assert!(!may(false, &root.join(name)), "{name}: not even root may, without --allow-other");
     }
     for name in ["null", "disk"] {
         let mut read = as_user("head");
@@ -105,9 +105,8 @@ fn mount_themselves() {
     assert_eq!(mount.wait().code(), Some(0), "{}", mount.log());
 }
 
-/// Mounts as a user, with a `/etc/fuse.conf` that only this sees, and has another
-/// look at a file. `$0`: what the settings say; then the program, the registry, the
-/// mountpoint.
+/// Mounts as one user, with an `/etc/fuse.conf` that only this script sees, and reads a file as
+/// another. `$0` is the text of the settings; then come the program, the registry, the mountpoint.
 const ALLOW_OTHER: &str = r#"
 conf=$(mktemp) && printf %s "$0" > "$conf" && chmod 644 "$conf"
 mount --bind "$conf" /etc/fuse.conf && rm "$conf"
@@ -120,7 +119,7 @@ $user "$1" umount "$3" || exit 7
 "#;
 
 #[test]
-fn let_others_look() {
+fn let_others_use_it() {
     need("fusermount3", "fuse3");
     fs::set_permissions("/dev/fuse", Permissions::from_mode(0o666)).unwrap();
     let mut registry = Registry::start(&[]);
@@ -144,7 +143,7 @@ fn let_others_look() {
     }
 }
 
-/// What would make its user root does not, from the mount.
+/// Setuid bits and file capabilities have no effect on the mount.
 #[test]
 fn no_rights_by_programs() {
     need("setcap", "libcap2-bin");
@@ -173,7 +172,7 @@ fn no_rights_by_programs() {
         fs::set_permissions(folder, Permissions::from_mode(0o755)).unwrap();
     }
     for (root, rights) in [(packed, true), (mount.path.join("a:1"), false)] {
-        // It is as it was packed.
+        // The mode is still the one that was packed.
         let mode = fs::metadata(root.join("id")).unwrap().permissions().mode();
         assert_eq!(mode & 0o7777, 0o6755);
         let id = run(as_user(root.join("id").to_str().unwrap()).arg("-u"));
