@@ -12,8 +12,8 @@ pub enum Error {
     Broken { name: String, cause: Box<image::Error> },
     #[error("no such extended attribute")]
     NoAttribute,
-    /// Programs such as `ls` stop asking for attributes of the file system after this.
-    #[error("extended attributes are not supported here")]
+    /// After this, programs such as `ls` do not ask for the attributes of other files.
+    #[error("such extended attributes are not supported here")]
     NoAttributes,
     #[error("stale inode number")]
     Stale,

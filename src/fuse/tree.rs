@@ -430,7 +430,10 @@ impl Tree {
         let about = name.strip_prefix(b"user.registry.");
         let text = |text: &str| Ok(text.as_bytes().to_vec());
         match &self.inode(number)? {
-            Inode::Names(_) => return Err(Error::NoAttributes),
+            Inode::Names(_) | Inode::Root(_) if !name.starts_with(b"user.") => {
+                return Err(Error::NoAttributes);
+            }
+            Inode::Names(_) => return Err(Error::NoAttribute),
             Inode::Root(root) => return self.root_xattr(root, about, may_block),
             Inode::Directory(root, path)
                 if path.is_empty() && matches!(about, Some(b"reference" | b"digest")) =>
@@ -476,8 +479,7 @@ impl Tree {
                 Err(Error::Broken { cause, .. }) => Ok(cause.to_string().into_bytes()),
                 Err(error) => Err(error),
             },
-            Some(_) => Err(Error::NoAttribute),
-            None => Err(Error::NoAttributes),
+            _ => Err(Error::NoAttribute),
         }
     }
 
