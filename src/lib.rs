@@ -1,7 +1,13 @@
 //! A container image registry for people who want to look inside images.
 //!
-//! Dependencies go one way: `cli` -> `http`, `fuse` -> `image` -> `index` -> `storage` -> `oci`;
-//! `http` asks `auth`, which knows `oci` only, and tells `events`, which knows no more.
+//! [`cli`], [`http`] and [`fuse`] are its faces: they translate, and decide nothing. [`server`] wires
+//! what `registry serve` runs. [`registry`] knows what a change means, [`image`] shows the layers of
+//! one image as a tree, [`index`] keeps what is derived from layers in RocksDB, [`storage`] keeps the
+//! truth as files. [`layer`], [`docker1`] and [`oci`] are formats without I/O. [`auth`] decides who
+//! may do what, [`events`] reports what happened.
+//!
+//! Dependencies go one way: faces -> `registry` -> `image` -> `index` -> `storage` -> `oci`.
+//! `docs/ARCHITECTURE.md` describes each room.
 
 pub mod auth;
 pub mod cli;
@@ -15,4 +21,7 @@ pub mod layer;
 pub mod log;
 mod metrics;
 pub mod oci;
+pub mod registry;
+pub mod server;
 pub mod storage;
+mod terminal;

@@ -13,6 +13,8 @@ use clap::ValueEnum;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
+use crate::terminal;
+
 /// Bytes of lines that wait for the writing thread.
 const BUFFER_MAX: usize = 4 << 20;
 /// How long the end of the program waits for a reader of stderr.
@@ -155,7 +157,7 @@ impl<'a> MakeWriter<'a> for Writer {
 impl Write for Writer {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         if let Some(log) = LOG.get() {
-            log.line(line);
+            log.line(&terminal::printable_line(line));
         }
         Ok(line.len())
     }

@@ -15,7 +15,8 @@ mod watched;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::thread;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -216,8 +217,7 @@ impl Access {
         })
     }
 
-    /// Reads files again that have changed. Meant for a thread that does so every
-    /// second.
+    /// Reads files again that have changed. [`start_reload`] calls this every second.
     pub fn reload(&self) {
         if let Some(users) = &self.users {
             users.reload();
@@ -479,4 +479,16 @@ impl Access {
 fn now() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.unwrap_or_default().as_secs()
+}
+/// Starts the thread that looks every second whether files of users, rules or keys have changed, and
+/// reads those again that have.
+pub fn start_reload(access: Arc<Access>) -> io::Result<()> {
+    const EVERY: Duration = Duration::from_secs(1);
+    let watch = move || {
+        loop {
+            thread::sleep(EVERY);
+            access.reload();
+        }
+    };
+    thread::Builder::new().name("reload".into()).spawn(watch).map(drop)
 }

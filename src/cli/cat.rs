@@ -12,7 +12,7 @@ use super::image::ImageArgs;
 use super::output::{Stdout, complain};
 use crate::image::Image;
 
-/// Bytes read at a time.
+/// Bytes that are read at a time.
 const PIECE: usize = 1 << 20;
 
 /// The flags of `registry cat`.
@@ -21,7 +21,7 @@ pub struct CatArgs {
     #[command(flatten)]
     image: ImageArgs,
 
-    /// Files of the image
+    /// Files in the image
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<OsString>,
 }
@@ -36,7 +36,7 @@ pub fn run(args: &CatArgs) -> Result<ExitCode> {
             if stdout.is_closed() {
                 break;
             }
-            // The others may be there.
+            // The other files may still be readable.
             stdout.flush()?;
             complain(format_args!("{error:#}"));
             code = ExitCode::FAILURE;

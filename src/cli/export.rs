@@ -27,11 +27,11 @@ pub struct ExportArgs {
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
 
-    /// Compress
+    /// Compress the archive with gzip
     #[arg(long)]
     gzip: bool,
 
-    /// A directory or file of the image
+    /// A directory or file in the image
     #[arg(default_value = "/")]
     path: OsString,
 }
@@ -40,7 +40,7 @@ pub fn run(args: &ExportArgs) -> Result<ExitCode> {
     let mut stdout = Stdout::new();
     ensure!(
         args.output.is_some() || !stdout.is_terminal(),
-        "a tar is nothing for a terminal: give --output FILE, or pipe it to a program"
+        "refusing to write a tar archive to a terminal: give --output FILE, or pipe it to a program"
     );
     let image = args.image.open()?;
     let node = image.node(args.path.as_bytes(), true)?;
@@ -48,8 +48,8 @@ pub fn run(args: &ExportArgs) -> Result<ExitCode> {
         let result = write(&image, &node, args.gzip, &mut stdout);
         return stdout.end(result.map(|()| ExitCode::SUCCESS));
     };
-    let failed = || format!("{} is not complete", path.display());
-    let file = File::create(path).with_context(|| format!("cannot make {}", path.display()))?;
+    let failed = || format!("{} is incomplete", path.display());
+    let file = File::create(path).with_context(|| format!("cannot create {}", path.display()))?;
     let mut file = BufWriter::new(file);
     write(&image, &node, args.gzip, &mut file).with_context(failed)?;
     file.flush().with_context(failed)?;

@@ -1,33 +1,29 @@
 //! `registry index`
 
 use std::cmp::Reverse;
-use std::collections::HashSet;
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
+use super::output::{Stdout, complain};
 use crate::cli::args::IndexCommandArgs;
-use crate::cli::output::complain;
-use crate::cli::store;
 use crate::image::Images;
-use crate::index::Layers;
-use crate::index::records::State;
-use crate::oci::{Contents, Digest, Reference, Repository};
-use crate::storage::{self, Storage};
+use crate::oci::Digest;
+use crate::registry::maintenance::reindex::{self, Outcome, Selection};
 
-/// A layer that is done.
-#[derive(Serialize)]
-struct Done {
+/// What became of a layer, as a line of output.
+#[derive(Default, Serialize)]
+struct LayerReport {
     layer: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     entries: Option<u64>,
-    /// Bytes of its tar stream.
+    /// In bytes of the layer's tar stream.
     #[serde(skip_serializing_if = "Option::is_none")]
     size: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -40,52 +36,56 @@ struct Done {
 
 pub fn run(args: &IndexCommandArgs) -> Result<ExitCode> {
     let options = args.index.check()?;
-    let layers = store::open(&args.store, &options)?;
-    let mut wanted = Wanted::default();
+    let images = args.store.open(&options)?;
+    let mut selection = Selection::default();
     if args.all {
-        wanted.all(layers.storage())?;
+        selection.add_all(&images, |repository, digest, error| {
+            complain(format_args!("skipped {repository}@{digest}: {error:#}"));
+        })?;
     }
-    let images = Images::new(Arc::clone(&layers));
     for id in &args.references {
-        let (repository, reference) = images.locate(id, &|_| true)?;
-        wanted.manifest(layers.storage(), &repository, &reference)?;
+        selection.add(&images, id)?;
     }
 
-    // The longest first, so that no thread is left alone with it at the end.
-    let mut order: Vec<usize> = (0..wanted.layers.len()).collect();
-    order.sort_by_key(|&place| Reverse(wanted.layers[place].1));
-    let total: u64 = wanted.layers.iter().map(|(_, size)| size).sum();
-    let bar = progress_bar(total);
+    // The largest layers come first, so that no thread is still at work on one when the others are
+    // done.
+    let mut order: Vec<usize> = (0..selection.layers.len()).collect();
+    order.sort_by_key(|&place| Reverse(selection.layers[place].1));
+    let bar = progress_bar(selection.layers.iter().map(|(_, size)| size).sum());
     let next = AtomicUsize::new(0);
     let done = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
         for _ in 0..options.jobs.max(1) {
             scope.spawn(|| {
                 while let Some(&place) = order.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let (layer, size) = &wanted.layers[place];
-                    let line = index(&layers, layer, *size, args.force, &bar);
+                    let (layer, size) = &selection.layers[place];
+                    let report = index(&images, layer, *size, args.force, &bar);
+                    let mut done = done.lock().expect("no thread panics under the lock");
                     if !args.json {
-                        bar.suspend(|| print(&line));
+                        bar.suspend(|| print(&report));
                     }
-                    done.lock().expect("no panic inside").push((place, line));
+                    done.push((place, report));
                 }
             });
         }
     });
     bar.finish_and_clear();
-    let mut done = done.into_inner().expect("no panic inside");
+    let mut done = done.into_inner().expect("no thread panics under the lock");
     done.sort_by_key(|(place, _)| *place);
-    let done: Vec<Done> = done.into_iter().map(|(_, line)| line).collect();
-    if args.json {
-        let mut stdout = std::io::stdout().lock();
-        serde_json::to_writer_pretty(&mut stdout, &done)?;
-        writeln!(stdout)?;
+    let done: Vec<LayerReport> = done.into_iter().map(|(_, report)| report).collect();
+    let failed = done.iter().any(|report| report.error.is_some() || report.refused.is_some());
+    let code = if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS };
+    if !args.json {
+        return Ok(code);
     }
-    let failed = done.iter().any(|line| line.error.is_some() || line.refused.is_some());
-    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    let mut stdout = Stdout::new();
+    let mut json = serde_json::to_vec_pretty(&done)?;
+    json.push(b'\n');
+    let written = stdout.write_text(&json);
+    stdout.end(written.map(|()| code).map_err(Into::into))
 }
 
-/// Drawn on stderr when that is a terminal.
+/// A progress bar on stderr, if that is a terminal.
 fn progress_bar(total: u64) -> ProgressBar {
     if !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
@@ -93,113 +93,47 @@ fn progress_bar(total: u64) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
     let style =
         ProgressStyle::with_template("{bar:30} {bytes}/{total_bytes} {bytes_per_sec}, {eta} left");
-    bar.set_style(style.expect("the template is fixed, and valid"));
+    bar.set_style(style.expect("the template is constant and valid"));
     bar.enable_steady_tick(Duration::from_millis(200));
     bar
 }
 
-fn index(layers: &Layers, layer: &Digest, size: u64, force: bool, bar: &ProgressBar) -> Done {
+fn index(
+    images: &Images,
+    layer: &Digest,
+    size: u64,
+    force: bool,
+    bar: &ProgressBar,
+) -> LayerReport {
     let mut shown = 0;
-    let state = layers.index_now(layer, force, |done| {
-        // A layer that is started anew goes back to the start.
+    let outcome = reindex::index(images, layer, force, |done| {
+        // A layer whose indexing starts again reports fewer bytes than before.
         bar.inc(done.saturating_sub(shown));
         shown = shown.max(done);
     });
     bar.inc(size.saturating_sub(shown));
-    let mut line = Done {
-        layer: layer.to_string(),
-        entries: None,
-        size: None,
-        diff_id: None,
-        refused: None,
-        error: None,
+    let mut report = LayerReport { layer: layer.to_string(), ..LayerReport::default() };
+    match outcome {
+        Ok(Outcome::Indexed { entries, size, diff_id }) => {
+            report.entries = Some(entries);
+            report.size = Some(size);
+            report.diff_id = Some(diff_id.to_string());
+        }
+        Ok(Outcome::Refused(reason)) => report.refused = Some(reason),
+        Err(error) => report.error = Some(error.to_string()),
+    }
+    report
+}
+
+fn print(report: &LayerReport) {
+    let layer = &report.layer;
+    let line = match (&report.refused, &report.error, report.entries, report.size) {
+        (_, Some(error), ..) => format!("{layer} failed: {error}\n"),
+        (Some(reason), ..) => format!("{layer} refused: {reason}\n"),
+        (_, _, Some(entries), Some(size)) => format!("{layer} {entries} entries, {size} bytes\n"),
+        _ => return,
     };
-    match state {
-        Ok(State::Ready(record)) => {
-            line.entries = Some(record.entries);
-            line.size = Some(record.uncompressed);
-            line.diff_id = Some(Digest::Sha256(record.diff_id).to_string());
-        }
-        Ok(State::Refused(reason)) => line.refused = Some(reason),
-        Err(error) => line.error = Some(error.to_string()),
-    }
-    line
-}
-
-fn print(line: &Done) {
-    let layer = &line.layer;
-    match (&line.refused, &line.error, line.entries, line.size) {
-        (_, Some(error), ..) => println!("{layer} failed: {error}"),
-        (Some(reason), ..) => println!("{layer} refused: {reason}"),
-        (_, _, Some(entries), Some(size)) => println!("{layer} {entries} entries, {size} bytes"),
-        _ => {}
-    }
-}
-
-/// The layers of images, base layers first, each once, with their sizes.
-#[derive(Default)]
-struct Wanted {
-    layers: Vec<(Digest, u64)>,
-    seen_layers: HashSet<Digest>,
-    seen_manifests: HashSet<(Repository, Digest)>,
-}
-
-impl Wanted {
-    fn all(&mut self, storage: &Storage) -> Result<()> {
-        let mut repositories = Vec::new();
-        storage.walk(|repository| {
-            repositories.push(repository.clone());
-            Ok::<_, storage::Error>(())
-        })?;
-        repositories.sort_unstable_by(|a, b| a.as_str().cmp(b.as_str()));
-        for repository in repositories {
-            for digest in storage.revisions(&repository)? {
-                let found = self.manifest(storage, &repository, &Reference::Digest(digest));
-                // One that is damaged, or of a kind that has no layers.
-                if let Err(error) = found {
-                    complain(format_args!("passed over {repository}@{digest}: {error:#}"));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn manifest(
-        &mut self,
-        storage: &Storage,
-        repository: &Repository,
-        reference: &Reference,
-    ) -> Result<()> {
-        let mut left = vec![reference.clone()];
-        while let Some(next) = left.pop() {
-            let stored = match storage.manifest(repository, &next) {
-                Ok(stored) => stored,
-                // An index may name what is not here.
-                Err(storage::Error::ManifestUnknown { .. }) if next != *reference => continue,
-                Err(error) => return Err(error.into()),
-            };
-            if !self.seen_manifests.insert((repository.clone(), stored.digest)) {
-                continue;
-            }
-            let contents = Contents::parse(&stored.bytes)
-                .with_context(|| format!("{repository}@{}", stored.digest))?;
-            match contents {
-                Contents::Index { children } => {
-                    left.extend(children.iter().rev().map(|c| Reference::Digest(c.digest)));
-                }
-                Contents::Image { layers, .. } => {
-                    for layer in layers {
-                        let blob = match storage.open_content(&layer.digest)? {
-                            None if layer.foreign => continue,
-                            blob => blob,
-                        };
-                        if self.seen_layers.insert(layer.digest) {
-                            self.layers.push((layer.digest, blob.map_or(0, |blob| blob.size)));
-                        }
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
+    // The exit code and stderr say what failed, also when nothing reads stdout.
+    let mut stdout = Stdout::new();
+    let _ = stdout.write_text(line.as_bytes()).and_then(|()| stdout.flush());
 }

@@ -11,13 +11,12 @@ use clap::Args;
 
 use super::image::ImageArgs;
 use super::output::Stdout;
-use crate::image::Node;
 use crate::image::listing::{JsonListing, Listing, Stop};
-use crate::index::records::{Entry, Kind, Time};
+use crate::image::{Entry, Kind, Node, Time};
 
-/// Bytes of JSON written at a time.
+/// Bytes of JSON that are written at a time.
 const PIECE: usize = 64 << 10;
-/// Rows that are given columns of one width: all of most directories.
+/// Rows whose columns get the same width. Most directories have fewer.
 const ALIGNED: usize = 4096;
 
 /// The flags of `registry ls`.
@@ -26,19 +25,19 @@ pub struct LsArgs {
     #[command(flatten)]
     image: ImageArgs,
 
-    /// A line an entry: mode, owner, group, size, time (UTC), name
+    /// Show one line per entry: mode, owner, group, size, time (UTC), name
     #[arg(short, long)]
     long: bool,
 
-    /// Everything below the directory, with its path
+    /// List everything below the directory, with paths
     #[arg(short = 'R', long)]
     recursive: bool,
 
-    /// The JSON that the HTTP API gives, with the layer and the digest of each file
+    /// Print the same JSON as the HTTP API, with the layer and digest of each file
     #[arg(long, conflicts_with = "long")]
     json: bool,
 
-    /// A directory or file of the image
+    /// A directory or file in the image
     #[arg(default_value = "/")]
     path: OsString,
 }
@@ -52,19 +51,18 @@ pub fn run(args: &LsArgs) -> Result<ExitCode> {
     stdout.end(result.map(|()| ExitCode::SUCCESS))
 }
 
-/// JSON escapes control characters by itself.
 fn json(listing: Listing, stdout: &mut Stdout) -> Result<()> {
     let mut listing = JsonListing::new(listing);
     let mut buffer = Vec::new();
     while listing.write(PIECE, &mut buffer)?.is_some() {
-        stdout.write_all(&buffer)?;
+        stdout.write_text(&buffer)?;
         buffer.clear();
     }
     Ok(())
 }
 
 fn text(mut listing: Listing, args: &LsArgs, stdout: &mut Stdout) -> Result<()> {
-    // A name alone where it is clear which directory it is in.
+    // Where the directory is clear, an entry is shown by its name alone.
     let directory = match listing.shown() {
         node if args.recursive || !node.is_directory() => None,
         node if node.path.is_empty() => Some(0),
@@ -146,7 +144,7 @@ impl Row {
     }
 }
 
-/// `-rwsr-xr-t`, as ls writes it.
+/// A mode as `ls -l` shows it, such as `-rwsr-xr-t`.
 fn mode(entry: &Entry) -> String {
     let kind = match entry.kind {
         Kind::Directory | Kind::Implicit | Kind::WhiteoutParent => 'd',
@@ -154,7 +152,7 @@ fn mode(entry: &Entry) -> String {
         Kind::Character => 'c',
         Kind::Block => 'b',
         Kind::Fifo => 'p',
-        // The rest are no nodes.
+        // No node of a merged view has one of the remaining kinds.
         Kind::Regular | Kind::CrossLayerLink | Kind::Whiteout => '-',
     };
     let mut text = String::from(kind);
@@ -174,11 +172,11 @@ fn mode(entry: &Entry) -> String {
     text
 }
 
-/// To the minute, in UTC: the same wherever it is run.
+/// A time to the minute, in UTC, so that the output does not depend on the time zone.
 fn time(time: Time) -> String {
     match jiff::Timestamp::from_second(time.seconds) {
         Ok(timestamp) => timestamp.strftime("%Y-%m-%d %H:%M").to_string(),
-        // Beyond the years that calendars are made for.
+        // The time is beyond the years that the calendar covers.
         Err(_) => format!("@{}", time.seconds),
     }
 }

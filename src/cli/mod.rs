@@ -1,4 +1,4 @@
-//! The command line, a file a subcommand.
+//! The command line: one file for each subcommand; [`args`] has the flags they share.
 
 pub mod args;
 mod cat;
@@ -10,11 +10,11 @@ mod mount;
 mod output;
 mod password;
 mod serve;
-mod store;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use args::{IndexCommandArgs, MountArgs, ServeArgs, UmountArgs};
 
@@ -32,62 +32,76 @@ pub struct Cli {
 pub enum Command {
     /// Serve the registry: clients push to it and pull from it
     ///
-    /// Every flag can also be given as the environment variable that stands beside it; the flag wins.
-    /// Signals: SIGTERM and SIGINT stop the server once its requests are done, a second one at once;
-    /// SIGHUP reads the TLS certificate again.
-    /// Exit codes: 0 stopped on a signal, 1 failed, 2 wrong flags.
+    /// Each flag can also be set by the environment variable that is shown beside it; the flag wins.
+    ///
+    /// Signals: SIGTERM and SIGINT stop the server after its requests have finished; a second one stops it at once.
+    /// SIGHUP reloads the TLS certificate.
+    ///
+    /// Exit codes: 0 stopped by a signal, 1 failed, 2 wrong flags.
     Serve(Box<ServeArgs>),
 
-    /// Index layers, so that their files can be found and read at once
+    /// Index layers ahead of time, so that the first look into an image does not wait
     ///
-    /// The server does this by itself when an image is pushed, or first looked into. Works beside a running server,
-    /// which then does the work, and without one.
-    /// Exit codes: 0 all is indexed, 1 some could not be, 2 wrong flags.
+    /// The server indexes layers by itself when an image is pushed, or when it is first read. This command works
+    /// beside a running server, which then does the work, and without one.
+    ///
+    /// Exit codes: 0 all layers are indexed, 1 some could not be indexed, 2 wrong flags.
     Index(IndexCommandArgs),
+
     /// List a directory of an image
     ///
-    /// Shows what is in a directory, by name, or a file by itself. Works on the registry's folder, beside a
-    /// running server or without one. On a terminal what could control it is shown escaped (`\x1b`).
+    /// Lists the entries of a directory by name; a file is listed by itself. Works on the registry's folder, beside
+    /// a running server or without one. On a terminal, characters that could control it are escaped (`\x1b`).
+    ///
     /// Exit codes: 0 done, 1 failed, 2 wrong flags.
     Ls(ls::LsArgs),
 
     /// Print files of an image
     ///
     /// Symlinks are followed inside the image. Works on the registry's folder, beside a running server or
-    /// without one. Exit codes: 0 done, 1 failed for at least one file, 2 wrong flags.
+    /// without one.
+    ///
+    /// Exit codes: 0 done, 1 at least one file could not be read, 2 wrong flags.
     Cat(cat::CatArgs),
 
-    /// Write an image's file system, or what is below one of its directories, as a tar
+    /// Write an image's file system, or one of its directories, as a tar archive
     ///
-    /// With owners, times, links and extended attributes. Works on the registry's folder, beside a running
-    /// server or without one. Exit codes: 0 done, 1 failed, 2 wrong flags.
+    /// The archive has owners, times, links and extended attributes. Works on the registry's folder, beside a
+    /// running server or without one.
+    ///
+    /// Exit codes: 0 done, 1 failed, 2 wrong flags.
     Export(export::ExportArgs),
 
-    /// Mount all images, each a directory
+    /// Mount all images, each as a directory
     ///
-    /// NAME:TAG is the image for this machine, NAME:TAG@OS-ARCH[-VARIANT] the one for another, NAME@sha256:… any stored
-    /// manifest, found by name and not listed. Repositories nest as directories. Nothing is pulled or unpacked.
-    /// Works beside a running server or without one; whoever is not root needs fusermount3 (Debian: fuse3).
-    /// Absolute symlinks are the image's own: `chroot` makes them right. SIGTERM and SIGINT unmount, busy or not.
+    /// NAME:TAG is the image for this machine, NAME:TAG@OS-ARCH[-VARIANT] is the one for another platform, and
+    /// NAME@sha256:… is any stored manifest, which can be opened by name but is not listed. Repositories are nested
+    /// directories. Nothing is pulled or unpacked.
+    ///
+    /// Works beside a running server or without one. Users other than root need fusermount3 (Debian: fuse3).
+    /// Absolute symlinks are relative to the image's root, so use `chroot` to follow them. SIGTERM and SIGINT
+    /// unmount, even while the mount is in use.
+    ///
     /// Exit codes: 0 unmounted, 1 failed, 2 wrong flags.
     Mount(MountArgs),
 
-    /// Unmount what `registry mount` has mounted
+    /// Unmount a mount of `registry mount`
     ///
-    /// Exit codes: 0 unmounted, 1 failed, as when it is in use, 2 wrong flags.
+    /// Exit codes: 0 unmounted, 1 failed (for example because it is in use), 2 wrong flags.
     Umount(UmountArgs),
 
-    /// Print a line for the file of --htpasswd
+    /// Print a line for the --htpasswd file
     ///
-    /// Asks for the password, or takes the first line of stdin where that is no terminal.
+    /// Asks for the password on a terminal; otherwise the first line of stdin is the password.
+    ///
     /// Exit codes: 0 printed, 1 failed, 2 wrong flags.
     Password(password::PasswordArgs),
 }
 
-/// Runs a command to its end.
+/// Runs a command until it ends.
 pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
-        Command::Serve(args) => serve::run(args.check(std::env::vars_os())?),
+        Command::Serve(args) => serve::run(args.check(std::env::vars_os(), &variables())?),
         Command::Index(args) => index::run(&args),
         Command::Ls(args) => ls::run(&args),
         Command::Cat(args) => cat::run(&args),
@@ -96,4 +110,13 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Umount(args) => mount::end(&args),
         Command::Password(args) => password::run(&args),
     }
+}
+
+/// The environment variables of all flags.
+fn variables() -> Vec<OsString> {
+    Cli::command()
+        .get_subcommands()
+        .flat_map(clap::Command::get_arguments)
+        .filter_map(|argument| argument.get_env().map(ToOwned::to_owned))
+        .collect()
 }

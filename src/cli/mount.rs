@@ -5,17 +5,15 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
-use std::sync::Arc;
 use std::sync::mpsc::Sender;
 
 use anyhow::{Context, Result, bail};
-use nix::unistd::{getgid, getuid, setsid};
+use nix::unistd::setsid;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{serve, store};
+use super::serve;
 use crate::cli::args::{MountArgs, UmountArgs};
 use crate::fuse::{self, Event, Mount, MountError, Options, Tree, ViewOptions};
-use crate::image::{Image, Images};
 use crate::log;
 
 /// Set in the environment of the process that `--background` starts.
@@ -106,26 +104,29 @@ fn serve_mount(args: &MountArgs) -> Result<ExitCode> {
     settle_allocator();
     let options = args.index.check()?;
     raise_file_limit();
-    let layers = store::open(&args.store, &options)?;
-    let images = Arc::new(Images::new(layers));
+    let images = args.store.open(&options)?;
     let image = match &args.image {
         Some(id) => {
             let image = images.open(id, args.platform.as_ref())?;
-            Some((id.to_string(), image))
+            Some((id.to_string(), image.repository.clone(), image as _))
         }
         None => None,
     };
-    let options = ViewOptions {
+    let view = ViewOptions {
         platform: args.platform.clone(),
         uid: args.uid,
         gid: args.gid,
         tag_ttl: args.tag_ttl,
         inode32: args.inode32,
-        ..view_options()
+        ..ViewOptions::default()
     };
-    let root = args.store.root()?;
-    let mount =
-        begin(&args.mountpoint, images, options, image, args.allow_other, args.threads, &root)?;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let options = Options {
+        allow_other: args.allow_other,
+        threads: args.threads.map_or(cores, usize::from),
+        store: args.store.root()?,
+    };
+    let mount = Mount::begin(&args.mountpoint, Tree::new(images, view, image), &options)?;
     signals(mount.sender())?;
     let version = env!("CARGO_PKG_VERSION");
     let path = mount.path().display();
@@ -148,39 +149,6 @@ fn serve_mount(args: &MountArgs) -> Result<ExitCode> {
         }
     }
     serve::exit(0)
-}
-
-/// How images are shown without options.
-pub(super) fn view_options() -> ViewOptions {
-    ViewOptions {
-        platform: None,
-        uid: None,
-        gid: None,
-        user: (getuid().as_raw(), getgid().as_raw()),
-        tag_ttl: std::time::Duration::from_secs(1),
-        inode32: false,
-    }
-}
-
-/// Mounts all images, or the one in `image` under its reference.
-pub(super) fn begin(
-    mountpoint: &Path,
-    images: Arc<Images>,
-    view: ViewOptions,
-    image: Option<(String, Arc<Image>)>,
-    allow_other: bool,
-    threads: Option<u16>,
-    store: &Path,
-) -> Result<Mount, MountError> {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let options = Options {
-        allow_other,
-        threads: threads.map_or(cores, usize::from),
-        store: store.to_owned(),
-    };
-    let image = image.map(|(name, image)| (name, image.repository.clone(), image as _));
-    let tree = Tree::new(images, view, image);
-    Mount::begin(mountpoint, tree, &options)
 }
 
 /// Makes the C library return memory that is as large as a part of a layer to the kernel. Once it has

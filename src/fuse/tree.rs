@@ -6,6 +6,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use nix::unistd::{getgid, getuid};
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
@@ -46,6 +47,20 @@ pub struct ViewOptions {
     pub tag_ttl: Duration,
     /// Whether inode numbers fit in 32 bits.
     pub inode32: bool,
+}
+
+impl Default for ViewOptions {
+    /// How images are shown to the user of this process.
+    fn default() -> ViewOptions {
+        ViewOptions {
+            platform: None,
+            uid: None,
+            gid: None,
+            user: (getuid().as_raw(), getgid().as_raw()),
+            tag_ttl: Duration::from_secs(1),
+            inode32: false,
+        }
+    }
 }
 
 /// What stat shows.

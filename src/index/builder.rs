@@ -215,7 +215,7 @@ fn decode(
 fn create(path: &Path) -> Result<File, storage::Error> {
     let io = |e| storage::Error::io("create", path, e);
     if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder).map_err(io)?;
+        super::private_folder(folder)?;
     }
     File::create(path).map_err(io)
 }

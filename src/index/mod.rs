@@ -12,8 +12,8 @@ mod rows;
 pub mod shared;
 mod spans;
 
-use std::fs::File;
-use std::os::unix::fs::MetadataExt;
+use std::fs::{DirBuilder, File};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -109,6 +109,7 @@ impl Index {
     /// Opens the database in `path`, or makes it.
     pub fn open(path: &Path) -> Result<Index> {
         let failed = |cause| Error::Db { path: path.to_owned(), cause };
+        private_folder(path)?;
         // RocksDB opens nothing that has families it is not told of. Without a
         // database there are none, and one that cannot be read says why when it
         // is opened.
@@ -265,6 +266,12 @@ const WRITE_BUFFER: usize = 4 << 20;
 const LOG_MAX: u64 = 8 << 20;
 /// Blocks of all families kept in memory, in bytes.
 const BLOCK_CACHE: usize = 32 << 20;
+
+/// Creates a folder that only this user can enter, where there is none.
+fn private_folder(path: &Path) -> Result<(), crate::storage::Error> {
+    let created = DirBuilder::new().mode(0o700).recursive(true).create(path);
+    created.map_err(|e| crate::storage::Error::io("create", path, e))
+}
 
 fn open(path: &Path) -> Result<DB, rocksdb::Error> {
     let (options, families) = families();

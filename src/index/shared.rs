@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sys::stat::{Mode, umask};
 use serde::{Deserialize, Serialize};
 
 use super::layers::{Layers, Options, build};
@@ -198,8 +199,8 @@ fn receive<T: for<'a> Deserialize<'a>>(stream: &mut impl BufRead) -> io::Result<
     Ok(serde_json::from_slice(&line)?)
 }
 
-/// Answers other processes, for as long as this one lives. Who may connect may
-/// have any layer of the store indexed, so only the socket's owner may.
+/// Answers other processes for as long as this one lives. Connecting allows indexing any layer, so
+/// only the owner of the socket may connect.
 pub fn listen(dir: &Path, layers: Arc<Layers>) -> Result<(), storage::Error> {
     let path = dir.join(SOCKET);
     let failed = |e| storage::Error::io("listen at", &path, e);
@@ -208,7 +209,11 @@ pub fn listen(dir: &Path, layers: Arc<Layers>) -> Result<(), storage::Error> {
         _ => {}
     }
     let folder = File::open(dir).map_err(failed)?;
-    let listener = UnixListener::bind(short(&folder)).map_err(failed)?;
+    // A socket gets its mode when it is bound, so that other users cannot connect in between.
+    let before = umask(Mode::from_bits_truncate(0o077));
+    let bound = UnixListener::bind(short(&folder));
+    umask(before);
+    let listener = bound.map_err(failed)?;
     std::fs::set_permissions(&path, Permissions::from_mode(0o600)).map_err(failed)?;
     let accept = move || {
         for stream in listener.incoming() {

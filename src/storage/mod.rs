@@ -15,6 +15,7 @@ mod uploads;
 use std::fs::{self, File, TryLockError};
 use std::hash::{BuildHasher, RandomState};
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{self, Mutex, MutexGuard};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -397,6 +398,19 @@ pub fn lock(base: &Path, shared: bool) -> Result<File> {
         Ok(()) => Ok(folder),
         Err(TryLockError::WouldBlock) => Err(Error::Locked { path: base.to_owned() }),
         Err(TryLockError::Error(e)) => Err(Error::io("lock", base, e)),
+    }
+}
+
+/// The permissions that new files of a store must not have. A store that this server creates is
+/// private to its user. Files in an existing store are as accessible as its base folder, because
+/// other programs may read the store too.
+pub fn denied_permissions(root: &Path) -> Result<u32> {
+    const OTHER_USERS: u32 = 0o077;
+    let layout = Layout::new(root);
+    match fs::metadata(layout.base()) {
+        Ok(base) => Ok(OTHER_USERS & !base.permissions().mode()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(OTHER_USERS),
+        Err(e) => Err(Error::io("read", layout.base(), e)),
     }
 }
 

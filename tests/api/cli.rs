@@ -184,7 +184,7 @@ fn a_reader_that_leaves() {
     }
 }
 
-/// Names cannot speak to a terminal.
+/// Names in images cannot control a terminal, or show as another name there.
 #[test]
 fn terminals() {
     need("script", "bsdutils");
@@ -208,7 +208,27 @@ fn terminals() {
     assert!(code == 0 && shown.ends_with(" link\\x0a -> \\x1b[2J\n"), "{shown}");
     let (code, shown) = on_terminal(&format!("export --dir {dir} odd"));
     assert!(code == 1 && shown.contains("--output"), "{shown}");
-    // In a pipe they are what they are.
+
+    // CSI in one character, and RIGHT-TO-LEFT OVERRIDE.
+    let names = ["\u{9b}31m", "\u{202e}txt.exe"];
+    let tar = names.iter().fold(Tar::default(), |tar, name| tar.file(name, b""));
+    push(&registry, "more", "latest", &[tar.finish()]);
+    let raw = |shown: &str| shown.contains(['\u{9b}', '\u{202e}']);
+    let (code, shown) = on_terminal(&format!("ls --dir {dir} more"));
+    assert_eq!((code, shown.as_str()), (0, "\\xc2\\x9b31m\n\\xe2\\x80\\xaetxt.exe\n"));
+    let (code, shown) = on_terminal(&format!("ls --json --dir {dir} more"));
+    assert!(code == 0 && !raw(&shown), "{shown:?}");
+    let json: serde_json::Value = serde_json::from_str(&shown).expect("it is JSON all the same");
+    let rows = json.as_array().expect("entries");
+    let listed: Vec<_> = rows.iter().map(|row| row["path"].as_str().expect("a path")).collect();
+    assert_eq!(listed, names.map(|name| format!("/{name}")));
+    for command in ["cat", "export --output /dev/null"] {
+        let command = format!("{command} --dir {dir} more '/none\u{202e}\u{9b}'");
+        let (code, shown) = on_terminal(&command);
+        assert!(code == 1 && shown.contains("none") && !raw(&shown), "{command}: {shown:?}");
+    }
+
+    // In a pipe, names are shown as they are.
     let piped = printed(&registry.dir, &["ls", "odd"]);
     assert_eq!(piped, b"\x1b]0;owned\x07\nlink\n\n");
 }

@@ -1,13 +1,17 @@
 //! What outlives a server: its own store and one that another server wrote;
 //! and a server that may not write.
 
+use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use registry::oci::{Algorithm, Digest};
 use serde_json::json;
 
 use crate::common::{
-    OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST, Registry, descriptor, eventually,
+    OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST, REGISTRY, Registry, descriptor, eventually,
     image_manifest, noise,
 };
 use crate::support::{
@@ -332,5 +336,84 @@ fn mended_blob() {
             let part = registry.send("GET", &blob(repository), &[("Range", &range)], b"");
             assert_eq!((part.status, &part.body[..]), (206, &content[end..]));
         }
+    }
+}
+
+/// The modes of a folder and of everything below it, by path.
+fn modes(folder: &Path) -> BTreeMap<PathBuf, u32> {
+    let mut found = BTreeMap::new();
+    let mut left = vec![folder.to_owned()];
+    while let Some(path) = left.pop() {
+        let metadata = fs::symlink_metadata(&path).expect("it exists");
+        if metadata.is_dir() {
+            let entries = fs::read_dir(&path).expect("a folder");
+            left.extend(entries.map(|entry| entry.expect("an entry").path()));
+        }
+        found.insert(path, metadata.permissions().mode() & 0o777);
+    }
+    found
+}
+
+/// Starts a server with a umask that permits other users to read what it creates.
+fn start_with_umask(logs: &Path, arguments: &[&str]) -> Registry {
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", "umask 022; exec \"$0\" serve --port 0 \"$@\"", REGISTRY])
+        .args(arguments)
+        .stdin(Stdio::null());
+    Registry::spawn(logs, command)
+}
+
+/// What a server creates can be read by its user alone, whatever its umask is.
+#[test]
+fn private_files() {
+    let temp = tempfile::tempdir().expect("a folder");
+    let dir = temp.path().join("registry");
+    let said = temp.path().join("umask");
+    let hook = format!("umask > {}", said.display());
+    let dir_name = dir.to_str().expect("UTF-8");
+    let arguments =
+        ["--dir", dir_name, "--on-tag", &hook, "--notify", "http://127.0.0.1:9/", "--index-jobs=1"];
+    let registry = start_with_umask(temp.path(), &arguments);
+    registry.push_image("team/app", "v1", "seed");
+    let location = registry.start_upload("team/app");
+    assert_eq!(registry.send("PATCH", &location, &[], b"some").status, 202);
+    eventually("the hook has run", || fs::read(&said).is_ok_and(|text| text == b"0022\n"));
+    let found = modes(&dir);
+    for name in ["socket", "db", "db/CURRENT", "notifications", "layers/docker/registry/v2/blobs"] {
+        assert!(found.contains_key(&dir.join(name)), "{name}: {found:?}");
+    }
+    for (path, mode) in found {
+        assert_eq!(mode & 0o077, 0, "{} has mode {mode:o}", path.display());
+    }
+}
+
+/// An existing store may be shared with other programs, so its modes stay, and new files get the
+/// same. The index beside it is private.
+#[test]
+fn modes_of_an_existing_store() {
+    let temp = tempfile::tempdir().expect("a folder");
+    let store = Store::new(temp.path());
+    store.content(b"there before");
+    let layers = temp.path().join("layers");
+    for (path, mode) in modes(&layers) {
+        let mode = if mode & 0o100 != 0 { 0o755 } else { 0o644 };
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("our own");
+    }
+    let before = modes(&layers);
+    let dir = temp.path().join("registry");
+    let arguments =
+        ["--dir", dir.to_str().expect("UTF-8"), "--layers", layers.to_str().expect("UTF-8")];
+    let registry = start_with_umask(temp.path(), &arguments);
+    registry.push_image("team/app", "v1", "seed");
+    let after = modes(&layers);
+    assert!(after.len() > before.len());
+    for (path, mode) in after {
+        let want = if path.is_dir() { 0o755 } else { 0o644 };
+        assert_eq!(mode, want, "{} has mode {mode:o}", path.display());
+    }
+    for name in ["", "db", "socket"] {
+        let mode = fs::metadata(dir.join(name)).expect(name).permissions().mode();
+        assert_eq!(mode & 0o077, 0, "{name} has mode {mode:o}");
     }
 }

@@ -1,4 +1,4 @@
-//! Who may do what: the flags of `registry serve`.
+//! The flags of `registry serve` that say who may do what.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -11,16 +11,16 @@ use crate::auth::{self, User};
 
 #[derive(Args, Clone, Debug)]
 pub struct AccessArgs {
-    /// A user, who may do everything that --acl does not take away; may be repeated. REGISTRY_USERS, separated by commas, serves
-    /// where this is not given. Other users of the machine can see flags: --htpasswd shows no passwords
+    /// A user, who may do everything that --acl does not forbid; may be repeated. Without this flag, the variable
+    /// REGISTRY_USERS is used (separated by commas). Other users of the machine can see flags, so prefer --htpasswd
     #[arg(short, long, value_name = "NAME:PASSWORD", value_parser = user)]
     pub user: Vec<User>,
 
-    /// Users with bcrypt passwords, as `htpasswd -B` and `registry password` write them; read again when it changes
+    /// File of users with bcrypt passwords, as written by `registry password` or `htpasswd -B`; reloaded when it changes
     #[arg(long, value_name = "FILE", env = "REGISTRY_HTPASSWD")]
     pub htpasswd: Option<PathBuf>,
 
-    /// What one may do without logging in, where there are users; to pull is also to list and to look into images
+    /// What clients may do without a login, if there are users; `pull` includes listing and reading the files of images
     #[arg(
         long,
         value_name = "WHAT",
@@ -30,37 +30,39 @@ pub struct AccessArgs {
     )]
     pub anonymous: Anonymous,
 
-    /// Rules that say who may pull, push and delete where (TOML, see docs/operations.md); read again when it changes
+    /// File of rules: who may pull, push and delete in which repositories (TOML, see docs/operations.md); reloaded when it
+    /// changes
     #[arg(long, value_name = "FILE", env = "REGISTRY_ACL")]
     pub acl: Option<PathBuf>,
 
-    /// File with the key that tokens are signed with, 32 bytes or more, so that they hold after a restart and on other servers
-    /// [default: a random key]
+    /// File with the key that signs tokens, at least 32 bytes; with the same key, tokens stay valid after a restart and on
+    /// other servers [default: a random key]
     #[arg(long, value_name = "FILE", env = "REGISTRY_SECRET")]
     pub secret: Option<PathBuf>,
 
-    /// Take tokens of an outside service, which clients get here (the Docker token protocol)
+    /// Accept tokens of an external service, which clients get at this URL (the Docker token protocol)
     #[arg(long, value_name = "URL", env = "REGISTRY_TOKEN_REALM")]
     pub token_realm: Option<String>,
 
-    /// The name that tokens for this registry are made for (`aud`)
+    /// Name of this registry in the tokens (`aud`)
     #[arg(long, value_name = "NAME", env = "REGISTRY_TOKEN_SERVICE")]
     pub token_service: Option<String>,
 
-    /// Who makes the tokens (`iss`)
+    /// Issuer of the tokens (`iss`)
     #[arg(long, value_name = "NAME", env = "REGISTRY_TOKEN_ISSUER")]
     pub token_issuer: Option<String>,
 
-    /// Certificates and public keys (PEM) of who signs the tokens: RSA, ECDSA P-256 or Ed25519. A token may bring a chain of
-    /// certificates that ends in one of these; read again when it changes
+    /// File of the certificates and public keys that verify tokens (PEM: RSA, ECDSA P-256 or Ed25519). A token may carry a
+    /// chain of certificates that ends in one of them; reloaded when it changes
     #[arg(long, value_name = "FILE", env = "REGISTRY_TOKEN_CERTS")]
     pub token_certs: Option<PathBuf>,
 
-    /// The same keys as a JWK Set; read again when it changes
+    /// File of the keys that verify tokens, as a JWK Set; reloaded when it changes
     #[arg(long, value_name = "FILE", env = "REGISTRY_TOKEN_JWKS")]
     pub token_jwks: Option<PathBuf>,
 
-    /// Without users, let everybody who reaches the server push and delete; else it then listens on loopback only
+    /// Permit addresses other than loopback although there are no users: every client that reaches the server may then push
+    /// and delete
     #[arg(long, env = "REGISTRY_INSECURE_OPEN", action = ArgAction::SetTrue, value_parser = BoolishValueParser::new())]
     pub insecure_open: bool,
 }
@@ -81,7 +83,7 @@ fn user(text: &str) -> Result<User, String> {
 }
 
 impl AccessArgs {
-    /// The outside service, if there is one.
+    /// The external token service, if there is one.
     fn token_service(&self) -> Result<Option<auth::ServiceOptions>> {
         let given = [
             ("--token-realm", self.token_realm.is_some()),
@@ -121,7 +123,7 @@ impl AccessArgs {
         }))
     }
 
-    /// `users`: the value of `REGISTRY_USERS`.
+    /// `users` is the value of `REGISTRY_USERS`.
     pub fn check(self, users: Option<&str>, listen: &[SocketAddr]) -> Result<auth::Options> {
         let mut given = self.user.clone();
         if let (true, Some(users)) = (given.is_empty(), users) {
@@ -150,15 +152,15 @@ impl AccessArgs {
         if open {
             ensure!(
                 self.anonymous == Anonymous::None,
-                "--anonymous needs users: without any, everybody may do everything. Give --user or --htpasswd"
+                "--anonymous needs users: without users, every client may do everything. Give --user or --htpasswd"
             );
             let outside = |address: &&SocketAddr| !address.ip().to_canonical().is_loopback();
             if let Some(address) = listen.iter().find(outside)
                 && !self.insecure_open
             {
                 bail!(
-                    "there are no users, so everybody who reaches {address} could push and delete: give --user or --htpasswd, \
-                     listen on 127.0.0.1, or say --insecure-open if that is meant"
+                    "there are no users, so every client that reaches {address} could push and delete: give --user or \
+                     --htpasswd, listen on 127.0.0.1, or give --insecure-open if you want that"
                 );
             }
         }

@@ -1,4 +1,4 @@
-//! The flags of those who hear of what happens: hooks and webhooks.
+//! The flags of hooks and webhooks.
 
 use std::ffi::OsString;
 use std::fs;
@@ -15,46 +15,47 @@ use super::{StoreArgs, duration};
 use crate::events::Kind;
 use crate::events::{hooks, webhooks};
 
-/// The scripts that run when something happens.
+/// The scripts that run when an event happens.
 #[derive(Args, Clone, Debug)]
 pub struct HookArgs {
-    /// Run this (/bin/bash -c SCRIPT) when a tag was set; $1 is the image's id, $2 NAME:TAG
+    /// Run this script (/bin/bash -c SCRIPT) after a tag is set; $1 is the image's id, $2 is NAME:TAG
     #[arg(long, value_name = "SCRIPT", env = "REGISTRY_ON_TAG")]
     pub on_tag: Option<OsString>,
 
-    /// Run this when a tag was taken away; $1 is the image's id, $2 NAME:TAG
+    /// Run this script after a tag is removed; $1 is the image's id, $2 is NAME:TAG
     #[arg(long, value_name = "SCRIPT", env = "REGISTRY_ON_UNTAG")]
     pub on_untag: Option<OsString>,
 
-    /// Run this when an image is there; $1 is its id
+    /// Run this script after an image is pushed; $1 is its id
     #[arg(long, value_name = "SCRIPT", env = "REGISTRY_ON_IMAGE")]
     pub on_image: Option<OsString>,
 
-    /// Run this when a layer is there that its repository did not hold; $1 is its id
+    /// Run this script after a layer is pushed or mounted that was not in its repository; $1 is its id
     #[arg(long, value_name = "SCRIPT", env = "REGISTRY_ON_LAYER")]
     pub on_layer: Option<OsString>,
 
-    /// Run this when what was pushed has been checked against its digests; $1 is the image's id
+    /// Run this script after a pushed image is verified against its digests; $1 is the image's id
     #[arg(long, value_name = "SCRIPT", env = "REGISTRY_ON_VERIFY")]
     pub on_verify: Option<OsString>,
 
-    /// Run this when a layer was indexed; $1 is its id
+    /// Run this script after a layer is indexed; $1 is its id
     #[arg(long, value_name = "SCRIPT", env = "REGISTRY_ON_INDEX")]
     pub on_index: Option<OsString>,
 
-    /// Run this when a manifest or blob was deleted; $1 is its id
+    /// Run this script after a manifest or blob is deleted; $1 is its id
     #[arg(long, value_name = "SCRIPT", env = "REGISTRY_ON_DELETE")]
     pub on_delete: Option<OsString>,
 
-    /// For events without a script, run the executable file named like the event in this folder [default: DIR/hooks, if there is one]
+    /// Folder of executable files named like the events; they run for events without a script of their own
+    /// [default: DIR/hooks, if it exists]
     #[arg(long, value_name = "DIR", env = "REGISTRY_HOOKS")]
     pub hooks: Option<PathBuf>,
 
-    /// Hooks at a time; those of one repository run one after the other
+    /// Number of hooks that run at the same time; hooks of one repository run one after the other
     #[arg(long, value_name = "N", env = "REGISTRY_HOOK_JOBS", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub hook_jobs: u16,
 
-    /// End a hook, and all that it has started, that takes longer
+    /// Kill a hook, with all processes that it started, when it takes longer than this
     #[arg(long, value_name = "TIME", env = "REGISTRY_HOOK_TIMEOUT", default_value = "5m", value_parser = duration)]
     pub hook_timeout: Duration,
 }
@@ -75,12 +76,13 @@ impl HookArgs {
                 ensure!(folder.is_dir(), "--hooks {} is not a folder", folder.display());
                 Some(folder)
             }
-            // Not of the working directory, which may be anybody's.
+            // Not in the working directory, because another user may control that.
             None => Some(store.dir.join("hooks")).filter(|folder| folder.is_dir()),
         };
         let scripts = scripts.into_iter();
-        // Hooks may change to another folder.
-        let absolute = |path| std::path::absolute(path).context("the folder we are in is gone");
+        // A hook may change its working directory.
+        let absolute =
+            |path| std::path::absolute(path).context("cannot find the working directory");
         let mut environment = vec![("REGISTRY_DIR", absolute(&store.dir)?)];
         if let Some(layers) = &store.layers {
             environment.push(("REGISTRY_LAYERS", absolute(layers)?));
@@ -91,15 +93,16 @@ impl HookArgs {
             jobs: usize::from(self.hook_jobs),
             timeout: self.hook_timeout,
             environment,
+            umask: 0o077,
         })
     }
 }
 
-/// Where else it is told what happens.
+/// The endpoints that events are posted to.
 #[derive(Args, Clone, Debug)]
 pub struct NotifyArgs {
-    /// Post pushes and deletes to this http:// or https:// URL, in distribution's envelope; may be repeated (in the variable: by
-    /// blanks)
+    /// Post pushes and deletes to this http:// or https:// URL, in distribution's envelope; may be repeated (in the variable,
+    /// separated by spaces)
     #[arg(
         long,
         value_name = "URL",
@@ -109,8 +112,8 @@ pub struct NotifyArgs {
     )]
     pub notify: Vec<String>,
 
-    /// A header for these, 'NAME: VALUE', or @FILE with one a line, where nobody sees it who lists processes; may be repeated (in
-    /// the variable: a line each)
+    /// A header for these posts: 'NAME: VALUE', or @FILE, one per line, which keeps secrets out of the process list; may be
+    /// repeated (in the variable, one per line)
     #[arg(
         long,
         value_name = "HEADER",
@@ -120,7 +123,8 @@ pub struct NotifyArgs {
     )]
     pub notify_header: Vec<String>,
 
-    /// How clients reach this server, for the addresses in notifications [default: the first address that it listens on]
+    /// URL at which clients reach this server; addresses in notifications start with it
+    /// [default: the first address that it listens on]
     #[arg(long, value_name = "URL", env = "REGISTRY_PUBLIC_URL")]
     pub public_url: Option<String>,
 }
@@ -145,14 +149,14 @@ impl NotifyArgs {
                 let web = matches!(parsed.scheme_str(), Some("http" | "https"));
                 parsed.authority().filter(|_| web)
             });
-            // Not shown: it may be a secret.
+            // The URL may hold a secret, so the message does not show it.
             let authority =
                 authority.context("--notify wants URLs that start with http:// or https://")?;
             ensure!(
                 !authority.as_str().contains('@'),
-                "--notify takes no password in a URL: use --notify-header 'Authorization: …'"
+                "--notify does not take a password in the URL: use --notify-header 'Authorization: …'"
             );
-            ensure!(!endpoints.contains(&url), "--notify names an URL on {authority} twice");
+            ensure!(!endpoints.contains(&url), "--notify names a URL on {authority} twice");
             endpoints.push(url);
         }
         let mut headers = Vec::new();
@@ -178,9 +182,9 @@ impl NotifyArgs {
     }
 }
 
-/// Scheme and authority of an URL that has nothing else.
+/// The scheme and authority of a URL that has neither path nor query.
 fn public_url(url: &str) -> Result<(String, String)> {
-    let parsed: Uri = url.parse().with_context(|| format!("--public-url {url:?} is no URL"))?;
+    let parsed: Uri = url.parse().with_context(|| format!("--public-url {url:?} is not a URL"))?;
     match (parsed.scheme_str(), parsed.authority(), parsed.path()) {
         (Some(scheme @ ("http" | "https")), Some(authority), "" | "/")
             if !authority.as_str().contains('@') =>
@@ -191,18 +195,18 @@ fn public_url(url: &str) -> Result<(String, String)> {
     }
 }
 
-/// Where the server listens, as other machines can name it.
+/// The address the server listens on, as other machines can name it.
 fn own_address(listen: SocketAddr) -> String {
     if !listen.ip().is_unspecified() {
         return listen.to_string();
     }
-    // Without a name, the port still helps.
+    // An address without a host name still shows the port.
     let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     format!("{}:{}", host.trim(), listen.port())
 }
 
 fn notify_header(text: &str) -> Result<(HeaderName, HeaderValue)> {
-    // Not shown: it may be a secret.
+    // The header may hold a secret, so the message does not show it.
     let wanted = "--notify-header wants NAME: VALUE";
     let (name, value) = text.split_once(':').context(wanted)?;
     let mut value = HeaderValue::from_str(value.trim()).ok().context(wanted)?;

@@ -1,5 +1,5 @@
-//! Settings: flags and environment variables, checked and turned into one
-//! struct for each part of the program. Nothing else reads the environment.
+//! Flags and environment variables. They are checked here, and turned into the options of each part
+//! of the program, which does not read the environment itself.
 
 mod access;
 mod events;
@@ -7,40 +7,40 @@ mod events;
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use bytesize::ByteSize;
 use clap::builder::BoolishValueParser;
-use clap::{ArgAction, Args, CommandFactory};
+use clap::{ArgAction, Args};
 
-use crate::auth;
 use crate::http;
-use crate::image::{Id, Platform};
-use crate::index::{LayerOptions, Limits};
+use crate::image::{Id, Images, Platform};
 use crate::log;
-use crate::storage;
+use crate::registry::{self, LayerOptions, Limits, OpenError, StorageOptions};
+use crate::server;
 
 pub use access::{AccessArgs, Anonymous};
 pub use events::{HookArgs, NotifyArgs};
 
-/// Where the server listens when nobody says otherwise, and the port of `PORT`'s
-/// npm ancestor.
+/// Where the server listens by default. The npm package `docker-registry-server` had the same port.
 const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8000);
 
-/// Where the registry is.
+/// Where the registry is stored.
 #[derive(Args, Clone, Debug)]
 pub struct StoreArgs {
-    /// Folder of the registry, which the server makes if missing: blobs go to DIR/layers, the index to DIR/db
+    /// Folder of the registry: blobs are in DIR/layers, the index is in DIR/db. The server creates it if it is missing
     #[arg(long, value_name = "DIR", env = "REGISTRY_DIR", default_value = ".")]
     pub dir: PathBuf,
 
-    /// Another root for the blobs: an existing folder, for instance of a registry:2 (its `rootdirectory`) [default: DIR/layers]
+    /// Folder of the blobs, for example the `rootdirectory` of an existing registry:2. It must exist [default: DIR/layers]
     #[arg(long, value_name = "PATH", env = "REGISTRY_LAYERS")]
     pub layers: Option<PathBuf>,
 }
 
 impl StoreArgs {
-    /// The blobs' root.
+    /// The root of the blobs.
     pub fn root(&self) -> Result<PathBuf> {
         match &self.layers {
             // A mistyped path must not become an empty registry.
@@ -51,40 +51,54 @@ impl StoreArgs {
             None => Ok(self.dir.join("layers")),
         }
     }
+
+    /// Opens the images, for a command that runs beside the server or without one.
+    pub fn open(&self, options: &LayerOptions) -> Result<Arc<Images>> {
+        let opened = registry::open(&self.dir, &self.root()?, options);
+        opened.map_err(|error| match error {
+            OpenError::Missing(dir) => anyhow!(
+                "there is no registry in {}: --dir names its folder, --layers another root of its \
+                 blobs",
+                dir.display()
+            ),
+            other => other.into(),
+        })
+    }
 }
 
-/// How layers are indexed, and read by their index.
+/// How layers are indexed, and how decoded parts of them are cached.
 #[derive(Args, Clone, Debug)]
 pub struct IndexArgs {
-    /// Layers indexed at a time; 0 indexes a layer when it is first looked into, not when it is pushed [default: number of cores]
+    /// Number of layers to index at the same time; with 0, a layer is indexed when it is first read instead of when it is
+    /// pushed [default: number of cores]
     #[arg(long, value_name = "N", env = "REGISTRY_INDEX_JOBS", value_parser = clap::value_parser!(u16).range(0..=1024))]
     pub index_jobs: Option<u16>,
 
-    /// Memory for parts of layers that are kept decoded; at least 32MiB
+    /// Memory for the cache of decoded parts of layers; at least 32MiB
     #[arg(long, value_name = "BYTES", env = "REGISTRY_CACHE_SIZE", default_value = "256MiB", value_parser = bytes)]
     pub cache_size: u64,
 
-    /// Entries that a layer may have; one with more gets no index
+    /// Maximum number of entries of a layer; a layer with more is not indexed
     #[arg(long, value_name = "N", env = "REGISTRY_INDEX_MAX_ENTRIES", default_value_t = 5_000_000,
           value_parser = clap::value_parser!(u64).range(1..))]
     pub index_max_entries: u64,
 
-    /// Bytes that a layer may unpack to
+    /// Maximum unpacked size of a layer
     #[arg(long, value_name = "BYTES", env = "REGISTRY_INDEX_MAX_OUTPUT", default_value = "1TB", value_parser = bytes)]
     pub index_max_output: u64,
 
-    /// How many times its own size a layer may unpack to, beyond the first 100 MB
+    /// Maximum compression ratio of a layer; its first 100 MB do not count
     #[arg(long, value_name = "N", env = "REGISTRY_INDEX_MAX_RATIO", default_value_t = 2000,
           value_parser = clap::value_parser!(u64).range(1..))]
     pub index_max_ratio: u64,
 
-    /// Bytes that a path in a layer may have
+    /// Maximum length of a path in a layer, in bytes
     #[arg(long, value_name = "BYTES", env = "REGISTRY_INDEX_MAX_PATH", default_value_t = 4096,
           value_parser = clap::value_parser!(u16).range(1..=4096))]
     pub index_max_path: u16,
 }
 
-/// Less would not hold two of the largest parts.
+/// A smaller cache could not hold two of the largest parts.
 const CACHE_MIN: u64 = 32 << 20;
 
 impl IndexArgs {
@@ -110,25 +124,10 @@ impl IndexArgs {
 
 /// `4096`, `256MiB`, `1TB`.
 fn bytes(text: &str) -> Result<u64, String> {
-    const UNITS: [(&str, u64); 10] = [
-        ("", 1),
-        ("B", 1),
-        ("kB", 1000),
-        ("KiB", 1 << 10),
-        ("MB", 1_000_000),
-        ("MiB", 1 << 20),
-        ("GB", 1_000_000_000),
-        ("GiB", 1 << 30),
-        ("TB", 1_000_000_000_000),
-        ("TiB", 1 << 40),
-    ];
-    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-    let (number, unit) = text.split_at(digits);
-    let unit = UNITS.iter().find(|(name, _)| *name == unit.trim());
-    let bytes = number.parse::<u64>().ok().zip(unit);
-    bytes
-        .and_then(|(number, (_, unit))| number.checked_mul(*unit))
-        .ok_or_else(|| "want a number with a unit, such as 256MiB, 10GB or 1TB".to_owned())
+    let parsed: Result<ByteSize, _> = text.parse();
+    parsed
+        .map(|size| size.as_u64())
+        .map_err(|_| "want a number with a unit, such as 256MiB, 10GB or 1TB".to_owned())
 }
 
 /// The flags of `registry index`.
@@ -144,16 +143,16 @@ pub struct IndexCommandArgs {
     #[arg(long)]
     pub all: bool,
 
-    /// Index also what is indexed already
+    /// Index layers again that have an index already
     #[arg(long)]
     pub force: bool,
 
-    /// Print a JSON array of the layers when all are done
+    /// Print the layers as a JSON array when all are done
     #[arg(long)]
     pub json: bool,
 
-    /// Images to index: NAME[:TAG][@DIGEST], or the digest of a manifest or config, or 12 or more of its first digits; of an
-    /// index all platforms that are here
+    /// Images to index: NAME[:TAG][@DIGEST], the digest of a manifest or config, or at least the first 12 digits of one. Of
+    /// a multi-platform image, all stored platforms are indexed
     #[arg(value_name = "REFERENCE", conflicts_with = "all", required_unless_present = "all")]
     pub references: Vec<Id>,
 }
@@ -164,48 +163,48 @@ pub struct MountArgs {
     #[command(flatten)]
     pub store: StoreArgs,
 
-    /// Of images for several platforms, show this one [default: this machine's]
+    /// The platform to show of multi-platform images [default: this machine's]
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     pub platform: Option<Platform>,
 
-    /// Mount the root of this image alone: NAME[:TAG][@DIGEST], or the digest of its manifest or config, or 12 or more of its
-    /// first digits
+    /// Mount only this image, with its root at the mountpoint: NAME[:TAG][@DIGEST], the digest of its manifest or config, or
+    /// at least the first 12 digits of one
     #[arg(long, value_name = "REFERENCE")]
     pub image: Option<Id>,
 
-    /// Return as soon as the mount answers, and leave it to a process of its own
+    /// Return as soon as the mount is ready; a background process serves it
     #[arg(long)]
     pub background: bool,
 
-    /// Let other users look too, as far as modes allow
+    /// Let other users read the mount too, as far as file modes permit
     #[arg(long)]
     pub allow_other: bool,
 
-    /// Threads that answer the kernel, and as many that decode [default: number of cores]
+    /// Number of threads that answer the kernel; as many again decode layers [default: number of cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub threads: Option<u16>,
 
-    /// How long a pushed, moved or deleted tag may take to show
+    /// How long it may take until a pushed, moved or deleted tag shows in the mount
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = duration)]
     pub tag_ttl: Duration,
 
-    /// Show everything as owned by this user
+    /// Show this user as the owner of everything
     #[arg(long, value_name = "N")]
     pub uid: Option<u32>,
 
-    /// Show everything as owned by this group
+    /// Show this group as the group of everything
     #[arg(long, value_name = "N")]
     pub gid: Option<u32>,
 
-    /// Number inodes with 32 bits, for 32-bit programs without large-file support
+    /// Use 32-bit inode numbers, for 32-bit programs without large-file support
     #[arg(long)]
     pub inode32: bool,
 
-    /// Form of the log on stderr
+    /// Format of the log on stderr
     #[arg(long, value_name = "FORMAT", value_enum, default_value = "text")]
     pub log: log::Format,
 
-    /// Least severity that is logged
+    /// Lowest level that is logged
     #[arg(long, value_name = "LEVEL", value_enum, default_value = "info")]
     pub log_level: log::Level,
 
@@ -213,7 +212,7 @@ pub struct MountArgs {
     #[arg(long, value_name = "FILE", requires = "background")]
     pub log_file: Option<PathBuf>,
 
-    /// An existing folder
+    /// An existing folder to mount at
     #[arg(value_name = "MOUNTPOINT")]
     pub mountpoint: PathBuf,
 
@@ -224,11 +223,11 @@ pub struct MountArgs {
 /// The flags of `registry umount`.
 #[derive(Args, Clone, Debug)]
 pub struct UmountArgs {
-    /// Also while it is in use: it is gone for who comes, and for the others once they are done
+    /// Unmount even if busy; programs that have it open can finish
     #[arg(short = 'z', long)]
     pub lazy: bool,
 
-    /// Where a registry is mounted
+    /// The folder where the registry is mounted
     #[arg(value_name = "MOUNTPOINT")]
     pub mountpoint: PathBuf,
 }
@@ -242,44 +241,45 @@ pub struct ServeArgs {
     #[command(flatten)]
     pub index: IndexArgs,
 
-    /// Listen here; may be repeated; port 0 takes a free one, which the ready line names [default: 127.0.0.1:8000]
+    /// Address to listen on; may be repeated. Port 0 chooses a free port, which the ready line shows
+    /// [default: 127.0.0.1:8000]
     #[arg(long, value_name = "ADDR:PORT", env = "REGISTRY_LISTEN", value_delimiter = ',')]
     pub listen: Vec<SocketAddr>,
 
-    /// Listen on 127.0.0.1:N; may be repeated; PORT in the environment serves when neither this nor --listen is given
+    /// Listen on 127.0.0.1:N; may be repeated. The variable PORT is used if neither --port nor --listen is given
     #[arg(short, long, value_name = "N", env = "REGISTRY_PORT", value_delimiter = ',', value_parser = port)]
     pub port: Vec<Port>,
 
-    /// ServeConfig TLS with this certificate chain (PEM); read again on SIGHUP
+    /// Serve TLS with this certificate chain (PEM); reloaded on SIGHUP
     #[arg(long, value_name = "FILE", env = "REGISTRY_TLS_CERT")]
     pub tls_cert: Option<PathBuf>,
 
-    /// The certificate's private key (PEM); read again on SIGHUP
+    /// Private key of the certificate (PEM); reloaded on SIGHUP
     #[arg(long, value_name = "FILE", env = "REGISTRY_TLS_KEY")]
     pub tls_key: Option<PathBuf>,
 
-    /// Refuse every push and delete, and write nothing to the blobs' root
+    /// Refuse every push and delete, and do not write to the folder of the blobs
     #[arg(long, env = "REGISTRY_READ_ONLY", action = ArgAction::SetTrue, value_parser = BoolishValueParser::new())]
     pub read_only: bool,
 
-    /// Accept image manifests whose layers are not all in the repository (the config must be)
+    /// Accept image manifests even if layers are missing from the repository; the config must be there
     #[arg(long, env = "REGISTRY_SPARSE_IMAGES", action = ArgAction::SetTrue, value_parser = BoolishValueParser::new())]
     pub sparse_images: bool,
 
-    /// Mount all images at this folder too
+    /// Also mount all images at this folder
     #[arg(long, value_name = "MOUNTPOINT", env = "REGISTRY_MOUNT")]
     pub mount: Option<PathBuf>,
 
-    /// With --mount: let other users look too, as far as modes allow
+    /// Let other users read the mount too, as far as file modes permit
     #[arg(long, env = "REGISTRY_MOUNT_ALLOW_OTHER", requires = "mount", action = ArgAction::SetTrue,
           value_parser = BoolishValueParser::new())]
     pub mount_allow_other: bool,
 
-    /// Form of the log on stderr, and of the ready line on stdout
+    /// Format of the log on stderr and of the ready line on stdout
     #[arg(long, value_name = "FORMAT", env = "REGISTRY_LOG", value_enum, default_value = "text")]
     pub log: log::Format,
 
-    /// Least severity that is logged; requests are logged at info
+    /// Lowest level that is logged; requests are logged at info
     #[arg(
         long,
         value_name = "LEVEL",
@@ -289,36 +289,36 @@ pub struct ServeArgs {
     )]
     pub log_level: log::Level,
 
-    /// ServeConfig Prometheus metrics at http://ADDR:PORT/metrics
+    /// Serve Prometheus metrics at http://ADDR:PORT/metrics
     #[arg(long, value_name = "ADDR:PORT", env = "REGISTRY_METRICS_LISTEN")]
     pub metrics_listen: Option<SocketAddr>,
 
-    /// Remove uploads that received nothing for so long
+    /// Remove an unfinished upload that has received no data for this long
     #[arg(long, value_name = "TIME", env = "REGISTRY_UPLOAD_TTL", default_value = "168h", value_parser = duration)]
     pub upload_ttl: Duration,
 
-    /// Send an empty line to readers of /v1/events when nothing has happened for so long
+    /// Send an empty line to readers of /v1/events when nothing has happened for this long
     #[arg(long, value_name = "TIME", env = "REGISTRY_EVENT_HEARTBEAT", default_value = "30s", value_parser = duration)]
     pub event_heartbeat: Duration,
 
-    /// At SIGTERM, give requests so long to finish; a second signal stops at once
+    /// How long requests may take to finish after SIGTERM; a second signal stops at once
     #[arg(long, value_name = "TIME", env = "REGISTRY_DRAIN_TIMEOUT", default_value = "30s", value_parser = duration)]
     pub drain_timeout: Duration,
 
-    /// Close a connection that takes longer for a request's head, or for its next request
+    /// Close a connection that takes longer than this to send a request's head, or its next request
     #[arg(long, value_name = "TIME", env = "REGISTRY_HEADER_TIMEOUT", default_value = "30s", value_parser = duration)]
     pub header_timeout: Duration,
 
-    /// Close a connection on which no byte moves for so long while the server waits for the client
+    /// Close a connection when the client has neither sent nor received a byte for this long
     #[arg(long, value_name = "TIME", env = "REGISTRY_IDLE_TIMEOUT", default_value = "120s", value_parser = duration)]
     pub idle_timeout: Duration,
 
-    /// Connections at a time; more wait
+    /// Maximum number of connections; more connections wait
     #[arg(long, value_name = "N", env = "REGISTRY_MAX_CONNECTIONS", default_value_t = 8192,
           value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub max_connections: u32,
 
-    #[command(flatten, next_help_heading = "Who may do what")]
+    #[command(flatten, next_help_heading = "Access")]
     pub access: AccessArgs,
 
     #[command(flatten, next_help_heading = "Hooks")]
@@ -328,8 +328,8 @@ pub struct ServeArgs {
     pub notify: NotifyArgs,
 }
 
-/// A port, or none where the value is not meant for us: Kubernetes and Docker
-/// set `REGISTRY_PORT=tcp://…` beside a service called `registry`.
+/// A port, or `None` for a value that is not meant as a setting: Kubernetes and Docker set
+/// `REGISTRY_PORT=tcp://…` in containers that can reach a service called `registry`.
 #[derive(Clone, Copy, Debug)]
 pub struct Port(Option<u16>);
 
@@ -353,27 +353,20 @@ fn duration(text: &str) -> Result<Duration, String> {
 /// The settings of `registry serve`, checked.
 #[derive(Clone, Debug)]
 pub struct ServeConfig {
-    /// Holds the index, and what is locked against a second server.
-    pub dir: PathBuf,
-    pub storage: storage::Options,
-    pub http: http::Options,
-    pub access: auth::Options,
-    pub layers: LayerOptions,
-    pub events: crate::events::Options,
-    pub upload_ttl: Duration,
-    /// Where images are mounted, and whether others may look.
-    pub mount: Option<(PathBuf, bool)>,
+    pub server: server::Config,
     pub log: log::Format,
     pub log_level: log::Level,
 }
 
 impl ServeArgs {
-    /// Checks what one flag alone cannot tell. `environment` is the process's.
+    /// Checks the flags against each other and against the process's `environment`. `known` are the
+    /// variables of all flags.
     pub fn check(
         self,
         environment: impl Iterator<Item = (OsString, OsString)>,
+        known: &[OsString],
     ) -> Result<ServeConfig> {
-        let environment = check_environment(environment)?;
+        let environment = check_environment(environment, known)?;
         let loopback = |port| SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port);
         let mut listen = self.listen;
         listen.extend(self.port.into_iter().filter_map(|port| port.0).map(loopback));
@@ -384,7 +377,7 @@ impl ServeArgs {
             ensure!(!listen[..i].contains(address), "--listen and --port name {address} twice");
             ensure!(
                 self.metrics_listen != Some(*address),
-                "--metrics-listen is {address}, which --listen has too"
+                "--metrics-listen and --listen both name {address}"
             );
         }
         let tls = match (self.tls_cert, self.tls_key) {
@@ -394,7 +387,7 @@ impl ServeArgs {
             (None, Some(_)) => bail!("--tls-key needs --tls-cert"),
         };
         let access = self.access.check(environment.users.as_deref(), &listen)?;
-        // One that a killed server left cannot be looked at, and is replaced.
+        // The mount of a killed server cannot be looked at; the new mount replaces it.
         if let Some(path) = &self.mount
             && let Err(error) = path.metadata()
             && error.kind() == std::io::ErrorKind::NotFound
@@ -407,11 +400,11 @@ impl ServeArgs {
         let notify = self.notify;
         let notifications =
             notify.check(&self.store.dir, tls.is_some(), first, environment.roots)?;
-        Ok(ServeConfig {
+        let server = server::Config {
             access,
             dir: self.store.dir,
             layers: self.index.check()?,
-            storage: storage::Options {
+            storage: StorageOptions {
                 root,
                 read_only: self.read_only,
                 sparse_images: self.sparse_images,
@@ -432,34 +425,27 @@ impl ServeArgs {
             },
             upload_ttl: self.upload_ttl,
             mount: self.mount.map(|path| (path, self.mount_allow_other)),
-            log: self.log,
-            log_level: self.log_level,
-        })
+        };
+        Ok(ServeConfig { server, log: self.log, log_level: self.log_level })
     }
 }
 
-/// Variables that no flag has.
+/// The environment variables that do not belong to a single flag.
 #[derive(Default)]
 struct Environment {
     /// `PORT`
     port: Option<u16>,
-    /// `REGISTRY_USERS`, a list where a flag has one.
+    /// `REGISTRY_USERS`: a list, where `--user` names one user.
     users: Option<String>,
-    /// `SSL_CERT_FILE`, as OpenSSL has it.
+    /// `SSL_CERT_FILE`, which OpenSSL reads too.
     roots: Option<PathBuf>,
 }
 
-/// Refuses `REGISTRY_…` variables that mean nothing here, since a mistyped
-/// setting would silently not be in force.
+/// Refuses unknown `REGISTRY_…` variables, because a mistyped setting would be ignored silently.
 fn check_environment(
     environment: impl Iterator<Item = (OsString, OsString)>,
+    known: &[OsString],
 ) -> Result<Environment> {
-    let command = crate::cli::Cli::command();
-    let known: Vec<OsString> = command
-        .get_subcommands()
-        .flat_map(|command| command.get_arguments())
-        .filter_map(|argument| argument.get_env().map(ToOwned::to_owned))
-        .collect();
     let mut found = Environment::default();
     for (name, value) in environment {
         let (Some(text), value) = (name.to_str(), value.to_string_lossy()) else {
@@ -475,14 +461,14 @@ fn check_environment(
             found.roots = Some(PathBuf::from(value.as_ref()));
         } else if text.starts_with("REGISTRY_") && !known.contains(&name) && !is_service_link(text)
         {
-            bail!("{text} is not a setting: `registry serve --help` lists those there are");
+            bail!("{text} is not a known setting: `registry serve --help` lists all of them");
         }
     }
     Ok(found)
 }
 
-/// Kubernetes and Docker tell containers about a service called `registry` in
-/// variables such as `REGISTRY_SERVICE_HOST` and `REGISTRY_PORT_5000_TCP`.
+/// Kubernetes and Docker announce a service called `registry` to containers in variables such as
+/// `REGISTRY_SERVICE_HOST` and `REGISTRY_PORT_5000_TCP`.
 fn is_service_link(name: &str) -> bool {
     const PREFIXES: [&str; 4] =
         ["REGISTRY_SERVICE_HOST", "REGISTRY_SERVICE_PORT", "REGISTRY_PORT_", "REGISTRY_ENV_"];
@@ -501,7 +487,8 @@ mod tests {
         else {
             unreachable!("the arguments start with serve");
         };
-        args.check(environment.iter().map(|(k, v)| (k.into(), v.into())))
+        let environment = environment.iter().map(|(k, v)| (k.into(), v.into()));
+        args.check(environment, &crate::cli::variables())
     }
 
     #[test]
@@ -516,7 +503,7 @@ mod tests {
                 "[::1]:5 0.0.0.0:6 1.2.3.4:7 127.0.0.1:8",
             ),
         ] {
-            let listen = check(arguments, environment).unwrap().http.listen;
+            let listen = check(arguments, environment).unwrap().server.http.listen;
             assert_eq!(listen.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "), want);
         }
     }
@@ -570,7 +557,7 @@ mod tests {
             ("--insecure-open --listen 0.0.0.0:5", &[], ""),
             ("--listen [::ffff:127.0.0.1]:5", &[], ""),
         ] {
-            let users = check(arguments, environment).unwrap().access.users;
+            let users = check(arguments, environment).unwrap().server.access.users;
             let users = users.iter().map(|user| format!("{}={}", user.name, user.password));
             assert_eq!(users.collect::<Vec<_>>().join(" "), want);
         }

@@ -11,12 +11,15 @@ mod process;
 use std::collections::{HashMap, VecDeque};
 use std::ffi::OsString;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use std::{env, fs, io, thread};
+
+use nix::sys::stat::{Mode, umask};
 
 use crate::events::{Event, Kind};
 use crate::metrics;
@@ -40,6 +43,8 @@ pub struct Options {
     pub timeout: Duration,
     /// Where the registry is, for the commands that look into it.
     pub environment: Vec<(&'static str, PathBuf)>,
+    /// The umask of hooks. The server's own is stricter than the one that it was started with.
+    pub umask: u32,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,6 +58,7 @@ pub struct Hooks {
     scripts: HashMap<Kind, Script>,
     timeout: Duration,
     environment: Vec<(&'static str, PathBuf)>,
+    umask: u32,
     queue: Mutex<Queue>,
     /// There is something to run, or nothing runs any more.
     changed: Condvar,
@@ -114,6 +120,7 @@ impl Hooks {
             scripts,
             timeout: options.timeout,
             environment: options.environment.clone(),
+            umask: options.umask,
             queue: Mutex::default(),
             changed: Condvar::new(),
             ending: AtomicBool::new(false),
@@ -241,6 +248,7 @@ impl Hooks {
             }
         };
         let mut command = command(script, event);
+        set_umask(&mut command, self.umask);
         command.envs(self.environment.iter().map(|(name, path)| (name, path)));
         let outcome = process::run(command, self.timeout, &self.ending, log);
         let result = match outcome {
@@ -340,6 +348,19 @@ fn command(script: &Script, event: &Event) -> Command {
         command.env(format!("REGISTRY_{name}"), value);
     }
     command
+}
+
+/// Gives a command a umask of its own.
+fn set_umask(command: &mut Command, mask: u32) {
+    let set = move || {
+        umask(Mode::from_bits_truncate(mask));
+        Ok(())
+    };
+    // SAFETY: between fork and exec, `umask` is a system call that allocates and locks nothing.
+    #[allow(unsafe_code)]
+    unsafe {
+        command.pre_exec(set);
+    }
 }
 
 /// A script's line as text that neither ends the log's line nor speaks to a

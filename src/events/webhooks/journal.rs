@@ -8,8 +8,9 @@
 //! sent but not noted is sent again.
 
 use std::collections::VecDeque;
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -87,7 +88,7 @@ impl Journal {
     }
 
     fn with(folder: &Path, names: &[String], limits: Limits) -> io::Result<Journal> {
-        fs::create_dir_all(folder)?;
+        DirBuilder::new().mode(0o700).recursive(true).create(folder)?;
         let mut segments = Vec::new();
         for entry in fs::read_dir(folder)? {
             let entry = entry?;

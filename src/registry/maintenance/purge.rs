@@ -1,0 +1,28 @@
+//! Removes abandoned uploads.
+
+use std::io;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use crate::storage::Storage;
+
+/// The longest time between two searches for abandoned uploads.
+const EVERY: Duration = Duration::from_secs(3600);
+/// The first search waits this long, so that it does not slow down the start.
+const FIRST: Duration = Duration::from_secs(60);
+
+/// Starts the thread that removes uploads which received nothing for `ttl`.
+pub fn start(storage: Arc<Storage>, ttl: Duration) -> io::Result<()> {
+    super::spawn("purge", move || {
+        thread::sleep(ttl.min(FIRST));
+        loop {
+            match storage.purge_uploads(ttl) {
+                Ok(0) => {}
+                Ok(uploads) => tracing::info!(uploads, "removed abandoned uploads"),
+                Err(error) => tracing::error!(%error, "cannot remove abandoned uploads"),
+            }
+            thread::sleep(ttl.min(EVERY));
+        }
+    })
+}
