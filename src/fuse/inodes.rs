@@ -29,11 +29,12 @@ pub const NUMBERS_32: u64 = u32::MAX as u64;
 #[derive(Debug)]
 pub struct Root {
     /// The path below the mountpoint, which is the image's reference.
-    pub name: String,
+    pub name: Box<str>,
     pub repository: Repository,
     /// The digest of the manifest or image index that the name stands for.
     pub digest: Digest,
-    pub platform: Option<Platform>,
+    // Boxed: there are many roots, and few with a platform.
+    platform: Option<Box<Platform>>,
     changed: Mutex<Time>,
     image: OnceLock<Arc<dyn FileTree>>,
 }
@@ -46,8 +47,14 @@ impl Root {
         platform: Option<Platform>,
     ) -> Root {
         let Target { digest, changed } = target;
+        let (name, platform) = (name.into(), platform.map(Box::new));
         let (changed, image) = (Mutex::new(changed), OnceLock::new());
         Root { name, repository, digest, platform, changed, image }
+    }
+
+    /// The platform in the name.
+    pub fn platform(&self) -> Option<&Platform> {
+        self.platform.as_deref()
     }
 
     /// When the name was last given to the image.

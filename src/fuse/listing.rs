@@ -16,7 +16,7 @@ use super::tree::{Attributes, Found, Open, Tree};
 use crate::image::{Folder, MayBlock, Platform, Target};
 use crate::oci::{Digest, Reference, Repository};
 
-/// Listings above the images that are kept for those who read them.
+/// Listings above the images that are kept until they are read to the end.
 const LISTINGS: usize = 32;
 /// Manifests that are remembered to be no image index.
 const SINGLE: usize = 1 << 16;
@@ -190,7 +190,12 @@ impl Tree {
                 return Ok(End::More);
             }
         }
-        Ok(if rest.is_empty() { End::OfNames } else { End::More })
+        if !rest.is_empty() {
+            return Ok(End::More);
+        }
+        // A reader that goes back takes a new one.
+        self.listings.by_number.remove(&id);
+        Ok(End::OfNames)
     }
 
     /// Shows a name of a listing. `None`: it is gone.
@@ -198,8 +203,8 @@ impl Tree {
         match (names::parse(prefix, name.as_bytes()), target) {
             (Some(Name::Below(below)), _) => self.show_names(below.as_str()),
             (Some(Name::Image { repository, platform, .. }), Some(target)) => {
-                let name = names::join(prefix, name);
-                Ok(Some(self.show_root(Arc::new(Root::new(name, repository, target, platform)))))
+                let root = Root::new(names::join(prefix, name), repository, target, platform);
+                Ok(Some(self.show_root(Arc::new(root))))
             }
             _ => Ok(None),
         }

@@ -201,11 +201,13 @@ impl Tree {
         if let Some(image) = root.opened() {
             return Ok(Arc::clone(image));
         }
-        let platform = root.platform.as_ref().or(self.options.platform.as_ref());
+        let platform = root.platform().or(self.options.platform.as_ref());
         match self.view.open(&root.repository, &root.digest, platform, may_block) {
             Ok(Some(image)) => Ok(Arc::clone(root.set_opened(image))),
             Ok(None) => Err(Error::WouldBlock(Slow::Open)),
-            Err(cause) => Err(Error::Broken { name: root.name.clone(), cause: Box::new(cause) }),
+            Err(cause) => {
+                Err(Error::Broken { name: root.name.to_string(), cause: Box::new(cause) })
+            }
         }
     }
 
@@ -475,12 +477,12 @@ impl Tree {
         may_block: MayBlock,
     ) -> Result<Vec<u8>> {
         match about {
-            Some(b"reference") => Ok(root.name.clone().into_bytes()),
+            Some(b"reference") => Ok(root.name.as_bytes().to_vec()),
             Some(b"digest") => {
                 let manifest = match root.opened() {
                     Some(image) => image.manifest(),
                     None => {
-                        let platform = root.platform.as_ref().or(self.options.platform.as_ref());
+                        let platform = root.platform().or(self.options.platform.as_ref());
                         let found =
                             self.view.manifest_for(&root.repository, &root.digest, platform);
                         // Without an image for the platform, the index is shown.

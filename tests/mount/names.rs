@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 use crate::common::mount::Mount;
 use crate::common::{OCI_MANIFEST, Registry, eventually, need, run};
-use crate::support::{errno, layer, list, push, push_for, push_index, set, xattr};
+use crate::support::{errno, layer, list, peak, push, push_for, push_index, set, xattr};
 
 #[test]
 fn layout() {
@@ -273,4 +273,10 @@ fn ten_thousand_tags() {
     assert_eq!(list(&mount.path).len(), TAGS);
     // A listing reads each tag, for its platforms.
     assert!(watch.is_open(), "the watch notices nothing");
+    let before = peak(mount.pid());
+    for _ in 0..30 {
+        assert_eq!(list(&mount.path).len(), TAGS);
+    }
+    let after = peak(mount.pid());
+    assert!(after < before + (8 << 10), "listings are kept: {before} KiB, then {after}");
 }

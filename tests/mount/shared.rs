@@ -11,7 +11,7 @@ use crate::common::mount::Mount;
 use crate::common::side::forget;
 use crate::common::tar::Tar;
 use crate::common::{Registry, noise, run};
-use crate::support::{layer, list, push_of, set};
+use crate::support::{layer, list, peak, push_of, set};
 
 /// Pushes images as tags of `app`; each has the base and a layer of its own.
 fn push_many(registry: &Registry, base: &[u8], tags: usize) {
@@ -79,14 +79,6 @@ fn ten_images() {
     let large = File::open(roots[7].join("large")).unwrap();
     assert!(!resident(&large).into_iter().any(|page| page), "it is kept twice");
     assert!(fs::read(roots[7].join("large")).unwrap() == noise(1, LARGE));
-}
-
-/// The peak of a process's memory, in KiB.
-fn peak(pid: u32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("a running process");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
-    kib.and_then(|kib| kib.parse().ok()).expect("a peak")
 }
 
 /// Memory does not grow with what is walked and read.

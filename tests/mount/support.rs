@@ -111,6 +111,14 @@ pub fn xattr(path: &Path, name: &str) -> Result<String, i32> {
     }
 }
 
+/// The peak of a process's memory, in KiB.
+pub fn peak(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("a running process");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
+    kib.and_then(|kib| kib.parse().ok()).expect("a peak")
+}
+
 pub fn errno() -> i32 {
     std::io::Error::last_os_error().raw_os_error().expect("an errno")
 }
