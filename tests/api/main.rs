@@ -10,6 +10,7 @@ mod cli;
 mod errors;
 mod files;
 mod files_refused;
+mod house;
 mod manifests;
 mod referrers;
 mod stores;

@@ -309,7 +309,7 @@ pub struct ServeArgs {
     #[arg(long, value_name = "TIME", env = "REGISTRY_HEADER_TIMEOUT", default_value = "30s", value_parser = duration)]
     pub header_timeout: Duration,
 
-    /// Close a connection when the client has neither sent nor received a byte for this long
+    /// Close a connection on which no byte moves for this long, unless the server itself is at work
     #[arg(long, value_name = "TIME", env = "REGISTRY_IDLE_TIMEOUT", default_value = "120s", value_parser = duration)]
     pub idle_timeout: Duration,
 
