@@ -9,10 +9,10 @@ use serde_json::json;
 
 use super::body::Body;
 use super::error::{Error, Form, Result};
+use super::respond::{header, json};
 use super::route::{Route, Scope};
 use super::v1::V1;
-use super::v2::header;
-use super::{App, RequestContext, json};
+use super::{App, RequestContext};
 use crate::auth::{Identity, LOGIN_SECONDS, Proof, Recognised, Refusal, Right};
 use crate::image::Id;
 use crate::oci::{Reference, Repository};

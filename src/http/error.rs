@@ -50,10 +50,16 @@ pub enum Error {
     DeniedImages,
     #[error("there is nothing here; the API starts at /v2/ and /v1/")]
     RouteUnknown,
+    #[error(
+        "images are read at /v1/images/ID/tree/PATH, …/blobs/PATH and …/tar/PATH; in an ID without a tag or digest, write the slashes of the name as %2F"
+    )]
+    ImageRouteUnknown,
+    #[error("the request needs exactly one Host header")]
+    Host,
     /// With the challenge that says how to log in.
-    #[error("this needs a login that may do it")]
+    #[error("authentication required")]
     Unauthorized(HeaderValue),
-    #[error("too many try to log in from this address: try again")]
+    #[error("too many login attempts from this address: try again later")]
     Logins,
     #[error("this login may not {} repository {repository}", verb(*right))]
     Denied { repository: Repository, right: Right },
@@ -93,9 +99,6 @@ pub enum Error {
     Range { size: u64 },
     #[error("the request's body broke off: {0}")]
     BodyBroken(hyper::Error),
-    /// A bug: a body of another length than its head said.
-    #[error("an answer's body is not as long as was said")]
-    BodyLength,
     /// A bug: a panic on a thread that made a body.
     #[error("the work on an answer's body ended before the body did")]
     BodyLost,
@@ -137,7 +140,8 @@ impl Error {
             },
             Error::Digest(_) | Error::DigestMissing => (S::BAD_REQUEST, "DIGEST_INVALID"),
             Error::Manifest(_) | Error::TagWithTag => (S::BAD_REQUEST, "MANIFEST_INVALID"),
-            Error::RouteUnknown => (S::NOT_FOUND, "UNSUPPORTED"),
+            Error::RouteUnknown | Error::ImageRouteUnknown => (S::NOT_FOUND, "UNSUPPORTED"),
+            Error::Host => (S::BAD_REQUEST, "UNSUPPORTED"),
             Error::MethodNotAllowed(_) | Error::ReadOnly(_) => {
                 (S::METHOD_NOT_ALLOWED, "UNSUPPORTED")
             }
@@ -163,9 +167,7 @@ impl Error {
             Error::OutOfOrder { .. } => (S::RANGE_NOT_SATISFIABLE, "BLOB_UPLOAD_INVALID"),
             Error::Range { .. } => (S::RANGE_NOT_SATISFIABLE, "SIZE_INVALID"),
             Error::BodyBroken(_) => (S::BAD_REQUEST, "SIZE_INVALID"),
-            Error::BodyLength | Error::BodyLost | Error::Panicked(_) => {
-                (S::INTERNAL_SERVER_ERROR, UNKNOWN)
-            }
+            Error::BodyLost | Error::Panicked(_) => (S::INTERNAL_SERVER_ERROR, UNKNOWN),
         }
     }
 
@@ -232,11 +234,11 @@ impl Error {
                 headers.insert(WWW_AUTHENTICATE, challenge.clone());
             }
             Error::OutOfOrder { repository, id, offset } => {
-                headers.insert(LOCATION, super::v2::upload_location(repository, *id));
-                headers.insert(RANGE, super::v2::upload_range(*offset));
+                headers.insert(LOCATION, super::respond::upload_location(repository, *id));
+                headers.insert(RANGE, super::respond::upload_range(*offset));
             }
             Error::Range { size } => {
-                headers.insert(CONTENT_RANGE, super::v2::header(format!("bytes */{size}")));
+                headers.insert(CONTENT_RANGE, super::respond::header(format!("bytes */{size}")));
             }
             _ if matches!(
                 status,

@@ -6,25 +6,23 @@
 //! last line that says so. Each reader gets only what it may pull.
 
 use std::collections::HashSet;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::Response;
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use super::body::Body;
+use super::body::{Body, Lines, NextLines, with_permit};
 use super::error::{Error, Result};
 use super::idle::Activity;
 use super::{App, RequestContext};
 use crate::auth::{Access, Proof, Right};
 use crate::events::{self as feed, Events, Kind, Reader};
+use crate::metrics;
 use crate::oci::{Pattern, Repository};
-use crate::{log, metrics};
 
 /// Bytes of lines in one frame, about.
 const FRAME: usize = 16 << 10;
@@ -35,7 +33,7 @@ const PAUSE: Duration = Duration::from_millis(25);
 const PATTERNS_MAX: usize = 16;
 
 pub fn stream(app: &Arc<App>, context: &RequestContext) -> Result<Response<Body>> {
-    let source = Source {
+    let waiting = Waiting {
         filter: Filter::parse(context)?,
         proof: context.proof.clone(),
         access: Arc::clone(&app.access),
@@ -47,10 +45,7 @@ pub fn stream(app: &Arc<App>, context: &RequestContext) -> Result<Response<Body>
         next_look: Instant::now(),
         _counted: metrics::Reader::new(),
     };
-    let mut response = Response::new(Body::Lines(Box::new(Lines {
-        next: Some(Box::pin(source.next())),
-        request: None,
-    })));
+    let mut response = Response::new(Body::from_source(Lines::new(waiting)));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -112,7 +107,7 @@ impl Filter {
 }
 
 /// Makes a reader's lines.
-struct Source {
+struct Waiting {
     filter: Filter,
     proof: Proof,
     access: Arc<Access>,
@@ -125,21 +120,9 @@ struct Source {
     _counted: metrics::Reader,
 }
 
-/// Lines, and the room they take until they are sent.
-struct Frame {
-    text: Vec<u8>,
-    _room: OwnedSemaphorePermit,
-}
-
-impl AsRef<[u8]> for Frame {
-    fn as_ref(&self) -> &[u8] {
-        &self.text
-    }
-}
-
-impl Source {
+impl NextLines for Waiting {
     /// The next frame, and what makes the one after it.
-    async fn next(mut self) -> (Bytes, Option<Source>) {
+    async fn next(mut self) -> (Bytes, Option<Waiting>) {
         let room = Arc::clone(&self.room).acquire_owned().await;
         let room = room.expect("the semaphore is never closed");
         // So far the client kept the server waiting, from here on it is the
@@ -186,7 +169,7 @@ impl Source {
                 Err(ended) => break (last_line(Ended::Feed(ended)), true),
             }
         };
-        let frame = Bytes::from_owner(Frame { text, _room: room });
+        let frame = with_permit(text, room);
         drop(working);
         (frame, (!ended).then_some(self))
     }
@@ -210,43 +193,6 @@ fn last_line(ended: Ended) -> Vec<u8> {
     };
     let line = format!(r#"{{"type":"end","reason":"{reason}","missed":{missed}}}"#);
     (line + "\n").into_bytes()
-}
-
-type Making = Pin<Box<dyn Future<Output = (Bytes, Option<Source>)> + Send>>;
-
-/// A body of lines that come when they come.
-pub struct Lines {
-    next: Option<Making>,
-    /// Goes to the access log with the body.
-    request: Option<log::Request>,
-}
-
-impl Lines {
-    pub fn log(&mut self, request: log::Request) {
-        self.request = Some(request);
-    }
-
-    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
-        let Some(next) = &mut self.next else {
-            return Poll::Ready(None);
-        };
-        let (text, source) = ready!(next.as_mut().poll(cx));
-        self.next = source.map(|source| Box::pin(source.next()) as Making);
-        if let Some(request) = &mut self.request {
-            request.bytes += text.len() as u64;
-        }
-        Poll::Ready(Some(text))
-    }
-
-    pub fn is_over(&self) -> bool {
-        self.next.is_none()
-    }
-}
-
-impl std::fmt::Debug for Lines {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Lines").finish_non_exhaustive()
-    }
 }
 
 #[cfg(test)]

@@ -9,22 +9,19 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use hyper::header::{
-    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderValue,
-    LINK,
-};
-use hyper::{HeaderMap, Method, Response, StatusCode};
+use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, LINK};
+use hyper::{Method, Response};
 use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::body::{Body, PIECE, Produce};
+use super::body::{Body, PIECE, Part, Parts, Produce};
+use super::content::content;
 use super::error::{Error, Result};
-use super::range::{self, Wanted};
+use super::respond::{header, json};
 use super::route::{Files, Scope, View};
-use super::v2::header;
-use super::{App, RequestContext, blocking, json};
+use super::{App, RequestContext, blocking};
 use crate::auth::{Access, Identity, Right};
 use crate::image::listing::{JsonListing, Listing, Stop, url_path};
 use crate::image::{Image, Images, Node, Platform};
@@ -196,15 +193,15 @@ struct Asked {
 }
 
 /// A listing, begun.
-enum Begun {
+enum ListingBody {
     /// Of a length that only making it would tell.
     Head,
     Whole(Bytes),
-    Part(Box<Part>),
+    Long(Box<Long>),
 }
 
 /// What is too long for one piece.
-struct Part {
+struct Long {
     first: Vec<u8>,
     rest: JsonListing,
     /// Makes both anew.
@@ -231,10 +228,10 @@ async fn tree(
         headers.insert(LINK, header(format!("<{next}>; rel=\"next\"")));
     }
     *response.body_mut() = match begun {
-        Begun::Head => Body::Empty,
-        Begun::Whole(json) => json.into(),
-        Begun::Part(part) => {
-            let Part { first, rest, listing } = *part;
+        ListingBody::Head => Body::Empty,
+        ListingBody::Whole(json) => json.into(),
+        ListingBody::Long(part) => {
+            let Long { first, rest, listing } = *part;
             let again = || (Vec::new(), JsonListing::new(listing));
             stream(&app.streams, (first, rest), again, lines, None).await
         }
@@ -244,7 +241,7 @@ async fn tree(
 
 /// The first piece of a listing, so that what goes wrong at once has a status,
 /// and the address of the next page.
-fn begin(place: &Place, asked: Asked, known: &Listings) -> Result<(Begun, Option<String>)> {
+fn begin(place: &Place, asked: Asked, known: &Listings) -> Result<(ListingBody, Option<String>)> {
     let image = place.open()?;
     let key = Key {
         manifest: image.manifest,
@@ -258,7 +255,7 @@ fn begin(place: &Place, asked: Asked, known: &Listings) -> Result<(Begun, Option
     if let Some(listed) = known.get(&key).filter(|_| !asked.head) {
         let last = listed.last.as_ref();
         let next = last.map(|last| next(&listed.directory, last));
-        return Ok((Begun::Whole(listed.json.clone()), next));
+        return Ok((ListingBody::Whole(listed.json.clone()), next));
     }
 
     let mut listing = Listing::new(image, &key.path, key.recursive)?;
@@ -279,7 +276,7 @@ fn begin(place: &Place, asked: Asked, known: &Listings) -> Result<(Begun, Option
     };
     if asked.head {
         let last = look_ahead(&listing)?;
-        return Ok((Begun::Head, last.map(|last| next(&directory, &last))));
+        return Ok((ListingBody::Head, last.map(|last| next(&directory, &last))));
     }
     let mut json = JsonListing::new(listing.clone());
     let mut first = Vec::new();
@@ -287,8 +284,8 @@ fn begin(place: &Place, asked: Asked, known: &Listings) -> Result<(Begun, Option
         Some(Stop::Pause) => {
             let last = look_ahead(json.listing())?;
             let next = last.map(|last| next(&directory, &last));
-            let part = Part { first, rest: json, listing };
-            return Ok((Begun::Part(Box::new(part)), next));
+            let part = Long { first, rest: json, listing };
+            return Ok((ListingBody::Long(Box::new(part)), next));
         }
         Some(Stop::Limit) => json.listing().position().map(<[u8]>::to_vec),
         Some(Stop::End) | None => None,
@@ -299,7 +296,7 @@ fn begin(place: &Place, asked: Asked, known: &Listings) -> Result<(Begun, Option
     let first = Bytes::from(first);
     let listed = Listed { json: first.clone(), directory, last };
     known.insert(key, Arc::new(listed));
-    Ok((Begun::Whole(first), next))
+    Ok((ListingBody::Whole(first), next))
 }
 
 /// The address of the page after the entry `last`.
@@ -342,7 +339,7 @@ pub async fn stream<S: Send + 'static>(
             (acquire(streams).await, again())
         }
     };
-    let produce: Produce = Box::new(move || make(&mut state));
+    let produce: Produce = Box::new(move || Ok(make(&mut state)?));
     Body::stream(first, produce, length, permit)
 }
 
@@ -352,33 +349,45 @@ async fn acquire(semaphore: &Arc<Semaphore>) -> OwnedSemaphorePermit {
 }
 
 /// Content being read.
+#[derive(Clone)]
 struct Reading {
     image: Arc<Image>,
     node: Arc<Node>,
-    offset: u64,
-    end: u64,
+    parts: Parts,
 }
 
 impl Reading {
+    /// About [`PIECE`] bytes, or what is left.
     fn piece(&mut self) -> Result<Option<Vec<u8>>> {
-        let length = (self.end - self.offset).min(PIECE as u64);
-        if length == 0 {
-            return Ok(None);
+        let mut piece = Vec::new();
+        while piece.len() < PIECE {
+            let room = (PIECE - piece.len()) as u64;
+            match self.parts.next(|start| start.saturating_add(room)) {
+                Some(Part::Text(text)) => piece.extend_from_slice(&text),
+                Some(Part::Content(range)) => {
+                    let start = piece.len();
+                    let length = (range.end - range.start) as usize;
+                    piece.resize(start + length, 0);
+                    let read = self.image.read(&self.node, range.start, &mut piece[start..])?;
+                    if read < length {
+                        // A file that ends too early is noticed by the body.
+                        piece.truncate(start + read);
+                        return Ok(Some(piece).filter(|piece| !piece.is_empty()));
+                    }
+                }
+                None => break,
+            }
         }
-        let mut piece = vec![0; length as usize];
-        let read = self.image.read(&self.node, self.offset, &mut piece)?;
-        // A file that ends too early is noticed by the body.
-        piece.truncate(read);
-        self.offset += read as u64;
-        Ok((read > 0).then_some(piece))
+        Ok(Some(piece).filter(|piece| !piece.is_empty()))
     }
 }
 
 /// What a request gets of a file.
-enum Content {
+enum Begun {
     Nothing,
     Whole(Vec<u8>),
-    Begun(Vec<u8>, Reading),
+    /// The first piece; what goes on after it; and the same from the start.
+    Piece(Vec<u8>, Reading, Reading),
 }
 
 async fn file(
@@ -388,96 +397,36 @@ async fn file(
 ) -> Result<Response<Body>> {
     let request = std::mem::take(&mut context.headers);
     let head = context.method == Method::HEAD;
-    let lasting = place.is_lasting();
-    let (mut response, content) = look(app, move || {
+    let (mut response, begun) = look(app, move || {
         let image = place.open()?;
         let node = Arc::new(image.file(&place.files.path)?);
-        offer(&request, head, &image, &node)
+        let etag = node.entry.sha256.map(|hash| Digest::Sha256(hash).to_string());
+        let (response, parts) = content(&request, head, etag, node.entry.size, place.is_lasting())?;
+        let Some(parts) = parts else {
+            return Ok((response, Begun::Nothing));
+        };
+        let length = parts.length();
+        let mut reading = Reading { image, node, parts };
+        let again = reading.clone();
+        let first = reading.piece()?.unwrap_or_default();
+        let begun = if first.len() as u64 == length {
+            Begun::Whole(first)
+        } else {
+            Begun::Piece(first, reading, again)
+        };
+        Ok((response, begun))
     })
     .await?;
-    response.headers_mut().insert(
-        CACHE_CONTROL,
-        HeaderValue::from_static(if lasting {
-            "private, max-age=31536000, immutable"
-        } else {
-            "no-cache"
-        }),
-    );
-    *response.body_mut() = match content {
-        Content::Nothing => Body::Empty,
-        Content::Whole(bytes) => bytes.into(),
-        Content::Begun(first, reading) => {
-            let again = Reading {
-                image: Arc::clone(&reading.image),
-                node: Arc::clone(&reading.node),
-                offset: reading.offset - first.len() as u64,
-                end: reading.end,
-            };
-            let length = again.end - again.offset;
-            let begun = (first, reading);
-            let make = Reading::piece;
-            stream(&app.streams, begun, || (Vec::new(), again), make, Some(length)).await
+    *response.body_mut() = match begun {
+        Begun::Nothing => Body::Empty,
+        Begun::Whole(bytes) => bytes.into(),
+        Begun::Piece(first, reading, again) => {
+            let length = again.parts.length();
+            let again = || (Vec::new(), again);
+            stream(&app.streams, (first, reading), again, Reading::piece, Some(length)).await
         }
     };
     Ok(response)
-}
-
-/// The head of an answer with a file, and the first of its bytes.
-fn offer(
-    request: &HeaderMap,
-    head: bool,
-    image: &Arc<Image>,
-    node: &Arc<Node>,
-) -> Result<(Response<Body>, Content)> {
-    let size = node.entry.size;
-    let mut response = Response::new(Body::Empty);
-    let mut status = StatusCode::OK;
-    let headers = response.headers_mut();
-    headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
-    let etag = node.entry.sha256.map(|hash| format!("\"{}\"", Digest::Sha256(hash)));
-    if let Some(etag) = &etag {
-        headers.insert(ETAG, header(etag.clone()));
-    }
-    // Without a tag no condition can hold: no tag is empty.
-    let etag = etag.as_deref().unwrap_or_default();
-    let wanted = match head {
-        // Range means something for GET alone (RFC 9110, 14.2).
-        true if !range::not_modified(request, etag) => Wanted::All,
-        _ => range::wanted(request, etag, size),
-    };
-    let range = match wanted {
-        Wanted::All => 0..size,
-        Wanted::Part(part) => {
-            let value = format!("bytes {}-{}/{size}", part.start, part.end - 1);
-            headers.insert(CONTENT_RANGE, header(value));
-            status = StatusCode::PARTIAL_CONTENT;
-            part
-        }
-        Wanted::NotModified => {
-            *response.status_mut() = StatusCode::NOT_MODIFIED;
-            return Ok((response, Content::Nothing));
-        }
-        Wanted::Unsatisfiable => return Err(Error::Range { size }),
-    };
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
-    headers.insert(CONTENT_LENGTH, (range.end - range.start).into());
-    *response.status_mut() = status;
-    if head {
-        return Ok((response, Content::Nothing));
-    }
-    let mut reading = Reading {
-        image: Arc::clone(image),
-        node: Arc::clone(node),
-        offset: range.start,
-        end: range.end,
-    };
-    let first = reading.piece()?.unwrap_or_default();
-    let content = if reading.offset == reading.end {
-        Content::Whole(first)
-    } else {
-        Content::Begun(first, reading)
-    };
-    Ok((response, content))
 }
 
 async fn tar(app: &Arc<App>, context: &mut RequestContext, place: Place) -> Result<Response<Body>> {
@@ -504,7 +453,7 @@ async fn tar(app: &Arc<App>, context: &mut RequestContext, place: Place) -> Resu
         None => Body::Empty,
         Some(first) => {
             let mut tar = tar;
-            Body::stream(first, Box::new(move || receive(&mut tar)), None, permit)
+            Body::stream(first, Box::new(move || Ok(receive(&mut tar)?)), None, permit)
         }
     };
     Ok(response)

@@ -2,13 +2,17 @@
 
 mod authorize;
 mod body;
+mod content;
 mod error;
 mod events;
 mod files;
 mod idle;
 mod listen;
 mod range;
+mod request;
+mod respond;
 mod route;
+mod url;
 mod v1;
 mod v2;
 
@@ -19,11 +23,11 @@ use std::time::Instant;
 
 use hyper::body::Incoming;
 use hyper::header::{
-    ACCESS_CONTROL_ALLOW_ORIGIN, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, EXPECT,
-    HOST, HeaderName, HeaderValue, USER_AGENT,
+    ACCESS_CONTROL_ALLOW_ORIGIN, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, EXPECT, HOST, HeaderName,
+    HeaderValue, USER_AGENT,
 };
 use hyper::http::uri::Authority;
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode, Version};
 use tokio::sync::Semaphore;
 
 use crate::auth::{Access, Proof, Throttle};
@@ -32,9 +36,11 @@ use crate::image::Images;
 use crate::index::{Index, Layers};
 use crate::storage::Storage;
 use crate::{log, metrics};
-use body::{Body, RequestBody};
+use body::Body;
 use error::{Error, Form, Result};
 use idle::Activity;
+use request::RequestBody;
+use respond::{header, json};
 use route::Route;
 
 pub use listen::{Options, Server};
@@ -213,10 +219,11 @@ async fn answer(
         authority: parts.uri.authority().cloned(),
         headers: parts.headers,
         query: Vec::new(),
-        after: route::path_parameter(parts.uri.query()),
+        after: url::path_parameter(parts.uri.query()),
         body,
     };
-    let result = match (route, route::query(parts.uri.query())) {
+    let result = match (route, url::query(parts.uri.query())) {
+        (Ok(_), Ok(_)) if !hosts_hold(parts.version, &context.headers) => Err(Error::Host),
         (Ok(route), Ok(query)) => {
             context.query = query;
             dispatch(&app, route, &mut context).await
@@ -250,7 +257,7 @@ async fn answer(
         HeaderName::from_static("x-content-type-options"),
         HeaderValue::from_static("nosniff"),
     );
-    headers.insert(HeaderName::from_static("x-request-id"), v2::header(format!("{id:016x}")));
+    headers.insert(HeaderName::from_static("x-request-id"), header(format!("{id:016x}")));
     if let Body::Full(bytes) = response.body()
         && !response.headers().contains_key(CONTENT_LENGTH)
     {
@@ -264,6 +271,14 @@ async fn answer(
     metrics::request(name, &line);
     response.body_mut().log(line);
     response
+}
+
+/// Whether there is one `Host`, or none where HTTP/1.0 or HTTP/2 needs none (RFC 9112, 3.2).
+fn hosts_hold(version: Version, headers: &hyper::HeaderMap) -> bool {
+    match headers.get_all(HOST).iter().count() {
+        0 => version != Version::HTTP_11,
+        hosts => hosts == 1,
+    }
 }
 
 async fn dispatch(
@@ -295,7 +310,7 @@ async fn dispatch(
     authorize::check(app, &route, context)?;
     match route {
         Route::Token => authorize::token(app, context),
-        Route::Ping => Ok(json("{}".into())),
+        Route::Ping => Ok(json("{}")),
         Route::Catalog => v2::lists::catalog(app, context).await,
         Route::Tags(repository) => v2::lists::tags(app, context, repository).await,
         Route::Referrers(repository, subject) => {
@@ -322,12 +337,6 @@ fn ready(app: &App) -> Response<Body> {
     if draining {
         *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
     }
-    response
-}
-
-fn json(text: String) -> Response<Body> {
-    let mut response = Response::new(Body::from(text));
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
 

@@ -10,7 +10,8 @@ use hyper::header::{IF_NONE_MATCH, IF_RANGE, RANGE};
 #[derive(Debug, PartialEq, Eq)]
 pub enum Wanted {
     All,
-    Part(Range<u64>),
+    /// One range or several, none of which is empty or overlaps another.
+    Parts(Vec<Range<u64>>),
     /// 304
     NotModified,
     /// 416
@@ -43,48 +44,74 @@ pub fn not_modified(headers: &HeaderMap, etag: &str) -> bool {
         })
 }
 
-/// Another unit and several ranges in one request get the whole, as the RFC
-/// allows. A range that ends before it starts is refused rather than ignored:
-/// distribution's and the conformance program's reading.
+/// Ranges of one request; a header with more of them is ignored. containers/storage, whose partial
+/// pulls ask for the most, sends up to 1024.
+const RANGES_MAX: usize = 1024;
+
+/// Another unit, and what is not a range, are ignored, as the RFC allows. A range that ends before
+/// it starts is refused rather than ignored: distribution's and the conformance program's reading.
 fn parse(value: &str, size: u64) -> Wanted {
-    let Some((unit, ranges)) = value.split_once('=') else {
+    let ranges =
+        value.split_once('=').filter(|(unit, _)| unit.trim().eq_ignore_ascii_case("bytes"));
+    // Readers of pieces ask for the first one of an empty file too (RFC 9110, 14.2 permits it).
+    let (Some((_, ranges)), 1..) = (ranges, size) else {
         return Wanted::All;
     };
-    if !unit.trim().eq_ignore_ascii_case("bytes") || ranges.contains(',') {
+    if ranges.bytes().filter(|b| *b == b',').count() >= RANGES_MAX {
         return Wanted::All;
     }
-    let Some((first, last)) = ranges.trim().split_once('-') else {
+    let Some(ranges) = ranges.split(',').map(|range| one(range.trim(), size)).collect() else {
         return Wanted::All;
     };
+    let mut ranges: Vec<Range<u64>> = ranges;
+    ranges.retain(|range| !range.is_empty());
+    merge(&mut ranges);
+    if ranges.is_empty() { Wanted::Unsatisfiable } else { Wanted::Parts(ranges) }
+}
+
+/// `FIRST-LAST`, `FIRST-` or `-LENGTH`; empty if it lies outside of `size` bytes. `None`: it is not
+/// a range.
+fn one(range: &str, size: u64) -> Option<Range<u64>> {
     // Digits alone, and a number too large to hold is larger than any blob.
     let number = |s: &str| -> Option<u64> {
         (!s.is_empty() && s.bytes().all(|b| b.is_ascii_digit()))
             .then(|| s.parse().unwrap_or(u64::MAX))
     };
-    let range = match (first, last) {
-        ("", suffix) => match number(suffix) {
-            Some(length) => size.saturating_sub(length)..size,
-            None => return Wanted::All,
-        },
-        (first, "") => match number(first) {
-            Some(first) => first..size,
-            None => return Wanted::All,
-        },
-        (first, last) => match (number(first), number(last)) {
-            (Some(first), Some(last)) => first..size.min(last.saturating_add(1)),
-            _ => return Wanted::All,
-        },
-    };
-    if range.is_empty() { Wanted::Unsatisfiable } else { Wanted::Part(range) }
+    Some(match range.split_once('-')? {
+        ("", suffix) => size.saturating_sub(number(suffix)?)..size,
+        (first, "") => number(first)?..size,
+        (first, last) => number(first)?..size.min(number(last)?.saturating_add(1)),
+    })
+}
+
+/// Joins ranges that overlap, so that no byte is sent twice. Those that only touch stay apart and
+/// in their order: containers/image refuses an answer with fewer parts than it asked for.
+fn merge(ranges: &mut Vec<Range<u64>>) {
+    let mut sorted = ranges.clone();
+    sorted.sort_unstable_by_key(|range| range.start);
+    if sorted.windows(2).all(|pair| pair[0].end <= pair[1].start) {
+        return;
+    }
+    sorted.dedup_by(|next, before| {
+        let overlap = next.start < before.end;
+        if overlap {
+            before.end = before.end.max(next.end);
+        }
+        overlap
+    });
+    *ranges = sorted;
 }
 
 #[cfg(test)]
+#[allow(clippy::single_range_in_vec_init)]
 mod tests {
     use super::*;
 
     #[test]
     fn ranges() {
-        use Wanted::{All, Part, Unsatisfiable};
+        use Wanted::{All, Unsatisfiable};
+        #[allow(non_snake_case)]
+        let Part = |range| Wanted::Parts(vec![range]);
         for (value, size, want) in [
             ("bytes=0-0", 10, Part(0..1)),
             ("bytes=2-5", 10, Part(2..6)),
@@ -99,9 +126,20 @@ mod tests {
             ("bytes=10-20", 10, Unsatisfiable),
             ("bytes=5-0", 10, Unsatisfiable),
             ("bytes=-0", 10, Unsatisfiable),
-            ("bytes=0-", 0, Unsatisfiable),
+            ("bytes=0-", 0, All),
+            ("bytes=0-1048575", 0, All),
+            ("bytes=5-0", 0, All),
             ("bytes=99999999999999999999999-", 10, Unsatisfiable),
-            ("bytes=0-1,3-4", 10, All),
+            ("bytes=0-1,3-4", 10, Wanted::Parts(vec![0..2, 3..5])),
+            ("bytes=7-8, 0-1 ,-1", 10, Wanted::Parts(vec![7..9, 0..2, 9..10])),
+            ("bytes=0-1,2-4", 10, Wanted::Parts(vec![0..2, 2..5])),
+            ("bytes=4-6,0-4,9-", 10, Wanted::Parts(vec![0..7, 9..10])),
+            ("bytes=0-,0-,0-", 10, Part(0..10)),
+            ("bytes=0-8,2-3,8-9", 10, Part(0..10)),
+            ("bytes=0-1,10-", 10, Part(0..2)),
+            ("bytes=10-,5-4", 10, Unsatisfiable),
+            ("bytes=0-1,x", 10, All),
+            ("bytes=0-1,", 10, All),
             ("lines=0-1", 10, All),
             ("bytes=", 10, All),
             ("bytes=-", 10, All),
@@ -114,6 +152,16 @@ mod tests {
     }
 
     #[test]
+    fn too_many() {
+        let ranges = |n: u64| {
+            let ranges: Vec<String> = (0..n).map(|i| format!("{0}-{0}", 2 * i)).collect();
+            parse(&format!("bytes={}", ranges.join(",")), 10_000)
+        };
+        assert_eq!(ranges(1024), Wanted::Parts((0..1024).map(|i| 2 * i..2 * i + 1).collect()));
+        assert_eq!(ranges(1025), Wanted::All);
+    }
+
+    #[test]
     fn conditions() {
         let etag = "\"sha256:00\"";
         for (name, value, want) in [
@@ -121,8 +169,8 @@ mod tests {
             (IF_NONE_MATCH, "W/\"sha256:00\"", Wanted::NotModified),
             (IF_NONE_MATCH, "\"x\", \"sha256:00\"", Wanted::NotModified),
             (IF_NONE_MATCH, "*", Wanted::NotModified),
-            (IF_NONE_MATCH, "\"x\"", Wanted::Part(0..1)),
-            (IF_RANGE, "\"sha256:00\"", Wanted::Part(0..1)),
+            (IF_NONE_MATCH, "\"x\"", Wanted::Parts(vec![0..1])),
+            (IF_RANGE, "\"sha256:00\"", Wanted::Parts(vec![0..1])),
             (IF_RANGE, "W/\"sha256:00\"", Wanted::All),
             (IF_RANGE, "\"x\"", Wanted::All),
             (IF_RANGE, "Sat, 29 Oct 1994 19:43:31 GMT", Wanted::All),

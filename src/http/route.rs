@@ -1,12 +1,11 @@
 //! From a path to a route. A repository name may hold any of the words that
 //! follow it, so a path is read from its end.
 
-use std::borrow::Cow;
-
 use percent_encoding::percent_decode_str;
 use uuid::Uuid;
 
 use super::error::Error;
+use super::url::{decoded, part, repository};
 use super::v1::V1;
 use crate::image::Id;
 use crate::oci::{Digest, Reference, Repository};
@@ -77,38 +76,46 @@ impl View {
 
 impl Route {
     pub fn parse(path: &str) -> Result<Route, Error> {
-        let unknown = || Error::RouteUnknown;
+        // A final slash makes no difference, except where a path inside of an image follows.
+        let whole = path;
+        let path = path.strip_suffix('/').unwrap_or(path);
         match path {
-            "/v2" | "/v2/" => return Ok(Route::Ping),
+            "/v2" => return Ok(Route::Ping),
             "/v2/token" => return Ok(Route::Token),
             "/v2/_catalog" => return Ok(Route::Catalog),
-            "/v1/events" | "/v1/events/" => return Ok(Route::Events),
+            "/v1/events" => return Ok(Route::Events),
             "/healthz" => return Ok(Route::Healthz),
             "/readyz" => return Ok(Route::Readyz),
             _ => {}
         }
-        if let Some(route) = V1::parse(path) {
+        if let Some(route) = V1::parse(whole) {
             return route.map(Route::V1);
         }
-        if let Some(rest) = path.strip_prefix("/v1/images/") {
+        if let Some(rest) = whole.strip_prefix("/v1/images/") {
             return v1_files(rest);
         }
-        let path = path.strip_prefix("/v2/").ok_or_else(unknown)?;
         // No part of a name starts so, and what follows may hold any word.
-        if let Some((name, rest)) = path.split_once("/_files/") {
+        let files = whole.strip_prefix("/v2/").and_then(|path| path.split_once("/_files/"));
+        if let Some((name, rest)) = files {
             return v2_files(name, rest);
         }
+        match Route::of_repository(path) {
+            // Without a reference the slash is not a final one.
+            Err(Error::RouteUnknown) if path != whole => Route::of_repository(whole),
+            route => route,
+        }
+    }
+
+    /// `/v2/NAME/…`
+    fn of_repository(path: &str) -> Result<Route, Error> {
+        let unknown = || Error::RouteUnknown;
+        let path = path.strip_prefix("/v2/").ok_or_else(unknown)?;
         let (rest, last) = path.rsplit_once('/').ok_or_else(unknown)?;
         let last = decoded(last)?;
         if let Some(name) = rest.strip_suffix("/blobs/uploads") {
             let name = repository(name)?;
-            return if last.is_empty() {
-                Ok(Route::Uploads(name))
-            } else {
-                let id =
-                    last.parse().map_err(|_| Error::UploadId(last.chars().take(64).collect()))?;
-                Ok(Route::Upload(name, id))
-            };
+            let id = last.parse().map_err(|_| Error::UploadId(last.chars().take(64).collect()))?;
+            return Ok(Route::Upload(name, id));
         }
         let (name, kind) = rest.rsplit_once('/').ok_or_else(unknown)?;
         match kind {
@@ -166,21 +173,18 @@ impl Route {
     }
 }
 
-/// The first part of a path, and the rest without its leading slash.
-fn part(path: &str) -> (&str, &str) {
-    path.split_once('/').unwrap_or((path, ""))
-}
-
-/// Decoded after splitting, so an encoded slash separates nothing.
-fn decoded(part: &str) -> Result<Cow<'_, str>, Error> {
-    percent_decode_str(part).decode_utf8().map_err(|_| Error::RouteUnknown)
-}
-
 /// `ID/tree/PATH`
 fn v1_files(rest: &str) -> Result<Route, Error> {
-    let (id, rest) = part(rest);
-    let (view, path) = part(rest);
-    let view = View::parse(view)?;
+    let (mut id, inside) = part(rest);
+    let (mut view, mut path) = part(inside);
+    if View::parse(view).is_err() {
+        // A proxy may have decoded the slashes of a name. Its tag or digest tells where it ends.
+        let end = rest.find([':', '@']).ok_or(Error::ImageRouteUnknown)?;
+        let end = rest[end..].find('/').map_or(rest.len(), |slash| end + slash);
+        id = &rest[..end];
+        (view, path) = part(rest[end..].strip_prefix('/').unwrap_or_default());
+    }
+    let view = View::parse(view).map_err(|_| Error::ImageRouteUnknown)?;
     Ok(Route::Files(Files {
         image: Scope::Any(decoded(id)?.parse()?),
         view,
@@ -198,47 +202,6 @@ fn v2_files(name: &str, rest: &str) -> Result<Route, Error> {
         view,
         path: percent_decode_str(path).collect(),
     }))
-}
-
-pub fn repository(name: &str) -> Result<Repository, Error> {
-    let decoded: Result<Vec<_>, _> =
-        name.split('/').map(|part| percent_decode_str(part).decode_utf8()).collect();
-    match decoded {
-        // A part with a slash of its own would be two parts once joined.
-        Ok(parts) if parts.iter().all(|part| !part.contains('/')) => Ok(parts.join("/").parse()?),
-        _ => Err(crate::oci::NameError::Repository(name.chars().take(255).collect()).into()),
-    }
-}
-
-/// The parameter that is a path of an image: bytes, which need not be UTF-8.
-const PATH_PARAMETER: &str = "after";
-
-/// The first [`PATH_PARAMETER`] of a query string, decoded.
-pub fn path_parameter(query: Option<&str>) -> Option<Vec<u8>> {
-    pairs(query)
-        .find(|(key, _)| *key == PATH_PARAMETER)
-        .map(|(_, value)| percent_decode_str(value).collect())
-}
-
-fn pairs(query: Option<&str>) -> impl Iterator<Item = (&str, &str)> {
-    query
-        .unwrap_or_default()
-        .split('&')
-        .filter(|pair| !pair.is_empty())
-        .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
-}
-
-/// The other parameters of a query string, decoded, in order. `+` is a plus
-/// sign: media types have them, and no client writes a blank so.
-pub fn query(query: Option<&str>) -> Result<Vec<(String, String)>, Error> {
-    let decode = |s: &str| match percent_decode_str(s).decode_utf8() {
-        Ok(decoded) => Ok(decoded.into_owned()),
-        Err(_) => Err(Error::Query(crate::log::escape(s.as_bytes()))),
-    };
-    pairs(query)
-        .filter(|(key, _)| *key != PATH_PARAMETER)
-        .map(|(key, value)| Ok((decode(key)?, decode(value)?)))
-        .collect()
 }
 
 #[cfg(test)]
@@ -275,6 +238,18 @@ mod tests {
             ("/v2/manifests/manifests/manifests".to_owned(), {
                 Route::Manifest(name("manifests"), Reference::Tag("manifests".parse().unwrap()))
             }),
+            ("/v2/_catalog/".to_owned(), Route::Catalog),
+            ("/v2/token/".to_owned(), Route::Token),
+            ("/v2/a/tags/list/".to_owned(), Route::Tags(name("a"))),
+            ("/v2/a%2Fb%2fc/tags/list".to_owned(), Route::Tags(name("a/b/c"))),
+            (format!("/v2/a%2Fb/blobs/{DIGEST}/"), Route::Blob(name("a/b"), digest)),
+            (format!("/v2/a/referrers/{DIGEST}/"), Route::Referrers(name("a"), digest)),
+            (format!("/v2/a/blobs/uploads/{id}/"), Route::Upload(name("a"), id)),
+            ("/v2/a/manifests/blobs/uploads/".to_owned(), Route::Uploads(name("a/manifests"))),
+            (
+                "/v2/a/manifests/v1/".to_owned(),
+                Route::Manifest(name("a"), Reference::Tag("v1".parse().unwrap())),
+            ),
             ("/v2/tags/list/tags/list".to_owned(), Route::Tags(name("tags/list"))),
             (format!("/v2/a/referrers/{DIGEST}"), Route::Referrers(name("a"), digest)),
         ] {
@@ -292,6 +267,10 @@ mod tests {
             ("/v1/images/a:1/tree", any("a:1"), View::Tree, &b""[..]),
             ("/v1/images/a:1/tree/", any("a:1"), View::Tree, b""),
             ("/v1/images/a%2Fb:1/blobs/c/d", any("a/b:1"), View::Blob, b"c/d"),
+            ("/v1/images/a/b:1/blobs/c/d", any("a/b:1"), View::Blob, b"c/d"),
+            ("/v1/images/a/b/c:1/tree", any("a/b/c:1"), View::Tree, b""),
+            ("/v1/images/a/tree/x:1/y", any("a"), View::Tree, b"x:1/y"),
+            ("/v2/a%2Fb/_files/tree/1/x/", one("a/b", "1"), View::Tree, b"x/"),
             ("/v1/images/tree/tree/tree", any("tree"), View::Tree, b"tree"),
             ("/v1/images/a/tar//x/%ff%00/", any("a"), View::Tar, b"/x/\xff\0/"),
             ("/v2/a/b/_files/tree/1", one("a/b", "1"), View::Tree, b""),
@@ -318,13 +297,20 @@ mod tests {
             ("/v1/images/A/tree/x", "uppercase"),
             ("/v2/a/_files/tree", "no reference"),
             ("/v2/a/_files/tree/a%2Fb/x", "a slash in the tag"),
-            ("/v2/a%2Fb/_files/tree/1/x", "an encoded slash"),
             ("/v2/_files/tree/1/x", "no name"),
             ("/v3/", "no such version"),
             ("/v2/a", "no kind"),
             ("/v2//blobs/x", "no name"),
             ("/v2/a/tags/lists", "no such kind"),
-            ("/v2/a%2Fb/manifests/v1", "an encoded slash"),
+            ("/v2/a%2F%2Fb/manifests/v1", "an empty part"),
+            ("/v2/a%2F..%2Fb/manifests/v1", "encoded dots in a name"),
+            ("/v2/a%252Fb/manifests/v1", "encoded twice"),
+            ("/v2/a/manifests//", "no reference"),
+            ("/v2/a/blobs//", "no digest"),
+            ("/v2/a/tags/list//", "two slashes"),
+            ("/v1/images/a/b/tree/x", "a decoded name without a tag"),
+            ("/v1/images/a/b:1/layers/x", "no such view of a decoded name"),
+            ("/v1/images/a/b:1", "no view of a decoded name"),
             ("/v2/%2e%2e/manifests/v1", "encoded dots"),
             ("/v2/a/../b/manifests/v1", "dots"),
             ("/v2/a%00/manifests/v1", "NUL"),
@@ -338,30 +324,5 @@ mod tests {
         ] {
             assert!(Route::parse(path).is_err(), "{why}");
         }
-    }
-
-    #[test]
-    fn queries() {
-        let pairs =
-            query(Some("digest=sha256%3Aab&tag=1&tag=2&artifactType=a/b+json&flag&=x&&")).unwrap();
-        let want = [
-            ("digest", "sha256:ab"),
-            ("tag", "1"),
-            ("tag", "2"),
-            ("artifactType", "a/b+json"),
-            ("flag", ""),
-            ("", "x"),
-        ];
-        assert_eq!(pairs, want.map(|(k, v)| (k.to_owned(), v.to_owned())));
-        assert!(query(Some("n=%ff")).is_err());
-        assert_eq!(query(Some("after=%ff")).unwrap(), [], "a path");
-        for (text, want) in [
-            ("n=1&after=/%ff+%20&after=b", Some(&b"/\xff+ "[..])),
-            ("after", Some(b"")),
-            ("n=after", None),
-        ] {
-            assert_eq!(path_parameter(Some(text)).as_deref(), want, "{text}");
-        }
-        assert_eq!(query(None).unwrap(), []);
     }
 }

@@ -5,7 +5,7 @@ use std::ops::Range;
 use registry::oci::Algorithm;
 
 use crate::common::{Registry, noise};
-use crate::support::{absent, closing, headers, lasting_headers, refused};
+use crate::support::{absent, byte_ranges, closing, headers, lasting_headers, refused};
 
 /// A page of memory, the size up to which blobs are copied, a mapped slice:
 /// sizes around which something could go wrong.
@@ -110,12 +110,15 @@ fn ranges() {
         (small, "bytes=500-0", Unsatisfiable, "backwards"),
         (small, "bytes=-0", Unsatisfiable, "the last no bytes"),
         (small, "bytes=99999999999999999999999999-", Unsatisfiable, "beyond any integer"),
-        (small, "bytes=0-1,5-6", Whole, "several ranges"),
+        (small, "bytes=0-1,1-6", Part(0..7), "several ranges that overlap"),
+        (small, "bytes=0-1,1000-", Part(0..2), "several ranges, one of them there"),
+        (small, "bytes=0-1,x", Whole, "one of several that is no range"),
         (small, "lines=0-1", Whole, "another unit"),
         (small, "bytes=a-b", Whole, "no numbers"),
         (small, "bytes=-", Whole, "nothing"),
         (small, "bytes 0-1", Whole, "no equals sign"),
-        (0, "bytes=0-", Unsatisfiable, "the empty blob has no byte"),
+        (0, "bytes=0-", Whole, "the empty blob has no byte"),
+        (0, "bytes=0-1048575", Whole, "the first piece of an empty blob"),
         (large, "bytes=1-1", Part(1..2), "one byte of a large blob"),
         (large, "bytes=4194303-4194304", Part(4_194_303..4_194_305), "across a slice's end"),
         (
@@ -155,6 +158,40 @@ fn ranges() {
         );
         assert!(reply.header("etag").is_some(), "for If-Range: {why}");
     }
+}
+
+/// Several ranges come as `multipart/byteranges`, in the order asked for, of small blobs and of
+/// large ones, with small parts and large ones mixed.
+#[test]
+fn several_ranges() {
+    let registry = Registry::start(&[]);
+    let content = noise(11, (9 << 20) + 123);
+    let small = &content[..1000];
+    let many: Vec<Range<usize>> = (0..1024).map(|i| i * 9000..i * 9000 + 7).collect();
+    for (content, ranges) in [
+        (small, vec![10..20, 0..1, 999..1000]),
+        (small, vec![0..10, 10..20]),
+        (&content[..], vec![5..6, 100_000..4_000_000, 4_000_000..4_000_001, 8_000_000..8_300_000]),
+        (&content[..], many),
+    ] {
+        let digest = registry.push_blob("a", content);
+        let asked: Vec<String> =
+            ranges.iter().map(|range| format!("{}-{}", range.start, range.end - 1)).collect();
+        let asked = format!("bytes={}", asked.join(","));
+        let path = format!("/v2/a/blobs/{digest}");
+        let reply = registry.send("GET", &path, &[("Range", &asked)], b"");
+        assert_eq!(reply.status, 206, "{asked}");
+        assert_eq!(byte_ranges(&reply, content), ranges, "{asked}");
+        let length = reply.body.len().to_string();
+        let want = [("content-range", None), ("content-length", Some(length.as_str()))];
+        headers(&reply, &want, &asked);
+    }
+    // More than any client sends: the whole.
+    let digest = registry.push_blob("a", small);
+    let asked = format!("bytes=0-0{}", ",5-5".repeat(1024));
+    let path = format!("/v2/a/blobs/{digest}");
+    let reply = registry.send("GET", &path, &[("Range", &asked)], b"");
+    assert_eq!((reply.status, reply.body.as_slice()), (200, small));
 }
 
 /// RFC 9110, 14.2: Range means something for GET alone.

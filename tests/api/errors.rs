@@ -18,13 +18,13 @@ fn unknown_routes() {
         "/v2/a/tags",
         "/v2/a/tags/",
         "/v2/a/tags/lists",
-        "/v2/a/tags/list/",
-        "/v2/_catalog/",
+        "/v2/_catalog//",
+        "/v2/a/tags/list//",
         "/v2/a/manifest/v1",
         "/v2/a/manifests",
         &format!("/v2/a/layers/{digest}"),
-        &format!("/v2/a/blobs/{digest}/"),
-        &format!("/v2/a/referrers/{digest}/"),
+        &format!("/v2/a/blobs/{digest}//"),
+        &format!("/v2/a/referrers/{digest}//"),
     ] {
         for method in ["GET", "POST", "PUT", "DELETE"] {
             let reply = registry.send(method, path, &[], b"");
@@ -89,7 +89,8 @@ fn hostile_paths() {
         ("a/../b/manifests/v1", 400, "NAME_INVALID", "dots inside"),
         ("a/%2e%2e/b/tags/list", 400, "NAME_INVALID", "encoded dots inside"),
         ("./a/manifests/v1", 400, "NAME_INVALID", "a dot"),
-        ("a%2Fb/manifests/v1", 400, "NAME_INVALID", "an encoded slash"),
+        ("a%2F%2Fb/manifests/v1", 400, "NAME_INVALID", "an empty part, encoded"),
+        ("a%252Fb/manifests/v1", 400, "NAME_INVALID", "a slash that is encoded twice"),
         ("a%2f..%2fb/manifests/v1", 400, "NAME_INVALID", "an encoded path"),
         ("a%252fb/manifests/v1", 400, "NAME_INVALID", "encoded twice"),
         ("a%00/manifests/v1", 400, "NAME_INVALID", "NUL"),

@@ -10,7 +10,7 @@ use crate::common::tar::{Member, Tar};
 use crate::common::{
     OCI_CONFIG, OCI_INDEX, OCI_MANIFEST, Registry, Reply, descriptor, image_manifest, noise,
 };
-use crate::support::{headers, lasting_headers, next_page, sha256};
+use crate::support::{byte_ranges, headers, lasting_headers, next_page, sha256};
 
 pub const OCI_TAR: &str = "application/vnd.oci.image.layer.v1.tar";
 pub const LASTING: &str = "private, max-age=31536000, immutable";
@@ -455,6 +455,24 @@ fn content() {
     }
 }
 
+/// A proxy may have decoded the slashes of a name; its tag or digest tells where it ends.
+#[test]
+fn decoded_names() {
+    let (registry, _) = registry();
+    let long = noise(1, LONG);
+    for id in ["team%2Fapp:1.4", "team/app:1.4", "team/app%3A1.4"] {
+        let reply = registry.get(&format!("/v1/images/{id}/blobs/usr/bin/long"));
+        let found = id != "team/app%3A1.4";
+        assert_eq!(reply.status, if found { 200 } else { 404 }, "{id}: {}", reply.text());
+        assert!(!found || reply.body == long, "{id}");
+    }
+    let reply = registry.get("/v1/images/team/app/tree/usr");
+    assert_eq!(reply.status, 404, "a name without a tag");
+    assert!(reply.text().contains("%2F"), "{}", reply.text());
+    let reply = registry.get("/v2/team%2Fapp/_files/blobs/1.4/usr/bin/long");
+    assert!(reply.body == long);
+}
+
 #[test]
 fn ranges() {
     let (registry, _) = registry();
@@ -481,6 +499,10 @@ fn ranges() {
             range,
         );
     }
+    let several = [("Range", "bytes=9-9,100-280000,0-0")];
+    let reply = registry.send("GET", url, &several, b"");
+    assert_eq!(reply.status, 206);
+    assert_eq!(byte_ranges(&reply, &long), [9..10, 100..280_001, 0..1]);
     let reply = registry.send("GET", url, &[("Range", "bytes=300000-")], b"");
     assert_eq!(reply.status, 416);
     headers(&reply, &[("content-range", Some("bytes */300000"))], "behind the end");

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use registry::oci::{Algorithm, Digest};
@@ -45,6 +46,39 @@ pub fn headers(reply: &Reply, want: &[(&str, Option<&str>)], why: &str) {
     for (name, value) in want {
         assert_eq!(reply.header(name), *value, "{name}, {why}");
     }
+}
+
+/// The ranges of a `multipart/byteranges` answer, whose bytes must be those of `content`.
+#[track_caller]
+pub fn byte_ranges(reply: &Reply, content: &[u8]) -> Vec<Range<usize>> {
+    let media_type = reply.header("content-type").expect("a type");
+    let boundary = media_type.strip_prefix("multipart/byteranges; boundary=").expect(media_type);
+    let head = "\r\nContent-Type: application/octet-stream\r\nContent-Range: bytes ";
+    let mut rest = after(&reply.body, &format!("--{boundary}"));
+    let mut ranges = Vec::new();
+    while !rest.starts_with(b"--") {
+        rest = after(rest, head);
+        let end =
+            rest.windows(4).position(|bytes| bytes == b"\r\n\r\n").expect("an end of the head");
+        let range = std::str::from_utf8(&rest[..end]).expect("text");
+        let (range, size) = range.split_once('/').expect("a size");
+        let (first, last) = range.split_once('-').expect("two numbers");
+        let [first, last, size]: [usize; 3] =
+            [first, last, size].map(|number| number.parse().expect("a number"));
+        assert_eq!(size, content.len());
+        rest = &rest[end + 4..];
+        assert!(rest[..last + 1 - first] == content[first..=last], "{range}");
+        rest = after(&rest[last + 1 - first..], &format!("\r\n--{boundary}"));
+        ranges.push(first..last + 1);
+    }
+    assert_eq!(rest, b"--\r\n");
+    ranges
+}
+
+#[track_caller]
+fn after<'a>(bytes: &'a [u8], text: &str) -> &'a [u8] {
+    let rest = bytes.strip_prefix(text.as_bytes());
+    rest.unwrap_or_else(|| panic!("want {text:?}"))
 }
 
 /// All values of a header, in order.

@@ -289,6 +289,55 @@ fn refused_while_sending() {
     }
 }
 
+/// Browsers and proxies write the slashes of a name as `%2F`, and add one at the end.
+#[test]
+fn spellings() {
+    let registry = Registry::start(&[]);
+    let digest = registry.push_blob("team/app", b"bytes");
+    let manifest = bare_manifest(&registry, "team/app");
+    let typed = [("Content-Type", OCI_MANIFEST)];
+    for name in ["team%2Fapp", "team%2fapp"] {
+        let path = format!("/v2/{name}/manifests/v1");
+        let put = registry.send("PUT", &path, &typed, manifest.as_bytes());
+        assert_eq!(put.status, 201, "{}", put.text());
+    }
+    for rest in
+        ["tags/list", "manifests/v1", &format!("blobs/{digest}"), &format!("referrers/{digest}")]
+    {
+        let want = registry.get(&format!("/v2/team/app/{rest}"));
+        assert_eq!(want.status, 200, "{rest}");
+        for path in [
+            format!("/v2/team%2Fapp/{rest}"),
+            format!("/v2/team/app/{rest}/"),
+            format!("/v2/team%2Fapp/{rest}/"),
+        ] {
+            let reply = registry.get(&path);
+            assert_eq!((reply.status, &reply.body), (200, &want.body), "{path}");
+        }
+    }
+    for path in ["/v2/_catalog/", "/healthz/", "/readyz/"] {
+        assert_eq!(registry.get(path).status, 200, "{path}");
+    }
+}
+
+/// RFC 9112, 3.2: a request of HTTP/1.1 has one `Host`.
+#[test]
+fn hosts() {
+    let registry = Registry::start(&[]);
+    for (head, status, why) in [
+        ("HTTP/1.1\r\nHost: localhost", 200, "one"),
+        ("HTTP/1.1\r\nX: y", 400, "none"),
+        ("HTTP/1.1\r\nHost: localhost\r\nHost: localhost", 400, "two"),
+        ("HTTP/1.0\r\nX: y", 200, "none, by HTTP/1.0"),
+        ("HTTP/1.0\r\nHost: localhost\r\nHost: other", 400, "two, by HTTP/1.0"),
+    ] {
+        let mut connection = Connection::open(&registry);
+        connection.write(format!("GET /v2/ {head}\r\n\r\n"));
+        let reply = connection.reply("GET");
+        assert_eq!(reply.status, status, "{why}: {}", reply.text());
+    }
+}
+
 #[test]
 fn not_http() {
     let registry = Registry::start(&[]);

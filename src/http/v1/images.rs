@@ -17,9 +17,9 @@ use crate::events::{Event, Kind};
 use crate::http::body::Body;
 use crate::http::error::{Error, Result};
 use crate::http::files::look;
+use crate::http::respond::header;
 use crate::http::v2::uploads::receive;
-use crate::http::v2::{blobs, header};
-use crate::http::{App, RequestContext, blocking};
+use crate::http::{App, RequestContext, blocking, content};
 use crate::image::{Shown, V1};
 use crate::oci::{Contents, Digest, Reference, Repository};
 use crate::storage::docker1::{Pusher, StoredImage};
@@ -213,7 +213,7 @@ async fn layer(app: &Arc<App>, context: &RequestContext, id: ImageId) -> Result<
     };
     let size = blob.size;
     let opened = (context.method == Method::GET).then_some((blob, permit));
-    blobs::content(context, &digest, size, opened).await
+    content::blob(context, &digest, size, opened).await
 }
 
 /// The repository that an image is pushed to, as far as its client's token says so.

@@ -19,8 +19,9 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::body::Body;
 use super::error::{Error, Result};
+use super::respond::json as json_response;
 use super::v2::manifests::BODY_TIME;
-use super::{App, RequestContext, blocking, json as json_response};
+use super::{App, RequestContext, blocking};
 use crate::auth::Right;
 use crate::oci::Repository;
 use crate::storage::docker1::Pusher;

@@ -5,7 +5,7 @@ use percent_encoding::percent_decode_str;
 
 use crate::docker1::ImageId;
 use crate::http::error::Error;
-use crate::http::route::repository;
+use crate::http::url::repository;
 use crate::oci::{Repository, Tag};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -197,6 +197,7 @@ mod tests {
             ("/v1/repositories/a/tags", V1::Tags(name("a"))),
             ("/v1/repositories/a/b/tags/1.0", V1::Tag(name("a/b"), tag())),
             ("/v1/repositories/a%2Db/tags", V1::Tags(name("a-b"))),
+            ("/v1/repositories/a%2Fb/tags", V1::Tags(name("a/b"))),
             ("/v1/repositories/tags/tags/1%2E0/json", V1::TagJson(name("tags"), tag())),
             (&format!("/v1/images/{id}/json"), V1::Image(id, Part::Json)),
             (&format!("/v1/images/{id}/layer"), V1::Image(id, Part::Layer)),
@@ -221,7 +222,7 @@ mod tests {
             ("/v1/repositories/A", "uppercase"),
             ("/v1/repositories/a//tags", "an empty part"),
             ("/v1/repositories/a/../b/tags", "a path"),
-            ("/v1/repositories/a%2Fb/tags", "a slash in a part"),
+            ("/v1/repositories/a%2F..%2Fb/tags", "an encoded path"),
             ("/v1/repositories/a/tags/-x", "no tag"),
             ("/v1/images/abc/json", "short"),
             ("/v1/images/..%2f..%2fetc/json", "a path"),

@@ -14,8 +14,9 @@ use super::{
     DOCKER_CONTENT_DIGEST, DOCKER_UPLOAD_UUID, blob_location, header, upload_location, upload_range,
 };
 use crate::auth::Right;
-use crate::http::body::{Body, RequestBody};
+use crate::http::body::Body;
 use crate::http::error::{Error, Result};
+use crate::http::request::RequestBody;
 use crate::http::{App, RequestContext, blocking};
 use crate::metrics;
 use crate::oci::{Algorithm, Digest, Repository};
