@@ -133,7 +133,7 @@ fn of_a_servers_mount() {
     let error = bug.meet(|| fs::metadata(path.join("damaged:1")));
     assert_eq!(error.raw_os_error(), Some(libc::EIO));
     eventually("it is unmounted", || !is_mounted(&path));
-    eventually("it is logged", || registry.log().contains("goes on without"));
+    eventually("it is logged", || registry.log().contains("continues without it"));
     let mount = Mount::start(&registry.dir, &[]);
     assert_eq!(fs::read(mount.path.join("good:1/x")).unwrap(), b"x");
 }

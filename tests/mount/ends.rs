@@ -153,11 +153,11 @@ fn with_the_server() {
     assert!(registry.stop().success(), "{}", registry.log());
     assert!(!is_mounted(&path));
 
-    // The server goes on without its mount.
+    // The server continues without it its mount.
     let registry = Registry::start(&arguments);
     assert!(is_mounted(&path));
     assert!(umount(&[], &path).status.success());
-    eventually("it is noticed", || registry.log().contains("goes on without"));
+    eventually("it is noticed", || registry.log().contains("continues without it"));
     assert_eq!(registry.get("/v2/").status, 200);
 }
 

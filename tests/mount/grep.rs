@@ -258,7 +258,7 @@ fn within_the_server() {
 
     let third = Registry::start_in(folder.path(), &arguments);
     beside(&third, &path, false, || detach(&path));
-    eventually("it is noticed", || third.log().matches("goes on without").count() > 0);
+    eventually("it is noticed", || third.log().matches("continues without it").count() > 0);
     assert_eq!(third.get("/v2/").status, 200);
     let _mount = mount(&third, &path);
     assert_whole(&path.join("stays:1"));
