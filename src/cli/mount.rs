@@ -64,26 +64,29 @@ fn start_background(args: &MountArgs) -> Result<ExitCode> {
 }
 
 /// The log of a process in the background: `--log-file`, or `mount.log` in the registry's folder,
-/// or a new file among the temporary ones where the user may not write there.
+/// or a new file among the temporary ones where that cannot be written.
 fn open_log(args: &MountArgs) -> Result<(File, PathBuf)> {
     let mut options = File::options();
-    options.create(true).append(true).mode(0o600);
-    let open = |path: &Path| {
-        let file = options.open(path)?;
+    options.append(true).mode(0o600);
+    let mut open = |path: &Path, create: bool, flags: i32| {
+        let file = options.create(create).create_new(!create).custom_flags(flags).open(path)?;
         Ok::<_, std::io::Error>((file, path.canonicalize()?))
     };
     if let Some(path) = &args.log_file {
-        return open(path).with_context(|| format!("cannot write to {}", path.display()));
+        return open(path, true, 0).with_context(|| format!("cannot write to {}", path.display()));
     }
-    if let Ok(opened) = open(&args.store.dir.join("mount.log")) {
+    // Without a registry the mount fails, and must leave nothing behind. A link in the folder of
+    // another user must not lead root to other files, nor a pipe make it wait.
+    const PLAIN: i32 = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    if args.store.root().is_ok_and(|root| root.is_dir())
+        && let Ok(opened) = open(&args.store.dir.join("mount.log"), true, PLAIN)
+    {
         return Ok(opened);
     }
     let path = std::env::temp_dir().join(format!("registry-mount-{}.log", std::process::id()));
-    let file = File::options().create_new(true).append(true).mode(0o600).open(&path);
-    let file = file.with_context(|| {
+    open(&path, false, 0).with_context(|| {
         format!("cannot write a log to {} or {}", args.store.dir.display(), path.display())
-    })?;
-    Ok((file, path))
+    })
 }
 
 /// Runs as a daemon: in a session of its own, which no terminal ends, and in `/`, so that the file

@@ -206,6 +206,37 @@ fn in_the_background() {
     assert_eq!(fs::metadata(&log).unwrap().mode() & 0o777, 0o600);
 }
 
+/// The log is never written through a link that another user may have put there, and nothing is left
+/// where no registry is.
+#[test]
+fn a_log_of_its_own() {
+    let registry = Registry::start(&[]);
+    let temp = TempDir::new().unwrap();
+    let [path, other] = ["mnt", "other"].map(|name| temp.path().join(name));
+    fs::create_dir(&path).unwrap();
+    fs::write(&other, "").unwrap();
+    std::os::unix::fs::symlink(&other, registry.dir.join("mount.log")).unwrap();
+    let start = |dir: &Path| {
+        let mut command = Command::new(REGISTRY);
+        command.env("TMPDIR", temp.path()).args(["mount", "--background", "--dir"]);
+        command.arg(dir).arg(&path).output().unwrap()
+    };
+    let started = start(&registry.dir);
+    let _unmount = Unmount(path.clone());
+    assert!(started.status.success(), "{started:?}");
+    run(Command::new(REGISTRY).arg("umount").arg(&path));
+    let said = String::from_utf8(started.stdout).unwrap();
+    let log = Path::new(said.trim_end().rsplit(' ').next().unwrap());
+    assert_eq!(log.parent(), Some(temp.path()), "{said}");
+    eventually("it is unmounted", || fs::read_to_string(log).unwrap().contains("unmounted"));
+    assert_eq!(fs::read(&other).unwrap(), b"");
+
+    let empty = temp.path().join("empty");
+    fs::create_dir(&empty).unwrap();
+    assert_eq!(start(&empty).status.code(), Some(1));
+    assert_eq!(list(&empty), set([]));
+}
+
 /// Numbers that programs of 32 bits can take, also of many files.
 #[test]
 fn small_inode_numbers() {
