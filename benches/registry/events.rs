@@ -11,12 +11,12 @@ use jiff::Timestamp;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tempfile::TempDir;
 
+use crate::bench::{Bench, MB, TAG};
 use crate::client::{self, Content, Target};
 use crate::common;
 use crate::report::{Goal, Report, Row, Unit};
 use crate::servers::{Program, Server};
 use crate::store::Store;
-use crate::{Bench, MB, TAG};
 
 const READERS: usize = 1000;
 /// Pushes a second, and for how many.

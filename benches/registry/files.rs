@@ -12,6 +12,7 @@ use anyhow::{Context, Result, ensure};
 use registry::oci::{Algorithm, Digest};
 use serde_json::Value;
 
+use crate::bench::{Bench, CLIENTS, MB, REPOSITORY, TAG, text};
 use crate::client::{self, Body, Target};
 use crate::common::{self, OCI_MANIFEST, REGISTRY, Registry};
 use crate::image::{self, DATA_LAYER, DataFile, Image, LAST, MODEL};
@@ -19,7 +20,6 @@ use crate::npm::Npm;
 use crate::report::{Goal, Report, Row, Unit};
 use crate::servers;
 use crate::store::Store;
-use crate::{Bench, CLIENTS, MB, REPOSITORY, TAG, text};
 
 /// The directory that is listed.
 const TREE: &str = "usr/bin";

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use registry::oci::{Algorithm, Digest, Hasher};
 use serde_json::{Value, json};
 
-use crate::MB;
+use crate::bench::MB;
 use crate::common::{OCI_CONFIG, OCI_LAYER, descriptor, image_manifest, need, run};
 use crate::tar::{self, BLOCK, Text};
 

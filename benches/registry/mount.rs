@@ -9,13 +9,13 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::bench::{Bench, REPOSITORY, text};
 use crate::common::mount::Mount;
 use crate::common::{self, REGISTRY};
 use crate::image::{self, DATA_LAYER, EVENTS, Image};
 use crate::ratarmount::Ratarmount;
 use crate::report::{Goal, Report, Row, Unit};
 use crate::store::Store;
-use crate::{Bench, REPOSITORY, text};
 
 /// What no file of the images has.
 const NEEDLE: &str = "zqxjkvbpqzzjx";

@@ -16,13 +16,13 @@ use flate2::write::GzEncoder;
 use registry::oci::Digest;
 use tempfile::TempDir;
 
+use crate::bench::{Bench, CLIENTS, text};
 use crate::client::{Connection, Target};
 use crate::common::mount::Mount;
 use crate::common::{self, REGISTRY, Registry};
 use crate::report::{Goal, Report, Row, Unit};
 use crate::store::Store;
 use crate::tar::{self, Text, splitmix};
-use crate::{Bench, CLIENTS, text};
 
 /// The repository that half of the images belong to.
 const LARGE: &str = "one/image";

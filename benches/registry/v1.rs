@@ -9,13 +9,13 @@ use anyhow::Result;
 use registry::oci::Algorithm;
 use serde_json::json;
 
+use crate::bench::{Bench, MB, REPOSITORY};
 use crate::client::{self, Body, Connection, Content, Target};
 use crate::common;
 use crate::npm::Npm;
 use crate::report::{Goal, Report, Row, Unit};
 use crate::servers::{Program, Server};
 use crate::store::Store;
-use crate::{Bench, MB, REPOSITORY};
 
 /// The layer that is pushed.
 const LAYER: u64 = 300 * MB;
