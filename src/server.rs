@@ -100,7 +100,7 @@ pub fn run(
             Arc::clone(&access),
             Arc::clone(&events),
             config.storage.read_only,
-            config.http.max_connections,
+            &config.http,
         );
         let server = Server::bind(config.http.clone(), app).await?;
         let stop = signals(Box::new(server.tls_reloader()))?;

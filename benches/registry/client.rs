@@ -346,7 +346,7 @@ impl Connection {
     ) -> Result<Answer> {
         let length = body.map_or(0, |body| body.size());
         let head = format!(
-            "{method} {path} HTTP/1.1\r\nHost: registry\r\nContent-Length: {length}\r\n\
+            "{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\
              Content-Type: application/octet-stream\r\n{headers}\r\n"
         );
         self.send(head.as_bytes())?;
@@ -429,7 +429,7 @@ fn chunks(mut bytes: &[u8], mut body: impl FnMut(&[u8])) -> Option<()> {
 /// A request without a body.
 pub fn request(method: &str, path: &str) -> String {
     format!(
-        "{method} {path} HTTP/1.1\r\nHost: registry\r\nUser-Agent: bench\r\nAccept: {}\r\n\r\n",
+        "{method} {path} HTTP/1.1\r\nHost: localhost\r\nUser-Agent: bench\r\nAccept: {}\r\n\r\n",
         crate::common::OCI_MANIFEST
     )
 }

@@ -107,7 +107,7 @@ fn push(target: &Target, pusher: u32, begin: Instant) -> Result<()> {
 fn subscribe(target: &Target) -> Result<BufReader<TcpStream>> {
     let mut stream = TcpStream::connect(target.address)?;
     stream.set_read_timeout(Some(Duration::from_secs(60)))?;
-    stream.write_all(b"GET /v1/events?type=tag HTTP/1.1\r\nHost: bench\r\n\r\n")?;
+    stream.write_all(b"GET /v1/events?type=tag HTTP/1.1\r\nHost: localhost\r\n\r\n")?;
     let mut lines = BufReader::with_capacity(16 << 10, stream);
     let mut line = String::new();
     while line != "\r\n" {

@@ -56,6 +56,14 @@ pub enum Error {
     ImageRouteUnknown,
     #[error("the request needs exactly one Host header")]
     Host,
+    #[error(
+        "this registry has no users, so it answers only to IP addresses, localhost and the names given with --host, not to {0:?}"
+    )]
+    HostUnknown(String),
+    #[error(
+        "a page of another site sent this request; --cors-origin names the sites that may use this registry"
+    )]
+    CrossSite,
     /// With the challenge that says how to log in.
     #[error("authentication required")]
     Unauthorized(HeaderValue),
@@ -142,6 +150,8 @@ impl Error {
             Error::Manifest(_) | Error::TagWithTag => (S::BAD_REQUEST, "MANIFEST_INVALID"),
             Error::RouteUnknown | Error::ImageRouteUnknown => (S::NOT_FOUND, "UNSUPPORTED"),
             Error::Host => (S::BAD_REQUEST, "UNSUPPORTED"),
+            Error::HostUnknown(_) => (S::MISDIRECTED_REQUEST, "DENIED"),
+            Error::CrossSite => (S::FORBIDDEN, "DENIED"),
             Error::MethodNotAllowed(_) | Error::ReadOnly(_) => {
                 (S::METHOD_NOT_ALLOWED, "UNSUPPORTED")
             }

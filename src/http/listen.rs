@@ -51,6 +51,7 @@ pub struct Options {
     pub header_timeout: Duration,
     pub idle_timeout: Duration,
     pub max_connections: u32,
+    pub sites: super::Sites,
 }
 
 #[derive(Debug)]

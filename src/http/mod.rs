@@ -12,6 +12,7 @@ mod range;
 mod request;
 mod respond;
 mod route;
+mod sites;
 mod url;
 mod v1;
 mod v2;
@@ -23,8 +24,7 @@ use std::time::Instant;
 
 use hyper::body::Incoming;
 use hyper::header::{
-    ACCESS_CONTROL_ALLOW_ORIGIN, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, EXPECT, HOST, HeaderName,
-    HeaderValue, USER_AGENT,
+    CONTENT_LENGTH, CONTENT_SECURITY_POLICY, EXPECT, HOST, HeaderName, HeaderValue, USER_AGENT,
 };
 use hyper::http::uri::Authority;
 use hyper::{Method, Request, Response, StatusCode, Version};
@@ -44,6 +44,7 @@ use respond::{header, json};
 use route::Route;
 
 pub use listen::{Options, Server};
+pub use sites::Sites;
 
 /// Bytes of uploads that wait in memory to be written, for all together.
 const UPLOAD_BUFFERS: usize = 32 << 20;
@@ -70,6 +71,7 @@ pub struct App {
     pub access: Arc<Access>,
     pub events: Arc<Events>,
     pub read_only: bool,
+    sites: Sites,
     /// Passwords being verified.
     logins: Arc<Throttle>,
     /// Set when the server is about to stop.
@@ -91,7 +93,6 @@ pub struct App {
 }
 
 impl App {
-    /// `connections`: how many there may be, and so how many open blobs.
     pub fn new(
         storage: Arc<Storage>,
         index: Arc<Index>,
@@ -99,7 +100,7 @@ impl App {
         access: Arc<Access>,
         events: Arc<Events>,
         read_only: bool,
-        connections: u32,
+        options: &Options,
     ) -> App {
         // Ids of two runs should not meet in one log.
         let start = uuid::Uuid::new_v4().as_u64_pair().0;
@@ -111,12 +112,13 @@ impl App {
             access,
             events,
             read_only,
+            sites: options.sites.clone(),
             logins: Throttle::new(logins()),
             draining: AtomicBool::new(false),
             upload_buffers: Arc::new(Semaphore::new(UPLOAD_BUFFERS)),
             manifest_buffers: Arc::new(Semaphore::new(MANIFEST_BUFFERS)),
             parsing: Semaphore::new(PARSING),
-            blob_responses: Arc::new(Semaphore::new(connections as usize)),
+            blob_responses: Arc::new(Semaphore::new(options.max_connections as usize)),
             listings: files::listings(),
             looking: Semaphore::new(LOOKING),
             streams: Arc::new(Semaphore::new(STREAMS)),
@@ -222,6 +224,7 @@ async fn answer(
         after: url::path_parameter(parts.uri.query()),
         body,
     };
+    let origin = app.sites.allowed(&context.headers);
     let result = match (route, url::query(parts.uri.query())) {
         (Ok(_), Ok(_)) if !hosts_hold(parts.version, &context.headers) => Err(Error::Host),
         (Ok(route), Ok(query)) => {
@@ -243,9 +246,7 @@ async fn answer(
             HeaderValue::from_static("registry/2.0"),
         );
     }
-    if matches!(form, Form::V1) {
-        headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
-    }
+    app.sites.permit(origin, headers);
     if of_an_image {
         // Whoever made the image chose every byte, of names too.
         headers.insert(
@@ -287,12 +288,14 @@ async fn dispatch(
     context: &mut RequestContext,
 ) -> Result<Response<Body>> {
     let takes = |methods: &str| methods.split(", ").any(|m| m == context.method.as_str());
-    if let Route::V1(route) = &route
-        && context.method == Method::OPTIONS
-    {
-        return Ok(v1::preflight(route, app.read_only));
+    if !matches!(route, Route::Healthz | Route::Readyz) {
+        app.sites.check(context, app.access.is_open())?;
     }
     let allowed = route.methods(app.read_only);
+    let from_page = app.sites.allowed(&context.headers).is_some();
+    if context.method == Method::OPTIONS && (from_page || matches!(route, Route::V1(_))) {
+        return Ok(sites::preflight(allowed, from_page));
+    }
     if !takes(allowed) {
         return Err(if takes(route.methods(false)) {
             Error::ReadOnly(allowed)

@@ -97,7 +97,8 @@ fn slow_for_who_guesses() {
         .map(|n| {
             let mut stream = registry.connect();
             let guess = basic("owner", &format!("another {n}"));
-            let head = format!("GET /v2/ HTTP/1.1\r\nHost: x\r\nAuthorization: {guess}\r\n\r\n");
+            let head =
+                format!("GET /v2/ HTTP/1.1\r\nHost: localhost\r\nAuthorization: {guess}\r\n\r\n");
             stream.write_all(head.as_bytes()).expect("sent");
             stream
         })
@@ -144,7 +145,8 @@ fn a_client_that_goes_away_frees_its_place() {
     for n in 0..20 {
         let mut stream = registry.connect();
         let guess = basic("owner", &format!("guess {n}"));
-        let head = format!("GET /v2/ HTTP/1.1\r\nHost: x\r\nAuthorization: {guess}\r\n\r\n");
+        let head =
+            format!("GET /v2/ HTTP/1.1\r\nHost: localhost\r\nAuthorization: {guess}\r\n\r\n");
         stream.write_all(head.as_bytes()).expect("sent");
     }
     // Who is left is served, after one wait at the most.

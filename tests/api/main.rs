@@ -5,6 +5,7 @@
 mod common;
 
 mod blobs;
+mod browser;
 mod catalog;
 mod cli;
 mod errors;
@@ -12,6 +13,7 @@ mod files;
 mod files_refused;
 mod house;
 mod manifests;
+mod nginx;
 mod referrers;
 mod stores;
 mod support;

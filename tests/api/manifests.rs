@@ -458,7 +458,7 @@ fn too_many_at_once() {
     let stall = || {
         let mut connection = Connection::open(&registry);
         connection.write(format!(
-            "PUT /v2/a/manifests/v2 HTTP/1.1\r\nHost: test\r\nContent-Length: {MAX}\r\n\r\n"
+            "PUT /v2/a/manifests/v2 HTTP/1.1\r\nHost: localhost\r\nContent-Length: {MAX}\r\n\r\n"
         ));
         connection.write(vec![b' '; MAX - 1]);
         connection

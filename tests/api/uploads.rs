@@ -435,7 +435,7 @@ fn half_sent(registry: &Registry, method: &str, path: &str, half: &[u8]) -> Conn
     let mut connection = Connection::open(registry);
     let length = 2 * half.len();
     connection.write(format!(
-        "{method} {path} HTTP/1.1\r\nHost: test\r\nContent-Length: {length}\r\n\r\n"
+        "{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n"
     ));
     connection.write(half);
     connection

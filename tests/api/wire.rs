@@ -11,7 +11,7 @@ fn request(method: &str, path: &str, headers: &str, body: &[u8]) -> Vec<u8> {
         "GET" | "HEAD" | "DELETE" => String::new(),
         _ => format!("Content-Length: {}\r\n", body.len()),
     };
-    let head = format!("{method} {path} HTTP/1.1\r\nHost: test\r\n{length}{headers}\r\n");
+    let head = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n{length}{headers}\r\n");
     [head.as_bytes(), body].concat()
 }
 
@@ -49,7 +49,7 @@ fn absolute_form() {
     let registry = Registry::start(&[]);
     let digest = registry.push_blob("a", b"bytes");
     // RFC 9112, 3.2.2: a server must take a whole URL, as proxies get it.
-    let reply = registry.get(&format!("http://registry.test/v2/a/blobs/{digest}"));
+    let reply = registry.get(&format!("http://localhost/v2/a/blobs/{digest}"));
     assert_eq!((reply.status, reply.text().as_str()), (200, "bytes"));
 }
 
@@ -162,7 +162,7 @@ fn expect_continue() {
     let location = registry.start_upload("a");
     let expecting = |method: &str, path: &str, length: usize| {
         format!(
-            "{method} {path} HTTP/1.1\r\nHost: test\r\nExpect: 100-continue\r\nContent-Length: {length}\r\n\r\n"
+            "{method} {path} HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: {length}\r\n\r\n"
         )
     };
 
@@ -218,7 +218,7 @@ fn expect_refused() {
     ] {
         let mut connection = Connection::open(&registry);
         connection.write(format!(
-            "{method} {path} HTTP/1.1\r\nHost: test\r\nExpect: 100-continue\r\nContent-Length: {length}\r\n\r\n"
+            "{method} {path} HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: {length}\r\n\r\n"
         ));
         let reply = connection.reply(method);
         refused(&reply, status, code, why);
@@ -343,10 +343,10 @@ fn not_http() {
     let registry = Registry::start(&[]);
     for (bytes, why) in [
         (
-            &b"GET /v2/a/manifests/\xff HTTP/1.1\r\nHost: test\r\n\r\n"[..],
+            &b"GET /v2/a/manifests/\xff HTTP/1.1\r\nHost: localhost\r\n\r\n"[..],
             "raw bytes that are not UTF-8",
         ),
-        (b"GET /v2/a/manifests/\0 HTTP/1.1\r\nHost: test\r\n\r\n", "a raw NUL"),
+        (b"GET /v2/a/manifests/\0 HTTP/1.1\r\nHost: localhost\r\n\r\n", "a raw NUL"),
         (b"\x16\x03\x01\x02\x00\r\n\r\n", "a TLS hello"),
         (
             b"PUT /v2/a/manifests/v1 HTTP/1.1\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n",

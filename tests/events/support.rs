@@ -30,7 +30,8 @@ impl Listener {
     /// The same with more lines for the request's head.
     pub fn with(registry: &Registry, query: &str, headers: &str) -> Listener {
         let mut stream = registry.connect();
-        write!(stream, "GET /v1/events{query} HTTP/1.1\r\nHost: x\r\n{headers}\r\n").unwrap();
+        write!(stream, "GET /v1/events{query} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n")
+            .unwrap();
         let mut wire = BufReader::new(stream);
         let mut line = String::new();
         wire.read_line(&mut line).unwrap();

@@ -152,7 +152,7 @@ fn refusal(reply: &Reply) -> String {
 /// All that comes as the answer to a GET, whole or not.
 fn raw(registry: &Registry, path: &str) -> Vec<u8> {
     let mut stream = registry.connect();
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         .expect("it reads");
     let mut bytes = Vec::new();
     // A connection that is broken off may end in a reset.

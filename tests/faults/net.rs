@@ -91,12 +91,12 @@ fn truncated_uploads() {
 #[test]
 fn slow_heads() {
     let registry = Registry::start(&["--header-timeout", "1s"]);
-    let head = "GET /v2/ HTTP/1.1\r\nHost: x\r\nX-Slow: ";
+    let head = "GET /v2/ HTTP/1.1\r\nHost: localhost\r\nX-Slow: ";
     for (what, first, drip) in [
         ("nothing comes", "", ""),
         ("half a head comes", head, ""),
         ("a head comes byte by byte", head, "x"),
-        ("no second request comes", "GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n", ""),
+        ("no second request comes", "GET /v2/ HTTP/1.1\r\nHost: localhost\r\n\r\n", ""),
     ] {
         let mut wire = Wire::new(&registry);
         let start = Instant::now();
@@ -274,7 +274,7 @@ fn handshakes() {
     for (what, bytes, waits) in [
         ("nothing", &b""[..], true),
         ("the start of a record", b"\x16\x03\x01\x02\x00\x01", true),
-        ("plain HTTP", b"GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n", false),
+        ("plain HTTP", b"GET /v2/ HTTP/1.1\r\nHost: localhost\r\n\r\n", false),
         ("noise", &noise(1, 4096), false),
     ] {
         let mut wire = Wire::new(&registry);
@@ -328,8 +328,9 @@ fn more_uploads_than_files() {
     let mut ask = |method: &str, path: &str, body: &[u8]| {
         let length = body.len();
         // In one piece: a small second one may wait for an acknowledgement.
-        let head =
-            format!("{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n");
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n"
+        );
         wire.send([head.as_bytes(), body].concat()).expect("the registry reads");
         let reply = wire.reply().expect("an answer");
         assert_eq!(reply.status, 202, "{method} {path}: {}", reply.text());
@@ -369,13 +370,13 @@ fn huge_heads() {
     };
     let lines = "X: y\r\n".repeat(200);
     for (what, head, statuses) in [
-        ("a long header", padded("GET /v2/ HTTP/1.1\r\nHost: x\r\nX: "), &[431][..]),
+        ("a long header", padded("GET /v2/ HTTP/1.1\r\nHost: localhost\r\nX: "), &[431][..]),
         // The limit is the head's, so hyper cannot always tell which part it was.
         ("a long path", padded("GET /v2/"), &[414, 431]),
         ("a long method", padded("X"), &[400, 431]),
         (
             "many headers",
-            format!("GET /v2/ HTTP/1.1\r\nHost: x\r\n{lines}\r\n").into_bytes(),
+            format!("GET /v2/ HTTP/1.1\r\nHost: localhost\r\n{lines}\r\n").into_bytes(),
             &[431],
         ),
     ] {
@@ -409,7 +410,8 @@ fn garbage() {
     let noise = noise(7, 1000);
     let upload = registry.start_upload("a");
     let patch = |headers: &str, body: &str| {
-        format!("PATCH {upload} HTTP/1.1\r\nHost: x\r\n{headers}\r\n\r\n{body}").into_bytes()
+        format!("PATCH {upload} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n\r\n{body}")
+            .into_bytes()
     };
     for (what, bytes, statuses) in [
         ("noise", noise, &[400][..]),

@@ -66,9 +66,9 @@ fn drain() {
     assert_eq!(idle.get("/readyz").text(), "ok\n");
     // A request whose head is on its way when the signal comes.
     let mut ready = Wire::new(&registry);
-    ready.send("GET /readyz HTTP/1.1\r\nHost: x\r\n").expect("the registry reads");
+    ready.send("GET /readyz HTTP/1.1\r\nHost: localhost\r\n").expect("the registry reads");
     let mut pull = registry.connect();
-    write!(pull, "GET /v2/a/blobs/{digest} HTTP/1.1\r\nHost: x\r\n\r\n")
+    write!(pull, "GET /v2/a/blobs/{digest} HTTP/1.1\r\nHost: localhost\r\n\r\n")
         .expect("the registry reads");
     let mut pulled = vec![0; 1 << 20];
     pull.read_exact(&mut pulled).expect("the start of an answer");
@@ -234,7 +234,7 @@ fn metrics() {
     assert_ne!(address, registry.address);
     let get = |address: SocketAddr, path: &str| {
         let mut stream = TcpStream::connect(address).expect("it listens");
-        let head = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        let head = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
         stream.write_all(head.as_bytes()).expect("it reads");
         let mut bytes = Vec::new();
         stream.read_to_end(&mut bytes).expect("an answer");
@@ -419,7 +419,7 @@ fn bytes_of_a_broken_download() {
     let digest = registry.push_blob("a", &noise(1, SIZE));
     let mut stream = registry.connect();
     let path = format!("/v2/a/blobs/{digest}");
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").expect("the registry reads");
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("the registry reads");
     stream.read_exact(&mut vec![0; READ]).expect("the start of an answer");
     drop(stream);
     let mut bytes = 0;
@@ -489,7 +489,10 @@ fn flags() -> BTreeMap<String, (Option<String>, String)> {
     let mut current = String::new();
     for line in options.lines().map(str::trim) {
         // A dash and a blank begin a value that the flag before may have.
-        let flag = line.starts_with('-') && !line.starts_with("- ");
+        // A text may go on with the name of another flag.
+        let flag = line.starts_with('-')
+            && !line.starts_with("- ")
+            && line.split_whitespace().all(|word| word.starts_with(['-', '<', '[']));
         let named = flag.then(|| {
             let long = line.split("--").nth(1).expect("a long name");
             long.split([' ', ',']).next().expect("a name").to_owned()
@@ -527,6 +530,8 @@ fn help() {
         "header-timeout",
         "idle-timeout",
         "max-connections",
+        "host",
+        "cors-origin",
     ] {
         assert!(flags.contains_key(flag), "--{flag}");
     }

@@ -31,7 +31,7 @@ impl Wire {
     /// The head of a request; `headers` without the last line's end.
     pub fn head(&mut self, method: &str, path: &str, headers: &str) {
         let end = if headers.is_empty() { "" } else { "\r\n" };
-        self.send(format!("{method} {path} HTTP/1.1\r\nHost: x\r\n{headers}{end}\r\n"))
+        self.send(format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n{headers}{end}\r\n"))
             .expect("the registry reads");
     }
 

@@ -105,20 +105,6 @@ fn run_mount(registry: &Registry, path: &Path) -> Output {
     command.output().expect("it starts")
 }
 
-/// A mount that hangs is reported, not waited for.
-#[test]
-fn in_the_place_of_one_that_hangs() {
-    let registry = registry();
-    let mount = Mount::start(&registry.dir, &[]);
-    mount.signal("STOP");
-    let second = run_mount(&registry, &mount.path);
-    mount.signal("CONT");
-    assert_eq!(second.status.code(), Some(1), "{second:?}");
-    let message = String::from_utf8_lossy(&second.stderr);
-    assert!(message.contains("does not answer"), "{message}");
-    assert_eq!(list(&mount.path), set(["a:1"]));
-}
-
 #[test]
 fn no_mountpoint() {
     let registry = registry();

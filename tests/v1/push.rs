@@ -181,7 +181,7 @@ fn cut_off() {
     let image = Image::new("cut", None, noise(1, 300_000));
     ok(put_json(&registry, &image), "json");
     let head = format!(
-        "PUT {} HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n",
+        "PUT {} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n",
         at(&image.id, "layer"),
         image.layer.len()
     );
@@ -209,7 +209,7 @@ fn resumed_pull() {
     push(&registry, "a", "1", &images);
     let path = at(&images[0].id, "layer");
     let mut stream = registry.connect();
-    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).unwrap();
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes()).unwrap();
     let mut first = vec![0; 1_000_000];
     stream.read_exact(&mut first).unwrap();
     drop(stream);
@@ -250,7 +250,7 @@ fn killed_in_the_middle() {
     ok(put_json(&registry, &large), "json");
     let mut stream = registry.connect();
     let head = format!(
-        "PUT {} HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n",
+        "PUT {} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n",
         at(&large.id, "layer"),
         large.layer.len()
     );

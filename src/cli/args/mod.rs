@@ -14,6 +14,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use bytesize::ByteSize;
 use clap::builder::BoolishValueParser;
 use clap::{ArgAction, Args};
+use hyper::header::HeaderValue;
 
 use crate::http;
 use crate::image::{Id, Images, Platform};
@@ -318,6 +319,14 @@ pub struct ServeArgs {
           value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub max_connections: u32,
 
+    /// Without users, the server answers only to IP addresses, localhost and this name; may be repeated
+    #[arg(long, value_name = "NAME", env = "REGISTRY_HOST", value_delimiter = ',', value_parser = host)]
+    pub host: Vec<String>,
+
+    /// Let pages of this site use the registry from a browser, such as https://ui.example.com; may be repeated
+    #[arg(long, value_name = "ORIGIN", env = "REGISTRY_CORS_ORIGIN", value_delimiter = ',', value_parser = origin)]
+    pub cors_origin: Vec<HeaderValue>,
+
     #[command(flatten, next_help_heading = "Access")]
     pub access: AccessArgs,
 
@@ -339,6 +348,34 @@ fn port(text: &str) -> Result<Port, String> {
     }
     let port = text.parse().map_err(|_| "want a number from 0 to 65535".to_owned())?;
     Ok(Port(Some(port)))
+}
+
+/// A host name, in lower case.
+fn host(text: &str) -> Result<String, String> {
+    let visible = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+    if text.is_empty() || !text.chars().all(visible) {
+        return Err("want a host name without a port, such as registry.example.com".to_owned());
+    }
+    Ok(text.trim_end_matches('.').to_ascii_lowercase())
+}
+
+/// An origin as browsers send it: scheme, host and a port that is not the scheme's own.
+fn origin(text: &str) -> Result<HeaderValue, String> {
+    let wanted = || "want http://HOST[:PORT] or https://HOST[:PORT]".to_owned();
+    let text = text.strip_suffix('/').unwrap_or(text).to_ascii_lowercase();
+    let (scheme, authority) = text.split_once("://").ok_or_else(wanted)?;
+    let plain =
+        |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':' | '[' | ']');
+    let port = match scheme {
+        "http" => ":80",
+        "https" => ":443",
+        _ => return Err(wanted()),
+    };
+    if authority.is_empty() || !authority.chars().all(plain) {
+        return Err(wanted());
+    }
+    let authority = authority.strip_suffix(port).unwrap_or(authority);
+    HeaderValue::try_from(format!("{scheme}://{authority}")).map_err(|_| wanted())
 }
 
 /// `30s`, `1h 30m`, `168h`.
@@ -417,6 +454,7 @@ impl ServeArgs {
                 header_timeout: self.header_timeout,
                 idle_timeout: self.idle_timeout,
                 max_connections: self.max_connections,
+                sites: http::Sites { hosts: self.host, origins: self.cors_origin },
             },
             events: crate::events::Options {
                 heartbeat: self.event_heartbeat,
@@ -521,6 +559,10 @@ mod tests {
             ("--upload-ttl 168", &[], "--upload-ttl"),
             ("--upload-ttl 0s", &[], "--upload-ttl"),
             ("--max-connections 0", &[], "--max-connections"),
+            ("--host registry:5000", &[], "without a port"),
+            ("--cors-origin *", &[], "https://HOST"),
+            ("--cors-origin ui.example", &[], "https://HOST"),
+            ("--cors-origin https://ui.example/page", &[], "https://HOST"),
             ("--layers /does/not/exist", &[], "/does/not/exist"),
             ("--nonsense", &[], "--nonsense"),
             ("--listen 0.0.0.0:5", &[], "--insecure-open"),

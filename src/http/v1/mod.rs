@@ -9,10 +9,7 @@ mod route;
 
 use std::sync::Arc;
 
-use hyper::header::{
-    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ALLOW, HeaderName, HeaderValue,
-    WWW_AUTHENTICATE,
-};
+use hyper::header::{HeaderName, HeaderValue, WWW_AUTHENTICATE};
 use hyper::{Method, Response, StatusCode};
 use serde_json::json;
 use tokio::sync::OwnedSemaphorePermit;
@@ -78,20 +75,6 @@ pub async fn answer(
         V1::Tag(repository, tag) => repositories::tag(app, context, repository, tag).await,
         V1::Image(id, part) => images::image(app, context, id, part).await,
     }
-}
-
-/// What browsers ask before they send a request from another site's page.
-pub fn preflight(route: &V1, read_only: bool) -> Response<Body> {
-    let mut response = no_content();
-    let methods = HeaderValue::from_static(route.methods(read_only));
-    let headers = response.headers_mut();
-    headers.insert(ALLOW, methods.clone());
-    headers.insert(ACCESS_CONTROL_ALLOW_METHODS, methods);
-    headers.insert(
-        ACCESS_CONTROL_ALLOW_HEADERS,
-        HeaderValue::from_static("Authorization, Content-Type, X-Docker-Token"),
-    );
-    response
 }
 
 /// The route to read instead, where a name without a namespace means nothing as it
