@@ -232,3 +232,56 @@ fn terminals() {
     let piped = printed(&registry.dir, &["ls", "odd"]);
     assert_eq!(piped, b"\x1b]0;owned\x07\nlink\n\n");
 }
+
+/// Runs a command on a terminal of its own and answers each prompt once the terminal hides input.
+const ASK: &str = r#"
+import os, pty, sys, termios, time
+command, answers = sys.argv[1:4], sys.argv[4:]
+pid, terminal = pty.fork()
+if pid == 0:
+    os.execvp(command[0], command)
+shown = b""
+def read():
+    global shown
+    try:
+        data = os.read(terminal, 4096)
+    except OSError:
+        data = b""
+    shown += data
+    return data
+for number, answer in enumerate(answers, 1):
+    while shown.count(b": ") < number:
+        if not read():
+            sys.exit("it ended without a prompt: " + repr(shown))
+    deadline = time.monotonic() + 30
+    while termios.tcgetattr(terminal)[3] & termios.ECHO:
+        if time.monotonic() > deadline:
+            sys.exit("input is not hidden")
+    os.write(terminal, answer.encode() + b"\n")
+while read():
+    pass
+status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+sys.stdout.buffer.write(shown)
+sys.exit(status)
+"#;
+
+#[test]
+fn passwords_on_a_terminal() {
+    need("python3", "python3");
+    let ask = |answers: [&str; 2]| {
+        let output = Command::new("python3")
+            .args(["-c", ASK, REGISTRY, "password", "ann"])
+            .args(answers)
+            .output()
+            .expect("python3 runs");
+        let shown = String::from_utf8_lossy(&output.stdout).into_owned();
+        let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.code(), shown, complaint)
+    };
+    let (code, shown, complaint) = ask(["hidden secret", "hidden secret"]);
+    assert_eq!((code, complaint.as_str()), (Some(0), ""), "{shown}");
+    assert!(shown.contains("ann:$2") && !shown.contains("hidden"), "{shown}");
+    let (code, shown, _) = ask(["hidden secret", "another"]);
+    assert_eq!(code, Some(1), "{shown}");
+    assert!(shown.contains("the passwords do not match") && !shown.contains("ann:$2"), "{shown}");
+}
