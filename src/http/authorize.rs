@@ -8,7 +8,7 @@ use hyper::{Method, Response};
 use serde_json::json;
 
 use super::body::Body;
-use super::error::{Error, Form, Result};
+use super::error::{Error, ErrorFormat, Result};
 use super::respond::{header, json};
 use super::route::{Route, Scope};
 use super::v1::V1;
@@ -231,7 +231,7 @@ fn unauthorized(
     let access = &app.access;
     let by_password = access.takes_passwords() && sent_by(context, b"basic ");
     let tokens = match access.service() {
-        _ if by_password || matches!(context.form, Form::V1) => None,
+        _ if by_password || matches!(context.format, ErrorFormat::V1) => None,
         Some((realm, service)) => Some((realm.to_owned(), service)),
         None if access.gives_logins() => {
             origin(context).map(|origin| (format!("{origin}/v2/token"), SERVICE))

@@ -1,5 +1,13 @@
-//! What went wrong, as clients see it: the one map from errors to HTTP status
-//! and OCI error code (distribution-spec, "Error Codes").
+//! What went wrong, as clients see it: the one map from errors to HTTP status and OCI error code
+//! (distribution-spec, "Error Codes").
+//!
+//! 1. An error that a layer below can name is passed on (`#[error(transparent)]`), never as text.
+//! 2. `status_and_code` has no wildcard, so a new variant does not compile before it has a status.
+//! 3. 4xx: the client can mend it. 422: what was pushed is at fault. 5xx: the operator can.
+//! 4. A message names the image, path or digest, and what to do next.
+//! 5. What the user may not see is answered with the error of what does not exist.
+//! 6. Paths, system errors and bugs go to the log, under the request's id; clients get that id.
+//! 7. What a client sent is quoted (`{:?}`) and cut before it becomes part of a message.
 
 use hyper::header::{
     ALLOW, CONTENT_RANGE, CONTENT_TYPE, HeaderValue, LOCATION, RANGE, RETRY_AFTER, WWW_AUTHENTICATE,
@@ -9,7 +17,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::body::Body;
-use super::v2::manifests::TAGS_MAX;
+use super::limits::TAGS_MAX;
 use crate::auth::Right;
 use crate::docker1::{self, ImageId};
 use crate::oci::manifest::MANIFEST_MAX;
@@ -195,15 +203,15 @@ impl Error {
         }
     }
 
-    fn document(&self, id: u64, code: &str, form: Form) -> Value {
+    fn document(&self, id: u64, code: &str, format: ErrorFormat) -> Value {
         let candidates = match self {
             Error::Image(image::Error::Ambiguous { candidates, .. }) => {
                 Some(candidates.iter().map(candidate).collect::<Value>())
             }
             _ => None,
         };
-        match (form, self) {
-            (Form::V1, _) => {
+        match (format, self) {
+            (ErrorFormat::V1, _) => {
                 let mut document = json!({"error": self.message(id)});
                 if let Some(candidates) = candidates {
                     document["candidates"] = candidates;
@@ -211,10 +219,10 @@ impl Error {
                 document
             }
             (
-                Form::Oci,
+                ErrorFormat::Oci,
                 Error::Storage(storage::Error::ManifestBlobUnknown { repository, missing }),
             ) => json!({"errors": missing_blobs(code, repository, missing)}),
-            (Form::Oci, _) => {
+            (ErrorFormat::Oci, _) => {
                 let mut error = json!({"code": code, "message": self.message(id)});
                 if let Some(candidates) = candidates {
                     error["detail"] = json!({"candidates": candidates});
@@ -225,14 +233,14 @@ impl Error {
     }
 
     /// Makes the answer, and logs what the operator should know.
-    pub fn response(&self, id: u64, form: Form) -> Response<Body> {
+    pub fn response(&self, id: u64, format: ErrorFormat) -> Response<Body> {
         let (status, code) = self.status_and_code();
         if status.is_server_error() {
             tracing::error!(id = format_args!("{id:016x}"), error = %self, "request failed");
         } else {
             tracing::debug!(id = format_args!("{id:016x}"), error = %self, "request refused");
         }
-        let mut response = Response::new(Body::from(self.document(id, code, form).to_string()));
+        let mut response = Response::new(Body::from(self.document(id, code, format).to_string()));
         *response.status_mut() = status;
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -340,16 +348,20 @@ fn image_error(error: &image::Error) -> (StatusCode, &'static str) {
 
 /// How an API writes its errors.
 #[derive(Clone, Copy, Debug)]
-pub enum Form {
+pub enum ErrorFormat {
     /// `{"errors": [{"code", "message"}]}`
     Oci,
     /// `{"error": "…"}`
     V1,
 }
 
-impl Form {
-    pub fn of(path: &str) -> Form {
-        if path == "/" || path == "/v1" || path.starts_with("/v1/") { Form::V1 } else { Form::Oci }
+impl ErrorFormat {
+    pub fn of(path: &str) -> ErrorFormat {
+        if path == "/" || path == "/v1" || path.starts_with("/v1/") {
+            ErrorFormat::V1
+        } else {
+            ErrorFormat::Oci
+        }
     }
 }
 

@@ -7,6 +7,7 @@ mod error;
 mod events;
 mod files;
 mod idle;
+mod limits;
 mod listen;
 mod range;
 mod request;
@@ -37,29 +38,15 @@ use crate::index::{Index, Layers};
 use crate::storage::Storage;
 use crate::{log, metrics};
 use body::Body;
-use error::{Error, Form, Result};
+use error::{Error, ErrorFormat, Result};
 use idle::Activity;
+use limits::{EXPORTS, LOOKING, MANIFEST_BUFFERS, PARSING, STREAMS, UPLOAD_BUFFERS};
 use request::RequestBody;
 use respond::{header, json};
 use route::Route;
 
 pub use listen::{Options, Server};
 pub use sites::Sites;
-
-/// Bytes of uploads that wait in memory to be written, for all together.
-const UPLOAD_BUFFERS: usize = 32 << 20;
-/// Bytes of manifests being received and checked, for all together.
-const MANIFEST_BUFFERS: usize = 64 << 20;
-/// Manifests parsed at a time.
-const PARSING: usize = 2;
-
-/// Threads that look into images: well below the 512 that tokio has for all
-/// blocking work, so that pushes and pulls always find one.
-const LOOKING: usize = 128;
-/// Listings and files longer than a piece being sent: 64 MiB of pieces.
-const STREAMS: usize = 256;
-/// Exports under way.
-const EXPORTS: usize = 32;
 
 /// What requests work with.
 #[derive(Debug)]
@@ -142,7 +129,7 @@ struct RequestContext {
     /// What the credentials prove; [`authorize`] decides what that allows.
     proof: Proof,
     tls: bool,
-    form: Form,
+    format: ErrorFormat,
     method: Method,
     /// HTTP/2's place for the host's name.
     authority: Option<Authority>,
@@ -206,7 +193,7 @@ async fn answer(
     };
     let body = RequestBody::new(incoming, Arc::clone(&activity));
     let route = Route::parse(parts.uri.path());
-    let form = Form::of(parts.uri.path());
+    let format = ErrorFormat::of(parts.uri.path());
     let of_an_image = matches!(route, Ok(Route::Files(_)));
     let name = route.as_ref().map_or("unknown", Route::name);
     let head = parts.method == Method::HEAD;
@@ -216,7 +203,7 @@ async fn answer(
         client,
         proof: Proof::anonymous(),
         tls,
-        form,
+        format,
         method: parts.method,
         authority: parts.uri.authority().cloned(),
         headers: parts.headers,
@@ -237,7 +224,7 @@ async fn answer(
         let expects_continue = context.headers.contains_key(EXPECT);
         context.body.drain(expects_continue).await;
     }
-    let mut response = result.unwrap_or_else(|e| e.response(id, form));
+    let mut response = result.unwrap_or_else(|e| e.response(id, format));
 
     let headers = response.headers_mut();
     if line.uri.path().starts_with("/v2") {

@@ -14,6 +14,7 @@ mod files_refused;
 mod house;
 mod manifests;
 mod nginx;
+mod partial;
 mod referrers;
 mod stores;
 mod support;

@@ -16,8 +16,8 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::body::Body;
 use super::error::{Error, Result};
+use super::limits::BODY_TIME;
 use super::respond::json as json_response;
-use super::v2::manifests::BODY_TIME;
 use super::{App, RequestContext, blocking};
 use crate::auth::Right;
 use crate::oci::Repository;

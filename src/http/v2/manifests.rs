@@ -1,7 +1,6 @@
 //! `/v2/NAME/manifests/REFERENCE`
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderValue, LOCATION};
 use hyper::{Method, Response, StatusCode};
@@ -11,17 +10,13 @@ use crate::docker1::ImageId;
 use crate::events::{Cause, Event, Events, Kind, Pushed};
 use crate::http::body::Body;
 use crate::http::error::{Error, Result};
+use crate::http::limits::{BODY_TIME, TAGS_MAX};
 use crate::http::{App, RequestContext, blocking, range};
 use crate::index::ids::Ids;
 use crate::index::{self, Index};
 use crate::oci::manifest::MANIFEST_MAX;
 use crate::oci::{Algorithm, Contents, Digest, Manifest, Reference, Repository, Tag};
 use crate::storage::{self, Storage, StoredManifest};
-
-/// Tags that one push may set.
-pub const TAGS_MAX: usize = 64;
-/// What a client gets to send a manifest, which takes room from all others.
-pub const BODY_TIME: Duration = Duration::from_secs(60);
 
 pub async fn manifest(
     app: &Arc<App>,

@@ -32,9 +32,11 @@ pub async fn start(
     context: &mut RequestContext,
     repository: Repository,
 ) -> Result<Response<Body>> {
-    if let Some(mount) = context.parameter("mount") {
-        let digest: Digest = mount.parse()?;
-        let from: Option<Repository> = context.parameter("from").map(str::parse).transpose()?;
+    // What cannot be mounted is uploaded instead, also where a name or digest cannot exist
+    // (distribution-spec, "Mounting a blob from another repository").
+    let mount = context.parameter("mount").and_then(|mount| mount.parse::<Digest>().ok());
+    let from = context.parameter("from").map(str::parse::<Repository>).transpose();
+    if let (Some(digest), Ok(from)) = (mount, from) {
         let readable = match &from {
             Some(from) => app.access.may(&context.proof.identity, from, Right::Pull),
             // Whichever has it.
