@@ -55,9 +55,11 @@ fn settings_are_documented() {
             continue;
         };
         let flag = argument.get_long().expect("a setting has a flag");
-        for name in [format!("`{variable}`"), format!("`--{flag}`")] {
-            assert!(operations.contains(&name), "docs/operations.md lacks {name}");
-        }
+        let flags = [format!("`--{flag}`"), format!("`--{flag} ")];
+        let named = flags.iter().any(|flag| operations.contains(flag));
+        assert!(named, "docs/operations.md does not describe --{flag}");
+        let named = operations.contains(&format!("`{variable}`"));
+        assert!(named, "docs/operations.md does not name {variable}");
         settings += 1;
     }
     assert!(settings > 20, "{settings}");

@@ -404,7 +404,7 @@ fn modes_of_an_existing_store() {
     let dir = temp.path().join("registry");
     let arguments =
         ["--dir", dir.to_str().expect("UTF-8"), "--layers", layers.to_str().expect("UTF-8")];
-    let registry = start_with_umask(temp.path(), &arguments);
+    let mut registry = start_with_umask(temp.path(), &arguments);
     registry.push_image("team/app", "v1", "seed");
     let after = modes(&layers);
     assert!(after.len() > before.len());
@@ -412,8 +412,18 @@ fn modes_of_an_existing_store() {
         let want = if path.is_dir() { 0o755 } else { 0o644 };
         assert_eq!(mode, want, "{} has mode {mode:o}", path.display());
     }
-    for name in ["", "db", "socket"] {
+    let private = |name: &str| {
         let mode = fs::metadata(dir.join(name)).expect(name).permissions().mode();
         assert_eq!(mode & 0o077, 0, "{name} has mode {mode:o}");
-    }
+    };
+    ["", "db", "socket"].map(private);
+
+    // A command without a server makes the index private as well.
+    assert_eq!(registry.stop().code(), Some(0));
+    fs::remove_dir_all(dir.join("db")).expect("the index");
+    let command = format!("umask 022; exec {REGISTRY} index --all \"$@\"");
+    let status = Command::new("sh").args(["-c", &command, "sh"]).args(arguments).status();
+    // The layer that was pushed is no tar, so indexing it fails.
+    assert_eq!(status.expect("sh runs").code(), Some(1));
+    private("db");
 }
