@@ -416,7 +416,9 @@ fn modes_of_an_existing_store() {
         let mode = fs::metadata(dir.join(name)).expect(name).permissions().mode();
         assert_eq!(mode & 0o077, 0, "{name} has mode {mode:o}");
     };
-    ["", "db", "socket"].map(private);
+    for name in ["", "db", "socket"] {
+        private(name);
+    }
 
     // A command without a server makes the index private as well.
     assert_eq!(registry.stop().code(), Some(0));
