@@ -288,8 +288,8 @@ fn wrong_flags() {
         (&["--hooks", "/does/not/exist"][..], "--hooks /does/not/exist is not a folder"),
         (&["--hook-jobs", "0"], "--hook-jobs"),
         (&["--notify", "ftp://a/b"], "--notify wants URLs that start with http:// or https://"),
-        (&["--notify", "http://me:secret@a/"], "--notify takes no password in a URL"),
-        (&["--notify", "http://a", "--notify", "http://a"], "--notify names an URL on a twice"),
+        (&["--notify", "http://me:secret@a/"], "--notify does not take a password in the URL"),
+        (&["--notify", "http://a", "--notify", "http://a"], "--notify names a URL on a twice"),
         (&["--notify-header", "A: b"], "--notify-header needs --notify"),
         (
             &["--notify", "http://a", "--notify-header", "secret"],
