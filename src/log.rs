@@ -1,7 +1,6 @@
-//! Logging: every line, the access log's included, goes through one buffer that
-//! a thread writes to stderr. So no request waits for a slow terminal or pipe;
-//! when the reader falls behind by more than the buffer, lines are dropped and
-//! the log says how many.
+//! Logging. Every line, the access log's included, goes through one buffer, which a thread writes to
+//! stderr. So no request waits for a slow terminal or pipe. If the reader of stderr falls behind by
+//! more than the buffer, lines are dropped, and the log says how many.
 
 use std::fmt::Write as _;
 use std::io::{self, Write};
@@ -15,9 +14,9 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use crate::terminal;
 
-/// Bytes of lines that wait for the writing thread.
+/// The size of the buffer, in bytes of lines.
 const BUFFER_MAX: usize = 4 << 20;
-/// How long the end of the program waits for a reader of stderr.
+/// How long the program waits for a reader of stderr before it ends.
 const FLUSH: std::time::Duration = std::time::Duration::from_secs(1);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -47,13 +46,13 @@ struct Log {
 struct Pending {
     lines: Vec<u8>,
     dropped: u64,
-    /// The thread is writing what it took.
+    /// The thread is writing the lines that it took out of `lines`.
     busy: bool,
 }
 
 static LOG: OnceLock<Log> = OnceLock::new();
 
-/// Starts logging. Called once, before anything is logged.
+/// Starts logging. This has to be called once, before anything is logged.
 pub fn start(format: Format, level: Level) -> io::Result<()> {
     let log = Log {
         format,
@@ -84,7 +83,7 @@ pub fn start(format: Format, level: Level) -> io::Result<()> {
     Ok(())
 }
 
-/// Waits until what was logged is written; for the end of the program.
+/// Waits until all lines are written, at most [`FLUSH`]. Call this before the program ends.
 pub fn flush() {
     if let Some(log) = LOG.get() {
         let mut pending = log.pending();
@@ -133,7 +132,7 @@ fn write_lines() {
         let dropped = std::mem::take(&mut pending.dropped);
         drop(pending);
         let mut stderr = io::stderr().lock();
-        // Nobody is left to tell when stderr is closed.
+        // There is no place to report that stderr is closed.
         drop(stderr.write_all(&lines));
         lines.clear();
         drop(stderr);
@@ -143,7 +142,7 @@ fn write_lines() {
     }
 }
 
-/// Collects one event of tracing into one line.
+/// Receives each event of `tracing` as one line.
 struct Writer;
 
 impl<'a> MakeWriter<'a> for Writer {
@@ -167,8 +166,8 @@ impl Write for Writer {
     }
 }
 
-/// One request, as the access log tells it. The line is written when this is
-/// dropped, so that a request has exactly one, however it ends.
+/// One request in the access log. The line is written when this is dropped, so that each request has
+/// exactly one line, however it ends.
 #[derive(Debug)]
 pub struct Request {
     pub id: u64,
@@ -177,23 +176,22 @@ pub struct Request {
     pub uri: hyper::Uri,
     pub user_agent: Option<hyper::header::HeaderValue>,
     pub start: Instant,
-    /// [`UNANSWERED`] until there is an answer.
+    /// The status of the answer; [`UNANSWERED`] before there is one.
     pub status: u16,
-    /// Bytes of the body sent.
+    /// The number of bytes of the body that were sent.
     pub bytes: u64,
 }
 
-/// Bytes of a field that a client chose, beyond which it is cut: a few requests with long fields
-/// would otherwise push the lines that matter out of the log.
+/// The length in bytes beyond which a client's field is cut. A few requests with long fields would
+/// otherwise push the lines that matter out of the log.
 const FIELD_MAX: usize = 1024;
 
-/// The status, in the log alone, of a request whose client went away before its
-/// answer: nginx's number for it.
+/// The status in the log of a request whose client went away before the answer. nginx uses the same
+/// number.
 pub const UNANSWERED: u16 = 499;
 
 impl Drop for Request {
-    /// Text looks like an event of tracing's, so that one parser reads the
-    /// whole log.
+    /// Writes a line that looks like an event of `tracing`, so that one parser can read the whole log.
     fn drop(&mut self) {
         let Some(log) = LOG.get().filter(|log| log.requests) else {
             return;
@@ -228,8 +226,8 @@ impl Drop for Request {
     }
 }
 
-/// A client's bytes as text that neither ends a line, nor leaves its quotes (in JSON or text), nor
-/// controls a terminal. Bytes beyond [`FIELD_MAX`] are left out.
+/// Returns a client's bytes as text that cannot end a line, leave its quotes (in JSON or text), or
+/// control a terminal. Bytes beyond [`FIELD_MAX`] are left out.
 pub fn escape(bytes: &[u8]) -> String {
     let shown = &bytes[..bytes.len().min(FIELD_MAX)];
     let mut text = String::with_capacity(shown.len());

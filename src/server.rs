@@ -39,7 +39,7 @@ pub struct Config {
     pub events: events::Options,
     /// An upload that receives nothing for this long is removed.
     pub upload_ttl: Duration,
-    /// Where images are mounted, and whether other users may look into them.
+    /// Where images are mounted, and whether other users may read the mount.
     pub mount: Option<(PathBuf, bool)>,
 }
 

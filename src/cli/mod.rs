@@ -40,7 +40,7 @@ pub enum Command {
     /// Exit codes: 0 stopped by a signal, 1 failed, 2 wrong flags.
     Serve(Box<ServeArgs>),
 
-    /// Index layers ahead of time, so that the first look into an image does not wait
+    /// Index layers ahead of time, so that the first reader of an image does not wait
     ///
     /// The server indexes layers by itself when an image is pushed, or when it is first read. This command works
     /// beside a running server, which then does the work, and without one.

@@ -43,6 +43,36 @@ fn faces_import_neither_storage_nor_index() {
     }
 }
 
+/// Each room imports what docs/ARCHITECTURE.md says that it may, and rooms that all may import.
+#[test]
+fn rooms_import_what_they_may() {
+    let architecture = read("docs/ARCHITECTURE.md");
+    let mut checked = 0;
+    for section in architecture.split("\n### ").skip(1) {
+        let (heading, text) = section.split_once('\n').expect("a heading has a text");
+        let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        let list =
+            text.split_once("May import: ").and_then(|(_, rest)| rest.split_once(" Tests: "));
+        let Some((list, _)) = list.filter(|(list, _)| *list != "every room.") else {
+            continue;
+        };
+        let mut may: Vec<&str> = list.split('`').skip(1).step_by(2).collect();
+        may.extend([heading, "log", "metrics", "terminal"]);
+        for path in sources(&format!("src/{heading}")) {
+            for (number, line) in read(&path).lines().enumerate() {
+                for named in line.split("crate::").skip(1) {
+                    let end = named.find(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+                    let room = &named[..end.unwrap_or(named.len())];
+                    let there = room.is_empty() || may.contains(&room);
+                    assert!(there, "{}:{}: {heading} imports {room}", path.display(), number + 1);
+                }
+            }
+        }
+        checked += 1;
+    }
+    assert!(checked > 10, "{checked}");
+}
+
 /// Every setting that an environment variable has is described for operators.
 #[test]
 fn settings_are_documented() {
