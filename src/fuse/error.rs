@@ -61,7 +61,9 @@ impl Error {
 fn of_image(error: &image::Error) -> i32 {
     use image::Error as E;
     match error {
-        E::Unknown(_) | E::NoPlatform { .. } | E::NotFound(_) => libc::ENOENT,
+        E::Unknown(_) | E::ConfigMismatch(_) | E::NoPlatform { .. } | E::NotFound(_) => {
+            libc::ENOENT
+        }
         E::NotADirectory(_) => libc::ENOTDIR,
         E::Loop(_) => libc::ELOOP,
         E::NameTooLong(_) => libc::ENAMETOOLONG,

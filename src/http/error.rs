@@ -319,6 +319,7 @@ fn image_error(error: &image::Error) -> (StatusCode, &'static str) {
     use StatusCode as S;
     match error {
         image::Error::Id(_) => (S::BAD_REQUEST, "MANIFEST_INVALID"),
+        image::Error::ConfigMismatch(_) => (S::CONFLICT, "MANIFEST_INVALID"),
         image::Error::Unknown(_) | image::Error::NoPlatform { .. } => {
             (S::NOT_FOUND, "MANIFEST_UNKNOWN")
         }

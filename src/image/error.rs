@@ -14,13 +14,18 @@ pub enum Error {
     Id(#[from] IdError),
     #[error("no image has the id {0}")]
     Unknown(String),
+    /// Somebody pushed the config with layers that it does not describe.
+    #[error(
+        "{0} is the config of images whose layers are others than it says: name the image by its repository or manifest"
+    )]
+    ConfigMismatch(String),
     #[error("{prefix} is the beginning of more than one id: {}", list(candidates))]
     Ambiguous {
         prefix: String,
         /// The first of them, in order.
         candidates: Vec<Candidate>,
     },
-    #[error("{image} is not for {wanted}, but for {}", available.join(", "))]
+    #[error("{image} is not for {wanted}{}", but_for(available))]
     NoPlatform {
         image: String,
         wanted: Box<Platform>,
@@ -77,6 +82,14 @@ pub struct Candidate {
     pub repository: Repository,
     /// The manifest that the id leads to.
     pub manifest: Digest,
+}
+
+/// What there is instead of the platform that was asked for.
+fn but_for(available: &[String]) -> String {
+    match available {
+        [] => ": it names no image that is here, as the index of a build cache does not".to_owned(),
+        available => format!(", but for {}", available.join(", ")),
+    }
 }
 
 fn list(candidates: &[Candidate]) -> String {

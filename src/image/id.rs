@@ -40,13 +40,13 @@ pub enum Id {
 }
 
 impl Id {
-    /// Whether it always means the same content.
+    /// Whether it always means the same content. Digits alone may be an id that a client of the
+    /// first API chose.
     pub fn is_digest(&self) -> bool {
         match self {
-            Id::Hex { algorithm, hex } => match algorithm {
-                Some(algorithm) => hex.len() == digits(*algorithm),
-                None => Algorithm::ALL.iter().any(|a| hex.len() == digits(*a)),
-            },
+            Id::Hex { algorithm, hex } => {
+                algorithm.is_some_and(|algorithm| hex.len() == digits(algorithm))
+            }
             Id::Reference { reference, .. } => matches!(reference, Reference::Digest(_)),
         }
     }
@@ -130,7 +130,7 @@ mod tests {
             (&format!("team/app@{digest}"), format!("team/app@{digest}"), true),
             (&format!("team/app:1.4@{digest}"), format!("team/app@{digest}"), true),
             (&digest, digest.clone(), true),
-            (hex, hex.to_owned(), true),
+            (hex, hex.to_owned(), false),
             ("0123456789ab", "0123456789ab".to_owned(), false),
             ("sha256:0123456789ab", "sha256:0123456789ab".to_owned(), false),
             ("0123456789a", "0123456789a:latest".to_owned(), false),

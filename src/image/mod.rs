@@ -63,6 +63,8 @@ pub struct Image {
     pub ids: Option<Vec<String>>,
     /// What is odd about it: sentences for users.
     pub warnings: Vec<String>,
+    /// Its config is one of an image, and says of the layers what they are.
+    is_described: bool,
     source: Arc<Layers>,
     /// [`Layers::renewed`] when it was made.
     renewed: u64,

@@ -14,16 +14,19 @@ use super::{
     Candidate, Error, FOREIGN_LINKS_MAX, Id, Image, LAYERS_MAX, Node, Platform, Result, links, view,
 };
 use crate::index::Layers;
+use crate::index::ids::{IdKind, ImageRow};
 use crate::metrics;
 use crate::oci::config::CONFIG_MAX;
 use crate::oci::manifest::{Child, LayerDescriptor};
-use crate::oci::{Contents, Digest, ImageConfig, Reference, Repository};
+use crate::oci::{Algorithm, Contents, Digest, ImageConfig, Reference, Repository};
 use crate::storage::{self, StoredManifest};
 
 /// Images kept in memory.
 const IMAGES: usize = 64;
 /// Candidates that an ambiguous prefix is answered with.
 const CANDIDATES: usize = 10;
+/// Images that are tried whose config is the one asked for, and whose layers are others.
+const UNFIT_MAX: usize = 100;
 /// Rows of ids read at a time.
 pub(super) const ROWS: usize = 32;
 /// Manifests that one index may lead to, those of its indexes included, as far as
@@ -41,6 +44,16 @@ const AVAILABLE: usize = 50;
 type Asked = (Repository, Digest, Option<Platform>, Option<usize>);
 /// And what it means.
 type Known = Cache<Asked, Arc<Image>>;
+
+/// Where an id leads.
+struct Located {
+    repository: Repository,
+    reference: Reference,
+    /// How many layers are meant, if not all.
+    layers: Option<usize>,
+    /// It was found by the digest of its config.
+    by_config: bool,
+}
 
 /// The images of a store.
 #[derive(Debug)]
@@ -100,15 +113,28 @@ impl Images {
         platform: Option<&Platform>,
         permitted: &dyn Fn(&Repository) -> bool,
     ) -> Result<Arc<Image>> {
-        let (repository, reference, layers) = self.locate_part(id, permitted)?;
-        match self.open_part(&repository, &reference, platform, layers) {
-            // As hex digits, it is an id that nobody has.
-            Err(Error::Storage(storage::Error::ManifestUnknown { .. }))
-                if matches!(id, Id::Hex { .. }) =>
-            {
-                Err(Error::Unknown(id.to_string()))
+        let mut unfit = HashSet::new();
+        loop {
+            let located = self.locate_part(id, permitted, &unfit)?;
+            let Located { repository, reference, layers, by_config } = located;
+            let image = match self.open_part(&repository, &reference, platform, layers) {
+                // As hex digits, it is an id that no image has.
+                Err(Error::Storage(storage::Error::ManifestUnknown { .. }))
+                    if matches!(id, Id::Hex { .. }) =>
+                {
+                    return Err(Error::Unknown(id.to_string()));
+                }
+                opened => opened?,
+            };
+            // Anybody may push a config of somebody else's with other layers. Under the config's
+            // digest only the layers that it describes are shown.
+            if !by_config || image.is_described {
+                return Ok(image);
             }
-            opened => opened,
+            unfit.insert((repository, image.manifest));
+            if unfit.len() == UNFIT_MAX {
+                return Err(Error::ConfigMismatch(id.to_string()));
+            }
         }
     }
 
@@ -118,25 +144,28 @@ impl Images {
         id: &Id,
         permitted: &dyn Fn(&Repository) -> bool,
     ) -> Result<(Repository, Reference)> {
-        let (repository, reference, _) = self.locate_part(id, permitted)?;
-        Ok((repository, reference))
+        let located = self.locate_part(id, permitted, &HashSet::new())?;
+        Ok((located.repository, located.reference))
     }
 
-    /// [`Images::locate`], with how many layers are meant if not all.
+    /// [`Images::locate`] without the images that are `unfit`.
     fn locate_part(
         &self,
         id: &Id,
         permitted: &dyn Fn(&Repository) -> bool,
-    ) -> Result<(Repository, Reference, Option<usize>)> {
+        unfit: &HashSet<(Repository, Digest)>,
+    ) -> Result<Located> {
         let unknown = || Error::Unknown(id.to_string());
-        let mut layers = None;
+        let (mut layers, mut by_config) = (None, false);
         let (repository, reference) = match id {
             Id::Reference { repository, reference } => (repository.clone(), reference.clone()),
             Id::Hex { algorithm, hex } => {
-                let length = algorithm.map(digits);
-                if let Some((found, part)) = self.find(hex, length, permitted)? {
-                    layers = part;
+                if let Some((found, row)) = self.find(hex, *algorithm, permitted, unfit)? {
+                    layers = row.layers;
+                    by_config = row.kind == IdKind::Config;
                     (found.repository, Reference::Digest(found.manifest))
+                } else if !unfit.is_empty() {
+                    return Err(Error::ConfigMismatch(id.to_string()));
                 } else {
                     if let (false, Err(found)) = (
                         self.layers.index().catalog_was_complete()?,
@@ -155,7 +184,7 @@ impl Images {
             }
         };
         if permitted(&repository) {
-            return Ok((repository, reference, layers));
+            return Ok(Located { repository, reference, layers, by_config });
         }
         // Not to be told from one that does not exist.
         match id {
@@ -166,14 +195,16 @@ impl Images {
         }
     }
 
-    /// What the digits are the beginning of, in one of the repositories that hold
-    /// it. `length`: of all the digits.
+    /// What the digits are the beginning of, in one of the repositories that hold it. With an
+    /// `algorithm` they are the beginning of a digest, which an id of the first API never is.
     fn find(
         &self,
         prefix: &str,
-        length: Option<usize>,
+        algorithm: Option<Algorithm>,
         permitted: &dyn Fn(&Repository) -> bool,
-    ) -> Result<Option<(Candidate, Option<usize>)>> {
+        unfit: &HashSet<(Repository, Digest)>,
+    ) -> Result<Option<(Candidate, ImageRow)>> {
+        let length = algorithm.map(digits);
         let mut found = Vec::new();
         let mut from = prefix.to_owned();
         'pages: loop {
@@ -183,8 +214,17 @@ impl Images {
             }
             for row in rows {
                 from = row.after();
-                let wanted = length.is_none_or(|length| row.id.len() == length);
-                if !wanted || !permitted(&row.repository) {
+                let wanted = length.is_none_or(|length| row.id.len() == length)
+                    && (algorithm.is_none() || row.kind != IdKind::V1);
+                if !wanted {
+                    continue;
+                }
+                // Hidden repositories are skipped as a whole, however many manifests they have.
+                if !permitted(&row.repository) {
+                    from = row.after_repository();
+                    continue 'pages;
+                }
+                if unfit.contains(&(row.repository.clone(), row.manifest)) {
                     continue;
                 }
                 let held = Reference::Digest(row.manifest);
@@ -194,13 +234,16 @@ impl Images {
                     Err(e) => return Err(e.into()),
                 }
                 from = row.after_id();
-                let candidate =
-                    Candidate { id: row.id, repository: row.repository, manifest: row.manifest };
+                let candidate = Candidate {
+                    id: row.id.clone(),
+                    repository: row.repository.clone(),
+                    manifest: row.manifest,
+                };
                 // All the digits of an id mean nothing else.
                 if candidate.id == prefix {
-                    return Ok(Some((candidate, row.layers)));
+                    return Ok(Some((candidate, row)));
                 }
-                found.push((candidate, row.layers));
+                found.push((candidate, row));
                 if found.len() == CANDIDATES {
                     break 'pages;
                 }
@@ -421,7 +464,7 @@ impl Images {
         if links > FOREIGN_LINKS_MAX || links * layers.len() as u64 > FOREIGN_LOOKUPS_MAX {
             return Err(Error::TooManyLinks { image: image(), links, max: FOREIGN_LINKS_MAX });
         }
-        let mut warnings = Vec::new();
+        let (mut warnings, mut is_described) = (Vec::new(), false);
         match self.config(repository, &leaf.config) {
             Ok(Some(mut config)) => {
                 if let Some(part) = part {
@@ -432,6 +475,7 @@ impl Images {
                     (layer.digest, diff_id)
                 });
                 compare(&config.diff_ids, found, &mut warnings);
+                is_described = warnings.is_empty();
             }
             // An artifact, which says nothing of its layers.
             Ok(None) => {}
@@ -447,6 +491,7 @@ impl Images {
             layers,
             ids,
             warnings,
+            is_described,
             source: Arc::clone(&self.layers),
             renewed,
             root: Arc::new(Node::bare_root()),

@@ -5,10 +5,12 @@
 use super::resolve::{Images, Leaf, ROWS};
 use super::{Error, Platform, Result};
 use crate::docker1::ImageId;
+use crate::index::ids::IdKind;
 use crate::oci::{Contents, Digest, Reference, Repository};
 use crate::storage;
 
-/// Rows of one id that are looked at: as many manifests that share a base.
+/// Rows of one id in permitted repositories that are looked at: as many manifests that share a
+/// base.
 const ROWS_MAX: usize = 1000;
 
 /// What an id means, and where it may be read.
@@ -32,25 +34,37 @@ impl Images {
     /// Finds an image in the repositories that are `permitted`. What is derived goes
     /// first: its id is made of its content, whereas anybody may push another
     /// image under any id.
-    pub fn find_v1(
+    ///
+    /// Anybody may push a manifest that says it was made of an image, so a repository counts for
+    /// that only if it `shows` the image, which means that it holds the layers.
+    pub fn find_v1<E: From<Error>>(
         &self,
         id: &ImageId,
         permitted: &dyn Fn(&Repository) -> bool,
-    ) -> Result<Option<Shown>> {
+        shows: &dyn Fn(&Repository) -> Result<bool, E>,
+    ) -> Result<Option<Shown>, E> {
         let (prefix, storage) = (id.to_string(), self.layers().storage());
         let (mut from, mut seen, mut made) = (prefix.clone(), 0, None);
-        while seen < ROWS_MAX {
-            let rows = self.layers().index().find_images(&prefix, &from, ROWS)?;
-            let Some(last) = rows.last() else {
+        'pages: while seen < ROWS_MAX {
+            let rows = self.layers().index().find_images(&prefix, &from, ROWS);
+            let rows = rows.map_err(Error::from)?;
+            if rows.is_empty() {
                 break;
-            };
-            from = last.after();
-            seen += rows.len();
+            }
             for row in rows {
-                if row.layers.is_none() || !permitted(&row.repository) {
+                from = row.after();
+                if row.kind != IdKind::V1 {
                     continue;
                 }
-                if !storage.holds_manifest(&row.repository, &row.manifest)? {
+                // Hidden repositories do not count against the bound: otherwise somebody could hide
+                // an image by pushing what shares its base.
+                if !permitted(&row.repository) {
+                    from = row.after_repository();
+                    continue 'pages;
+                }
+                seen += 1;
+                let held = storage.holds_manifest(&row.repository, &row.manifest);
+                if !held.map_err(Error::from)? {
                     continue;
                 }
                 let shown = |what| Shown {
@@ -58,10 +72,12 @@ impl Images {
                     manifest: row.manifest,
                     what,
                 };
-                if storage.made_of(&row.manifest)?.is_none() {
+                if storage.made_of(&row.manifest).map_err(Error::from)?.is_none() {
                     return Ok(Some(shown(V1::Derived)));
                 }
-                made.get_or_insert_with(|| shown(V1::Made));
+                if made.is_none() && shows(&row.repository)? {
+                    made = Some(shown(V1::Made));
+                }
             }
         }
         Ok(made)

@@ -1,8 +1,10 @@
-//! The `images` family: what the hex digits of an id lead to. Key: the digits,
-//! 0, repository, 0, the digest of the manifest that the id leads to there.
-//! Value: [`IdKind`], a byte; with a manifest's own digest its id in the first
-//! API, if it has one; with such ids the number of the manifest's layers that are
-//! theirs (2 bytes, big-endian).
+//! The `images` family: what the hex digits of an id lead to. Key: the digits, 0, [`IdKind`] as a
+//! digit, repository, 0, the digest of the manifest that the id leads to there. Value: for a
+//! manifest's own digest its id in the first API, if it has one; for such ids the number of the
+//! manifest's layers that are theirs (2 bytes, big-endian).
+//!
+//! The kinds are kept apart, in the order in which they count: a client chooses the ids of the
+//! first API, and may push any document as a config, so neither may stand before a manifest.
 //!
 //! Rows are written after the manifest and removed after it, so the store is
 //! asked whether a row's manifest is still there. What a crash or another server
@@ -16,15 +18,31 @@ use crate::oci::{Digest, Repository};
 
 pub const FAMILY: &str = "images";
 
-/// Of what an id's digits are the digest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What the id is a digest of, in the order in which the kinds count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum IdKind {
-    Manifest = 0,
-    Index = 1,
-    Config = 2,
+    Manifest = b'0',
+    Index = b'1',
+    Config = b'2',
     /// Not of a digest: an id of the first API.
-    V1 = 3,
+    V1 = b'3',
+}
+
+impl IdKind {
+    fn from_digit(digit: char) -> Option<IdKind> {
+        [IdKind::Manifest, IdKind::Index, IdKind::Config, IdKind::V1]
+            .into_iter()
+            .find(|kind| kind.digit() == digit)
+    }
+
+    fn digit(self) -> char {
+        char::from(self as u8)
+    }
+}
+
+fn key(id: &str, kind: IdKind, repository: &Repository, manifest: &Digest) -> String {
+    format!("{id}\0{}{repository}\0{manifest}", kind.digit())
 }
 
 /// A meaning of an id in a repository.
@@ -40,25 +58,18 @@ pub struct ImageRow {
 }
 
 impl ImageRow {
-    fn key(&self) -> String {
-        format!("{}\0{}\0{}", self.id, self.repository, self.manifest)
-    }
-
     fn parse(key: &[u8], value: &[u8]) -> Option<ImageRow> {
         let mut parts = std::str::from_utf8(key).ok()?.splitn(3, '\0');
+        let (id, held) = (parts.next()?.to_owned(), parts.next()?);
+        let kind = IdKind::from_digit(held.chars().next()?)?;
         Some(ImageRow {
-            id: parts.next()?.to_owned(),
-            repository: parts.next()?.parse().ok()?,
+            id,
+            repository: held[1..].parse().ok()?,
             manifest: parts.next()?.parse().ok()?,
-            kind: match value {
-                [0, ..] => IdKind::Manifest,
-                [1] => IdKind::Index,
-                [2] => IdKind::Config,
-                [3, _, _] => IdKind::V1,
-                _ => return None,
-            },
-            layers: match *value {
-                [3, high, low] => Some(u16::from_be_bytes([high, low]).into()),
+            kind,
+            layers: match (kind, value) {
+                (IdKind::V1, &[high, low]) => Some(u16::from_be_bytes([high, low]).into()),
+                (IdKind::V1, _) => return None,
                 _ => None,
             },
         })
@@ -66,7 +77,12 @@ impl ImageRow {
 
     /// Where the rows after this one start.
     pub fn after(&self) -> String {
-        self.key() + "\0"
+        key(&self.id, self.kind, &self.repository, &self.manifest) + "\0"
+    }
+
+    /// Where the rows of the next repository start, of the same id and kind.
+    pub fn after_repository(&self) -> String {
+        format!("{}\0{}{}\x01", self.id, self.kind.digit(), self.repository)
     }
 
     /// Where the rows of the next id start.
@@ -86,19 +102,18 @@ pub struct Ids {
 
 impl Ids {
     fn rows(&self, repository: &Repository, manifest: &Digest) -> Vec<(String, Vec<u8>)> {
-        let key = |id: String| format!("{id}\0{repository}\0{manifest}");
+        let key = |id: &str, kind| key(id, kind, repository, manifest);
         let Some(config) = &self.config else {
-            return vec![(key(manifest.hex()), vec![IdKind::Index as u8])];
+            return vec![(key(&manifest.hex(), IdKind::Index), Vec::new())];
         };
-        let mut own = vec![IdKind::Manifest as u8];
-        if let Some((top, _)) = self.chain.last() {
-            own.extend_from_slice(top.as_bytes());
-        }
-        let mut rows =
-            vec![(key(manifest.hex()), own), (key(config.hex()), vec![IdKind::Config as u8])];
+        let own = self.chain.last().map_or(Vec::new(), |(top, _)| top.as_bytes().to_vec());
+        let mut rows = vec![
+            (key(&manifest.hex(), IdKind::Manifest), own),
+            (key(&config.hex(), IdKind::Config), Vec::new()),
+        ];
         for (id, layers) in &self.chain {
             let [high, low] = u16::try_from(*layers).unwrap_or(u16::MAX).to_be_bytes();
-            rows.push((key(id.to_string()), vec![IdKind::V1 as u8, high, low]));
+            rows.push((key(&id.to_string(), IdKind::V1), vec![high, low]));
         }
         rows
     }
@@ -134,10 +149,10 @@ impl Index {
 
     /// The id in the first API of a manifest's image, as far as it is known.
     pub fn v1_id(&self, repository: &Repository, manifest: &Digest) -> Result<Option<ImageId>> {
-        let key = format!("{}\0{repository}\0{manifest}", manifest.hex());
+        let key = key(&manifest.hex(), IdKind::Manifest, repository, manifest);
         let value = self.db.get_cf(self.images(), key);
         let value = value.map_err(|e| self.failed(e))?.unwrap_or_default();
-        let id = value.get(1..).and_then(|id| id.try_into().ok());
+        let id = value.as_slice().try_into().ok();
         Ok(id.map(ImageId::from_bytes))
     }
 

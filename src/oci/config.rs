@@ -27,6 +27,8 @@ struct Document {
     os: Option<String>,
     architecture: Option<String>,
     variant: Option<String>,
+    #[serde(rename = "os.version")]
+    os_version: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -46,6 +48,7 @@ impl ImageConfig {
             os: document.os,
             architecture: document.architecture,
             variant: document.variant,
+            os_version: document.os_version,
         };
         Some(ImageConfig {
             diff_ids: diff_ids.iter().map(|text| text.parse().ok()).collect(),

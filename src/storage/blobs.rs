@@ -136,25 +136,30 @@ impl Storage {
         Ok(Some(Blob { file, path, size }))
     }
 
-    /// Makes a blob of the store readable in a repository. `from` is a
-    /// repository that must hold it; without one any copy in the store will do.
-    /// `None`: there is none to mount; `true`: the repository did not hold it
-    /// before.
+    /// Makes a blob of the repository `from` readable in another. `None`: `from` does not hold it;
+    /// `true`: the other did not hold it before.
     pub fn mount_blob(
         &self,
         to: &Repository,
         digest: &Digest,
-        from: Option<&Repository>,
+        from: &Repository,
     ) -> Result<Option<bool>> {
         // Where the content lies: not always under `digest`, see above.
-        let target = match from {
-            Some(from) => read_link(&self.layout.layer_link(from, digest))?,
-            None => Some(*digest),
-        };
-        let Some(target) = target else {
-            return Ok(None);
-        };
-        let data = self.layout.blob_data(&target);
+        match read_link(&self.layout.layer_link(from, digest))? {
+            Some(target) => self.link_blob(to, digest, &target),
+            None => Ok(None),
+        }
+    }
+
+    /// Makes content of the store readable in a repository, as [`Storage::mount_blob`] does. The
+    /// caller has made sure that the content may be read there.
+    pub(super) fn link_blob(
+        &self,
+        to: &Repository,
+        digest: &Digest,
+        target: &Digest,
+    ) -> Result<Option<bool>> {
+        let data = self.layout.blob_data(target);
         if !data.try_exists().map_err(|e| Error::io("read", &data, e))? {
             return Ok(None);
         }

@@ -233,12 +233,17 @@ impl Storage {
             let _lock = self.lock_image(&link.id);
             let layer = link.layer.unwrap_or_else(empty_layer);
             match self.image(&link.id)? {
-                // Its id is made of these. Whoever else pushed something under it may
-                // have laid it upon another parent.
+                // Adopted before: the id is made of these.
                 Some(there)
-                    if there.layer == layer && self.ancestry(&link.id)? == chain.ancestry(at) => {}
-                Some(_) => return Err(Error::ImageExists(link.id)),
-                None => {
+                    if there.checksum.is_none()
+                        && there.layer == layer
+                        && self.ancestry(&link.id)? == chain.ancestry(at) => {}
+                // A client pushed something under the id, perhaps the same layer with a history of
+                // its own. The id is derived from the manifest's layers, so that makes room.
+                found => {
+                    if found.is_some() {
+                        self.durable.remove(&self.layout.v1_image(&link.id))?;
+                    }
                     if link.layer.is_none() {
                         self.durable.write(&self.layout.blob_data(&layer), &EMPTY_LAYER)?;
                     }
@@ -292,6 +297,14 @@ impl Storage {
             return Ok(None);
         }
         let layers: Vec<Digest> = layers.iter().map(|layer| layer.digest).collect();
+        // An id would be as good as the layer: it is derived only where the layer may be read.
+        for layer in &layers {
+            match self.blob_size(repository, layer) {
+                Ok(_) => {}
+                Err(Error::BlobUnknown { .. }) => return Ok(None),
+                Err(e) => return Err(e),
+            }
+        }
         Ok(Chain::new(&bytes, &layers).map(|chain| (chain, bytes)))
     }
 
@@ -328,8 +341,14 @@ impl Storage {
     pub fn put_blob(&self, repository: &Repository, bytes: &[u8]) -> Result<Digest> {
         let digest = Algorithm::Sha256.digest(bytes);
         self.durable.write(&self.layout.blob_data(&digest), bytes)?;
-        self.mount_blob(repository, &digest, None)?;
+        self.link_blob(repository, &digest, &digest)?;
         Ok(digest)
+    }
+
+    /// Makes the layer of an image that was pushed as such readable in a repository. The pusher of
+    /// the image could read every image that it builds on.
+    pub fn link_layer(&self, repository: &Repository, image: &StoredImage) -> Result<()> {
+        self.link_blob(repository, &image.layer, &image.layer).map(drop)
     }
 
     /// Opens the layer of an image, which belongs to no repository.
@@ -573,29 +592,29 @@ mod tests {
         assert_eq!(pushed_layers(&folder.join("layers")).unwrap().len(), 2);
     }
 
-    /// An image under the id of one of a manifest's, but upon another parent, is not
-    /// what the manifest's is.
+    /// Anybody may push an image under the id that a manifest's layers lead to, before or after.
     #[test]
-    fn adopted_as_it_is_or_not_at_all() {
+    fn what_is_derived_replaces_what_was_pushed() {
         let root = tempfile::tempdir().unwrap();
         let storage = open(root.path());
         let layers = [[1; 32], [2; 32]].map(Digest::Sha256);
         let config = br#"{"rootfs":{}}"#;
         let chain = Chain::new(config, &layers).unwrap();
         let [base, top] = [0, 1].map(|at| chain.0[at].id);
-        let forged = Place { id: top, parent: None };
-        let folder = storage.layout.v1_image(&top);
-        storage.install_image(&forged, b"{}", &layers[1], None).unwrap();
-        let refused = storage.adopt(&chain, 1, config);
-        assert!(matches!(refused, Err(Error::ImageExists(id)) if id == top));
-        storage.durable.remove(&folder).unwrap();
-        for _ in 0..2 {
-            storage.adopt(&chain, 1, config).unwrap();
+        let checksum = Digest::Sha256([3; 32]);
+        for (parent, layer) in [(None, &layers[1]), (Some(base), &layers[1]), (None, &layers[0])] {
+            storage.adopt(&chain, 0, config).unwrap();
+            storage.durable.remove(&storage.layout.v1_image(&top)).unwrap();
+            let forged = Place { id: top, parent };
+            storage.install_image(&forged, b"{}", layer, Some(&checksum)).unwrap();
+            for _ in 0..2 {
+                storage.adopt(&chain, 1, config).unwrap();
+            }
+            assert_eq!(storage.ancestry(&top).unwrap(), [top, base]);
+            let image = storage.image(&top).unwrap().unwrap();
+            assert_eq!(image.json, chain.json(1, config).unwrap());
+            assert_eq!((image.layer, image.checksum), (layers[1], None));
         }
-        assert_eq!(storage.ancestry(&top).unwrap(), [top, base]);
-        let image = storage.image(&top).unwrap().unwrap();
-        assert_eq!(image.json, chain.json(1, config).unwrap());
-        assert_eq!(image.checksum, None);
     }
 
     #[test]

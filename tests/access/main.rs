@@ -5,6 +5,7 @@
 mod common;
 
 mod clients;
+mod identity;
 mod leaks;
 mod logins;
 mod matrix;

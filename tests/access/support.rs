@@ -165,7 +165,7 @@ pub fn push(registry: &Registry, repository: &str, name: &str) -> Pushed {
     Pushed { v1: v1.as_str().expect("an id").to_owned(), layer, config, manifest, manifest_bytes }
 }
 
-fn tar_of(name: &str) -> Vec<u8> {
+pub fn tar_of(name: &str) -> Vec<u8> {
     let dir = TempDir::new().expect("a temporary folder");
     fs::create_dir(dir.path().join("etc")).expect("a folder");
     fs::write(dir.path().join("etc").join(name), name).expect("a file");

@@ -416,9 +416,12 @@ fn mount() {
 
     for (to, digest, from, mounted, why) in [
         ("to/1", digest, "&from=a", true, "from where it is"),
-        ("to/2", digest, "", true, "from wherever it is"),
+        ("to/2", digest, "", false, "from no place that is named"),
+        ("to/a", digest, "&from=", false, "from an empty name"),
+        ("to/b", digest, "&from=Bad/Name", false, "from what is no name"),
+        ("to/c", digest, "&from=..%2f..", false, "from a path"),
         ("to/3", long, "&from=a", true, "sha512"),
-        ("to/4", long, "", true, "sha512 from wherever it is"),
+        ("to/4", long, "", false, "sha512 from no place that is named"),
         ("a", digest, "&from=a", true, "to where it is"),
         ("to/5", digest, "&from=to%2f1", true, "from where it was mounted"),
         ("to/6", digest, "&from=c", false, "from where it is not"),

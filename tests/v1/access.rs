@@ -211,8 +211,11 @@ fn hidden() {
     assert_eq!(server.get("stranger", &at(&base.id, "json")).status, 404);
     assert_eq!(server.get("owner", &at(&base.id, "layer")).body, base.layer);
     assert_eq!(server.push_image("stranger", base), [200; 3]);
-    assert_eq!(server.get("stranger", &at(&base.id, "layer")).body, base.layer);
+    // To have pushed it is not enough to read it; a repository has to hold it.
+    assert_eq!(server.get("stranger", &at(&base.id, "json")).status, 200);
+    assert_eq!(server.get("stranger", &at(&base.id, "layer")).status, 404);
     assert_eq!(server.tag("stranger", "other/a", "1", &base.id), 200);
+    assert_eq!(server.get("stranger", &at(&base.id, "layer")).body, base.layer);
     assert_eq!(server.get("stranger", &at(&images[1].id, "json")).status, 404);
 }
 

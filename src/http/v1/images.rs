@@ -9,6 +9,7 @@ use hyper::header::{HeaderName, HeaderValue};
 use hyper::{Method, Response};
 use serde_json::json;
 
+use super::repositories::holds;
 use super::{Part, document, done, lists, pusher, text};
 use crate::auth::{Identity, Right};
 use crate::docker1::from_manifest::Chain;
@@ -53,7 +54,7 @@ pub async fn image(
             let layer = look(app, move || {
                 let found = reader.open(&id)?;
                 // Else it is the empty one, which need not be in the store.
-                match found.open_layer(&reader, &id)? {
+                match found.read_layer(&reader, &id)? {
                     Some(_) => Ok(Some(reader.app.layers.ready(&found.layer())?)),
                     None => Ok(None),
                 }
@@ -76,8 +77,9 @@ struct Reader {
 
 /// An image that its reader may see.
 enum Found {
-    /// Pushed as such.
-    Stored(StoredImage),
+    /// Pushed as such; with the repository that shows it, or without one if this client has pushed
+    /// it and it has no tag yet.
+    Stored(StoredImage, Option<Repository>),
     /// Of a manifest: which one of the images that were derived of it.
     Derived { repository: Repository, chain: Chain, config: Bytes, at: usize },
 }
@@ -110,8 +112,10 @@ impl Reader {
 
     fn has_pushed(&self, id: &ImageId) -> Result<bool> {
         match &self.pusher {
-            Some(pusher) => Ok(self.app.storage.has_pushed(pusher, id)?),
-            None => Ok(false),
+            Some(pusher) if self.app.access.may_push_somewhere(&self.identity) => {
+                Ok(self.app.storage.has_pushed(pusher, id)?)
+            }
+            _ => Ok(false),
         }
     }
 
@@ -123,11 +127,17 @@ impl Reader {
         let storage = &self.app.storage;
         let permitted =
             |repository: &Repository| self.app.access.may(&self.identity, repository, Right::Pull);
-        let shown = self.app.images.find_v1(id, &permitted)?;
+        let image = storage.image(id)?;
+        let shows = |repository: &Repository| match &image {
+            Some(image) => holds(&self.app, repository, &image.layer),
+            None => Ok(false),
+        };
+        let shown = self.app.images.find_v1(id, &permitted, &shows)?;
         let Some(Shown { repository, manifest, what: V1::Derived }) = shown else {
+            let Some(image) = image else { return Ok(None) };
+            let shown = shown.map(|shown| shown.repository);
             let readable = shown.is_some() || self.has_pushed(id)?;
-            let image = if readable { storage.image(id)? } else { None };
-            return Ok(image.map(Found::Stored));
+            return Ok(readable.then_some(Found::Stored(image, shown)));
         };
         let stored = storage.manifest(&repository, &Reference::Digest(manifest))?;
         let contents = Contents::parse(&stored.bytes)?;
@@ -142,24 +152,35 @@ impl Reader {
 impl Found {
     fn layer(&self) -> Digest {
         match self {
-            Found::Stored(image) => image.layer,
+            Found::Stored(image, _) => image.layer,
             Found::Derived { chain, at, .. } => chain.0[*at].layer.unwrap_or_else(empty_layer),
         }
     }
 
     fn ancestry(&self, reader: &Reader, id: &ImageId) -> Result<Vec<ImageId>> {
         Ok(match self {
-            Found::Stored(_) => reader.app.storage.ancestry(id)?,
+            Found::Stored(..) => reader.app.storage.ancestry(id)?,
             Found::Derived { chain, at, .. } => chain.ancestry(*at),
         })
     }
 
-    /// The layer's content; `None`: that of the empty one, which need not be in the
-    /// store.
+    /// The layer's content, for a client that may read it in a repository: to have pushed it is not
+    /// enough, since its tag or the client's rights may be gone. `None`: that of the empty one.
+    fn read_layer(&self, reader: &Reader, id: &ImageId) -> Result<Option<Blob>> {
+        match self {
+            Found::Stored(_, None) if !reader.app.access.may_read_all(&reader.identity) => {
+                Err(storage::Error::ImageUnknown(*id).into())
+            }
+            Found::Stored(..) | Found::Derived { .. } => self.open_layer(reader, id),
+        }
+    }
+
+    /// The layer, to tell whether it is there and its size; `None`: it is the empty one, which need
+    /// not be in the store.
     fn open_layer(&self, reader: &Reader, id: &ImageId) -> Result<Option<Blob>> {
         let storage = &reader.app.storage;
         Ok(match self {
-            Found::Stored(image) => Some(storage.open_layer(id, &image.layer)?),
+            Found::Stored(image, _) => Some(storage.open_layer(id, &image.layer)?),
             Found::Derived { repository, chain, at, .. } => match &chain.0[*at].layer {
                 Some(layer) => Some(storage.open_blob(repository, layer)?),
                 None => None,
@@ -176,7 +197,7 @@ async fn json(app: &Arc<App>, context: &RequestContext, id: ImageId) -> Result<R
         let layer = found.open_layer(&reader, &id)?;
         let size = layer.map_or(EMPTY_LAYER.len() as u64, |layer| layer.size);
         Ok(match found {
-            Found::Stored(image) => (image.json, size, image.checksum),
+            Found::Stored(image, _) => (image.json, size, image.checksum),
             Found::Derived { chain, config, at, .. } => (chain.json(at, &config)?, size, None),
         })
     })
@@ -200,7 +221,7 @@ async fn layer(app: &Arc<App>, context: &RequestContext, id: ImageId) -> Result<
     let permit = permit.expect("the semaphore is never closed");
     let (digest, blob) = look(app, move || {
         let found = reader.open(&id)?;
-        Ok((found.layer(), found.open_layer(&reader, &id)?))
+        Ok((found.layer(), found.read_layer(&reader, &id)?))
     })
     .await?;
     let Some(blob) = blob else {
@@ -243,7 +264,14 @@ async fn put_json(
         if let Some(parent) = &place.parent {
             match reader.find(parent)? {
                 None => return Err(Error::ParentUnknown(*parent)),
-                Some(Found::Stored(_)) => {}
+                Some(Found::Stored(..)) => {
+                    // The child's layers will be those of all of them.
+                    for ancestor in storage.ancestry(parent)? {
+                        if reader.find(&ancestor)?.is_none() {
+                            return Err(Error::ParentUnknown(*parent));
+                        }
+                    }
+                }
                 Some(Found::Derived { chain, config, at, .. }) => {
                     storage.adopt(&chain, at, &config)?
                 }

@@ -20,6 +20,7 @@ use crate::http::files::look;
 use crate::http::v2::manifests::{Push, publish};
 use crate::http::{App, RequestContext, blocking};
 use crate::image::{LATEST, Shown, V1};
+use crate::index;
 use crate::index::records::Layer;
 use crate::layer::codec::Compression;
 use crate::oci::config::CONFIG_MAX;
@@ -247,7 +248,13 @@ impl Tagging<'_> {
             return self.made();
         }
         let permitted = |other: &Repository| self.app.access.may(identity, other, Right::Pull);
-        match self.app.images.find_v1(self.id, &permitted)? {
+        // The image of a manifest that is made of images builds on all of their layers.
+        let layers = layers_of(&self.app.storage, self.id)?;
+        let shows = |repository: &Repository| {
+            let mut held = layers.iter().map(|layer| holds(self.app, repository, layer));
+            held.try_fold(!layers.is_empty(), |all, held| Ok::<_, Error>(all && held?))
+        };
+        match self.app.images.find_v1(self.id, &permitted, &shows)? {
             Some(Shown { what: V1::Made, .. }) => self.made(),
             Some(shown) => self.derived(&shown),
             None => Err(self.unknown().into()),
@@ -279,8 +286,11 @@ impl Tagging<'_> {
         }
         let made = builder.finish(self.id, &image(self.id)?.json)?;
         storage.put_blob(self.repository, &made.config)?;
-        for layer in &made.layers {
-            storage.mount_blob(self.repository, layer, None)?;
+        for id in &ancestry {
+            let image = image(id)?;
+            if made.layers.contains(&image.layer) {
+                storage.link_layer(self.repository, &image)?;
+            }
         }
         let digest = Algorithm::Sha256.digest(&made.manifest);
         // Before anybody asks what its id is.
@@ -303,7 +313,7 @@ impl Tagging<'_> {
             return self.made();
         }
         for blob in &Manifest::parse(&stored.bytes, None)?.blobs {
-            storage.mount_blob(self.repository, blob, Some(from))?;
+            storage.mount_blob(self.repository, blob, from)?;
         }
         self.publish(&stored.digest, &stored.bytes)
     }
@@ -318,6 +328,34 @@ impl Tagging<'_> {
             image: Some(self.id),
         };
         publish(self.app, self.cause, push)
+    }
+}
+
+/// The layers of an image that was pushed as such, and of those that it builds on. None where there
+/// is no such image.
+fn layers_of(storage: &Storage, id: &ImageId) -> Result<Vec<Digest>> {
+    let mut layers = Vec::new();
+    if storage.image(id)?.is_none() {
+        return Ok(layers);
+    }
+    for id in storage.ancestry(id)? {
+        let image = storage.image(&id)?.ok_or(storage::Error::ImageUnknown(id))?;
+        layers.push(image.layer);
+    }
+    Ok(layers)
+}
+
+/// Whether a repository holds the layer of an image that it shows. Layers without members are left
+/// out of manifests that are made of images, and hold nothing to hide.
+pub fn holds(app: &App, repository: &Repository, layer: &Digest) -> Result<bool> {
+    match app.storage.blob_size(repository, layer) {
+        Ok(_) => Ok(true),
+        Err(storage::Error::BlobUnknown { .. }) => match app.layers.ready(layer) {
+            Ok(indexed) => Ok(described(layer, &indexed.record).empty),
+            Err(index::Error::Refused { .. } | index::Error::Missing(_)) => Ok(false),
+            Err(e) => Err(e.into()),
+        },
+        Err(e) => Err(e.into()),
     }
 }
 

@@ -33,25 +33,22 @@ pub async fn start(
     repository: Repository,
 ) -> Result<Response<Body>> {
     // What cannot be mounted is uploaded instead, also where a name or digest cannot exist
-    // (distribution-spec, "Mounting a blob from another repository").
+    // (distribution-spec, "Mounting a blob from another repository"). Nothing is mounted from a
+    // repository that the client did not name and may not read.
     let mount = context.parameter("mount").and_then(|mount| mount.parse::<Digest>().ok());
-    let from = context.parameter("from").map(str::parse::<Repository>).transpose();
-    if let (Some(digest), Ok(from)) = (mount, from) {
-        let readable = match &from {
-            Some(from) => app.access.may(&context.proof.identity, from, Right::Pull),
-            // Whichever has it.
-            None => app.access.may_read_all(&context.proof.identity),
-        };
+    let from = context.parameter("from").and_then(|from| from.parse::<Repository>().ok());
+    let may = |from: &Repository| app.access.may(&context.proof.identity, from, Right::Pull);
+    if let (Some(digest), Some(from)) = (mount, from.filter(may)) {
         let (storage, to) = (Arc::clone(&app.storage), repository.clone());
         let events = Arc::clone(&app.events);
         let mounted = blocking(move || {
-            let mounted = storage.mount_blob(&to, &digest, from.as_ref())?;
+            let mounted = storage.mount_blob(&to, &digest, &from)?;
             if mounted == Some(true) {
-                events.arrived(&to, &digest, from);
+                events.arrived(&to, &digest, Some(from));
             }
             Ok::<_, Error>(mounted.is_some())
         });
-        if readable && mounted.await? {
+        if mounted.await? {
             return Ok(created(&repository, &digest));
         }
     }

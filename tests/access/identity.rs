@@ -1,0 +1,394 @@
+//! Two promises: who may read something is decided by repository and digest, and what is served
+//! under a digest hashes to it. Ids that clients choose, ids derived from content, and digests of
+//! configs and manifests are different things, whatever digits they share.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use registry::oci::{Algorithm, Digest};
+use serde_json::{Value, json};
+
+use crate::common::{
+    OCI_CONFIG, OCI_MANIFEST, Registry, Reply, descriptor, eventually, image_manifest, noise,
+};
+use crate::support::{Pushed, folder, get_as, push, send_as, start, tar_of, user};
+
+const FOREIGN: &str = "application/vnd.oci.image.layer.nondistributable.v1.tar";
+const OCI_TAR: &str = "application/vnd.oci.image.layer.v1.tar";
+
+fn sha256(bytes: &[u8]) -> Digest {
+    Algorithm::Sha256.digest(bytes)
+}
+
+fn status(registry: &Registry, who: &str, path: &str) -> u16 {
+    get_as(registry, Some(&user(who)), path).status
+}
+
+fn put_blob(registry: &Registry, who: &str, repository: &str, bytes: &[u8]) -> Digest {
+    let digest = sha256(bytes);
+    let path = format!("/v2/{repository}/blobs/uploads/?digest={digest}");
+    let reply = send_as(registry, Some(&user(who)), "POST", &path, &[], bytes);
+    assert_eq!(reply.status, 201, "{}", reply.text());
+    digest
+}
+
+fn put_manifest(registry: &Registry, who: &str, repository: &str, bytes: &str) -> Reply {
+    let path = format!("/v2/{repository}/manifests/1");
+    let document: Value = serde_json::from_str(bytes).expect("a manifest");
+    let headers = [("Content-Type", document["mediaType"].as_str().expect("a media type"))];
+    send_as(registry, Some(&user(who)), "PUT", &path, &headers, bytes.as_bytes())
+}
+
+/// Pushes an image of the first API with one layer; returns the statuses.
+fn push_v1(
+    registry: &Registry,
+    who: &str,
+    id: &str,
+    parent: Option<&str>,
+    layer: &[u8],
+) -> Vec<u16> {
+    let mut document = json!({"id": id, "created": "2014-10-01T12:00:00Z"});
+    if let Some(parent) = parent {
+        document["parent"] = parent.into();
+    }
+    let document = document.to_string();
+    let checksum = sha256(&[document.as_bytes(), b"\n", layer].concat()).to_string();
+    let put = |part: &str, headers: &[(&str, &str)], body: &[u8]| {
+        let path = format!("/v1/images/{id}/{part}");
+        send_as(registry, Some(&user(who)), "PUT", &path, headers, body).status
+    };
+    vec![
+        put("json", &[], document.as_bytes()),
+        put("layer", &[], layer),
+        put("checksum", &[("X-Docker-Checksum-Payload", &checksum)], b""),
+    ]
+}
+
+fn tag_v1(registry: &Registry, who: &str, repository: &str, id: &str) -> u16 {
+    let path = format!("/v1/repositories/{repository}/tags/1");
+    send_as(registry, Some(&user(who)), "PUT", &path, &[], json!(id).to_string().as_bytes()).status
+}
+
+/// The id that the first API derives for a base layer.
+fn derived(layer: &Digest) -> String {
+    sha256(format!("{} ", layer.hex()).as_bytes()).hex()
+}
+
+/// A manifest that names somebody else's layer as one that clients fetch from elsewhere is no
+/// leave to read it.
+#[test]
+fn a_layer_that_is_only_named() {
+    let dir = folder();
+    let registry = start(dir.path(), &[]);
+    let secret = push(&registry, "team/app", "secret");
+    for history in [
+        json!([{"created_by": "x"}, {"empty_layer": true}]),
+        json!([{"empty_layer": true}, {"created_by": "x"}]),
+        json!([{"created_by": "x"}]),
+    ] {
+        let config = json!({"os": "linux", "architecture": "amd64", "history": history,
+            "rootfs": {"type": "layers", "diff_ids": [secret.layer.to_string()]}});
+        let config = config.to_string();
+        let digest = put_blob(&registry, "stranger", "other/x", config.as_bytes());
+        let layers = [descriptor(FOREIGN, &secret.layer, 10_240)];
+        let manifest = image_manifest(&descriptor(OCI_CONFIG, &digest, config.len()), &layers);
+        assert_eq!(put_manifest(&registry, "stranger", "other/x", &manifest).status, 201);
+        let top = get_as(&registry, Some(&user("stranger")), "/v1/repositories/other/x/tags/1");
+        let mut ids = vec![derived(&secret.layer), secret.v1.clone()];
+        ids.extend(top.json().as_str().map(str::to_owned));
+        for id in ids {
+            assert_ne!(tag_v1(&registry, "stranger", "other/y", &id), 200, "{id}");
+            for part in ["layer", "json", "tree/", "blobs/etc/secret"] {
+                let path = format!("/v1/images/{id}/{part}");
+                assert_eq!(status(&registry, "stranger", &path), 404, "{path}");
+            }
+            assert_ne!(push_v1(&registry, "stranger", &"ab".repeat(32), Some(&id), b"x")[0], 200);
+        }
+        for repository in ["other/x", "other/y"] {
+            let path = format!("/v2/{repository}/blobs/{}", secret.layer);
+            assert_eq!(status(&registry, "stranger", &path), 404);
+        }
+    }
+}
+
+/// A sparse push of a manifest that was made of images of the first API shows none of them.
+#[test]
+fn an_image_that_is_only_named() {
+    let dir = folder();
+    let registry = start(dir.path(), &["--sparse-images"]);
+    let id = "cd".repeat(32);
+    assert_eq!(push_v1(&registry, "owner", &id, None, &tar_of("secret")), [200; 3]);
+    assert_eq!(tag_v1(&registry, "owner", "team/app", &id), 200);
+    let manifest = registry.get("/v2/team/app/manifests/1").text();
+    let document: Value = serde_json::from_str(&manifest).expect("a manifest");
+    let config = document["config"]["digest"].as_str().expect("a digest");
+    let config = registry.get(&format!("/v2/team/app/blobs/{config}")).body;
+    put_blob(&registry, "stranger", "other/x", &config);
+    assert_eq!(put_manifest(&registry, "stranger", "other/x", &manifest).status, 201);
+    for part in ["layer", "json", "ancestry", "blobs/etc/secret"] {
+        let path = format!("/v1/images/{id}/{part}");
+        assert_eq!(status(&registry, "stranger", &path), 404, "{part}");
+    }
+    assert_ne!(tag_v1(&registry, "stranger", "other/y", &id), 200);
+    // What it builds on is no better.
+    assert_ne!(push_v1(&registry, "stranger", &"ef".repeat(32), Some(&id), b"x")[0], 200);
+    assert_eq!(status(&registry, "owner", &format!("/v1/images/{id}/layer")), 200);
+}
+
+/// Under a digest there is what hashes to it, whatever others push under the same digits.
+#[test]
+fn digits_of_other_things() {
+    let dir = folder();
+    let registry = start(dir.path(), &[]);
+    let victim = push(&registry, "team/app", "real");
+    let Pushed { manifest, manifest_bytes, config, .. } = &victim;
+    let evil = tar_of("evil");
+
+    // Images of the first API under the digits.
+    for digest in [manifest, config] {
+        assert_eq!(push_v1(&registry, "stranger", &digest.hex(), None, &evil), [200; 3]);
+        let repository = format!("other/{}", &digest.hex()[..8]);
+        assert_eq!(tag_v1(&registry, "stranger", &repository, &digest.hex()), 200);
+    }
+    // The config with other layers.
+    let layer = put_blob(&registry, "stranger", "other/config", &evil);
+    let bytes = registry.get(&format!("/v2/team/app/blobs/{config}")).body;
+    put_blob(&registry, "stranger", "other/config", &bytes);
+    let layers = [descriptor(OCI_TAR, &layer, evil.len())];
+    let forged = image_manifest(&descriptor(OCI_CONFIG, config, bytes.len()), &layers);
+    assert_eq!(put_manifest(&registry, "stranger", "other/config", &forged).status, 201);
+    // The manifest's bytes as a config.
+    put_blob(&registry, "stranger", "other/manifest", manifest_bytes.as_bytes());
+    put_blob(&registry, "stranger", "other/manifest", &evil);
+    let as_config = descriptor(OCI_CONFIG, manifest, manifest_bytes.len());
+    let forged = image_manifest(&as_config, &layers);
+    assert_eq!(put_manifest(&registry, "stranger", "other/manifest", &forged).status, 201);
+
+    for digest in [manifest, config] {
+        for id in [digest.to_string(), digest.hex()] {
+            let real = registry.get(&format!("/v1/images/{id}/blobs/etc/real"));
+            assert_eq!((real.status, real.text().as_str()), (200, "real"), "{id}");
+            let path = format!("/v1/images/{id}/blobs/etc/evil");
+            assert_eq!(registry.get(&path).status, 404, "{id}");
+        }
+    }
+    // Where nothing else is left to show, nothing is shown.
+    let reply = send_as(
+        &registry,
+        Some(&user("owner")),
+        "DELETE",
+        &format!("/v2/team/app/manifests/{manifest}"),
+        &[],
+        b"",
+    );
+    assert_eq!(reply.status, 202);
+    for digest in [manifest, config] {
+        let reply = registry.get(&format!("/v1/images/{digest}/blobs/etc/evil"));
+        assert!([404, 409].contains(&reply.status), "{digest}: {}", reply.text());
+    }
+}
+
+/// Hidden manifests that share a base must not use up the bound of what is looked at.
+#[test]
+fn hidden_rows_do_not_count() {
+    let dir = folder();
+    let registry = start(dir.path(), &[]);
+    let base = tar_of("base");
+    let layer = descriptor(OCI_TAR, &sha256(&base), base.len());
+    let image = |repository: &str, number: usize| {
+        registry.push_blob(repository, &base);
+        let config = json!({"os": "linux", "architecture": "amd64", "number": number,
+            "history": [{"created_by": "x"}, {"created_by": "y", "empty_layer": true}],
+            "rootfs": {"type": "layers", "diff_ids": [sha256(&base).to_string()]}});
+        let config = config.to_string();
+        let digest = registry.push_blob(repository, config.as_bytes());
+        let described = descriptor(OCI_CONFIG, &digest, config.len());
+        let manifest = image_manifest(&described, std::slice::from_ref(&layer));
+        let tag = format!("{number}");
+        let reply = registry.push_manifest(repository, &tag, OCI_MANIFEST, manifest.as_bytes());
+        assert_eq!(reply.status, 201, "{}", reply.text());
+    };
+    for number in 0..1030 {
+        image("other/many", number);
+    }
+    image("team/app", 2000);
+    let path = format!("/v1/images/{}/json", derived(&sha256(&base)));
+    eventually("the reader finds the image", || status(&registry, "reader", &path) == 200);
+}
+
+/// A model of who links what, against a server that users push to in every way there is.
+struct World {
+    registry: Registry,
+    /// Blobs, and the users who have their bytes.
+    blobs: BTreeMap<Digest, (Vec<u8>, BTreeSet<&'static str>)>,
+    v1_ids: BTreeMap<String, Digest>,
+    random: u64,
+}
+
+const PUSHERS: [(&str, [&str; 2]); 2] =
+    [("writer", ["team/one", "team/two"]), ("stranger", ["other/one", "other/two"])];
+const REPOSITORIES: [&str; 4] = ["other/one", "other/two", "team/one", "team/two"];
+
+impl World {
+    fn below(&mut self, bound: usize) -> usize {
+        self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (self.random >> 33) as usize % bound
+    }
+
+    fn may_pull(who: &str, repository: &str) -> bool {
+        match who {
+            "owner" => true,
+            "stranger" => repository.starts_with("other/"),
+            _ => repository.starts_with("team/"),
+        }
+    }
+
+    fn links(&self, repository: &str) -> BTreeSet<Digest> {
+        let held = |digest: &&Digest| {
+            let path = format!("/v2/{repository}/blobs/{digest}");
+            send_as(&self.registry, Some(&user("owner")), "HEAD", &path, &[], b"").status == 200
+        };
+        self.blobs.keys().filter(held).copied().collect()
+    }
+
+    fn all_links(&self) -> BTreeMap<&'static str, BTreeSet<Digest>> {
+        REPOSITORIES.map(|repository| (repository, self.links(repository))).into()
+    }
+
+    /// One push of some kind; returns what happened, for messages.
+    fn act(&mut self) -> (&'static str, String) {
+        let (who, repositories) = PUSHERS[self.below(2)];
+        let repository = repositories[self.below(2)];
+        let place = self.below(self.blobs.len());
+        let some = *self.blobs.keys().nth(place).expect("there are some");
+        let registry = &self.registry;
+        let config_of = |registry: &Registry, layer: &Digest| {
+            let config = json!({"os": "linux", "architecture": "amd64",
+                "history": [{"created_by": "x"}],
+                "rootfs": {"type": "layers", "diff_ids": [layer.to_string()]}});
+            let config = config.to_string();
+            let digest = put_blob(registry, who, repository, config.as_bytes());
+            descriptor(OCI_CONFIG, &digest, config.len())
+        };
+        let what = match self.random >> 40 & 7 {
+            0 => {
+                let bytes = tar_of(&format!("file-{}", self.random >> 20));
+                let digest = put_blob(registry, who, repository, &bytes);
+                self.blobs.entry(digest).or_insert_with(|| (bytes, BTreeSet::new())).1.insert(who);
+                format!("pushes {digest}")
+            }
+            1 => {
+                let from = REPOSITORIES[self.below(4)];
+                let path = format!("/v2/{repository}/blobs/uploads/?mount={some}&from={from}");
+                let reply = send_as(&self.registry, Some(&user(who)), "POST", &path, &[], b"");
+                format!("mounts {some} from {from}: {}", reply.status)
+            }
+            2 => {
+                let path = format!("/v2/{repository}/blobs/uploads/?mount={some}");
+                let reply = send_as(registry, Some(&user(who)), "POST", &path, &[], b"");
+                format!("mounts {some} from anywhere: {}", reply.status)
+            }
+            3 | 4 => {
+                let kind = if self.random >> 50 & 1 == 0 { OCI_TAR } else { FOREIGN };
+                let config = config_of(registry, &some);
+                let manifest = image_manifest(&config, &[descriptor(kind, &some, 10_240)]);
+                let reply = put_manifest(registry, who, repository, &manifest);
+                self.v1_ids.insert(derived(&some), some);
+                format!("names {some} as {kind}: {}", reply.status)
+            }
+            5 => {
+                let (bytes, known) = &self.blobs[&some];
+                if !known.contains(who) {
+                    return (who, "does nothing".to_owned());
+                }
+                let id = match self.random >> 51 & 1 {
+                    0 => some.hex(),
+                    _ => sha256(&self.random.to_le_bytes()).hex(),
+                };
+                let parent = self.v1_ids.keys().next().cloned();
+                let parent = parent.filter(|parent| *parent != id);
+                let pushed = push_v1(registry, who, &id, parent.as_deref(), bytes);
+                let tagged = tag_v1(registry, who, repository, &id);
+                self.v1_ids.entry(id.clone()).or_insert(some);
+                format!("pushes v1 {id} upon {parent:?}: {pushed:?}, {tagged}")
+            }
+            _ => {
+                let place = self.random as usize % self.v1_ids.len().max(1);
+                let Some(id) = self.v1_ids.keys().nth(place) else {
+                    return (who, "does nothing".to_owned());
+                };
+                format!("tags v1 {id}: {}", tag_v1(registry, who, repository, id))
+            }
+        };
+        (who, format!("{who} in {repository} {what}"))
+    }
+}
+
+#[test]
+fn readable_where_it_is_linked_and_nowhere_else() {
+    const STEPS: usize = 90;
+    let dir = folder();
+    let registry = start(dir.path(), &["--sparse-images"]);
+    // The writer may push where the staff may pull.
+    let mut world =
+        World { registry, blobs: BTreeMap::new(), v1_ids: BTreeMap::new(), random: 20_261_126 };
+    for (who, repositories) in PUSHERS {
+        let bytes = noise(who.len() as u64, 100);
+        let digest = put_blob(&world.registry, who, repositories[0], &bytes);
+        world.blobs.insert(digest, (bytes, [who].into()));
+        let bytes = tar_of(who);
+        let digest = put_blob(&world.registry, who, repositories[0], &bytes);
+        world.blobs.insert(digest, (bytes, [who].into()));
+    }
+    let mut before = world.all_links();
+    let mut history = Vec::new();
+    for _ in 0..STEPS {
+        let readable: BTreeSet<Digest> = before
+            .iter()
+            .flat_map(|(repository, digests)| {
+                digests.iter().map(move |digest| (repository, *digest))
+            })
+            .filter(|(repository, _)| World::may_pull("reader", repository))
+            .map(|(_, digest)| digest)
+            .collect();
+        let other: BTreeSet<Digest> = before
+            .iter()
+            .filter(|(name, _)| name.starts_with("other/"))
+            .flat_map(|(_, d)| d.clone())
+            .collect();
+        let (who, what) = world.act();
+        history.push(what);
+        let after = world.all_links();
+        // Nothing is linked that its pusher did not have, or could not read.
+        for (repository, digests) in &after {
+            for digest in digests {
+                let new = !before.get(repository).is_some_and(|held| held.contains(digest));
+                let could_read = if who == "stranger" { &other } else { &readable };
+                let had = world.blobs[digest].1.contains(who) || could_read.contains(digest);
+                assert!(!new || had, "{digest} in {repository}: {history:#?}");
+            }
+        }
+        before = after;
+    }
+    // Every face, for everybody.
+    for who in ["owner", "reader", "writer", "stranger"] {
+        for (repository, digests) in &before {
+            for (digest, (bytes, _)) in &world.blobs {
+                let path = format!("/v2/{repository}/blobs/{digest}");
+                let reply = get_as(&world.registry, Some(&user(who)), &path);
+                let want = World::may_pull(who, repository) && digests.contains(digest);
+                assert_eq!(reply.status == 200, want, "{who} {path}: {history:#?}");
+                assert!(reply.status != 200 || reply.body == *bytes);
+            }
+        }
+        for id in world.v1_ids.keys() {
+            let path = format!("/v1/images/{id}/layer");
+            let reply = get_as(&world.registry, Some(&user(who)), &path);
+            if reply.status == 200 {
+                let digest = sha256(&reply.body);
+                let mut held = before.iter().filter(|(name, _)| World::may_pull(who, name));
+                let held = held.any(|(_, digests)| digests.contains(&digest));
+                assert!(held, "{who} {path}: {history:#?}");
+            }
+        }
+    }
+}
