@@ -57,6 +57,27 @@ pub struct Ready {
     pub took: Duration,
 }
 
+/// Makes the allocator give memory back. By default it keeps an arena for every thread, and once a
+/// large block was freed it takes blocks of that size from the arenas too, which then stay as large as
+/// the busiest moment was.
+fn bound_allocator() {
+    /// Blocks from here on are mapped, and unmapped when they are freed.
+    const MAPPED_FROM: libc::c_int = 1 << 20;
+    const ARENAS: libc::c_int = 4;
+    #[cfg(target_env = "gnu")]
+    for (parameter, value) in [(libc::M_MMAP_THRESHOLD, MAPPED_FROM), (libc::M_ARENA_MAX, ARENAS)] {
+        // SAFETY: the call sets a number in the allocator, which has locks of its own.
+        #[allow(unsafe_code)]
+        let set = unsafe { libc::mallopt(parameter, value) };
+        if set == 0 {
+            tracing::warn!(
+                parameter,
+                "the allocator does not take a setting: memory may stay in use"
+            );
+        }
+    }
+}
+
 /// Runs a server until it is asked to stop. Returns false if `--drain-timeout` ran out before all
 /// requests were done.
 ///
@@ -69,6 +90,7 @@ pub fn run(
     ready: impl FnOnce(&Ready),
 ) -> Result<bool> {
     let start = Instant::now();
+    bound_allocator();
     config.events.hooks.umask = restrict_permissions(0o077);
     storage::create_root(&config.dir).context("--dir cannot be used")?;
     restrict_permissions(storage::denied_permissions(&config.storage.root)?);

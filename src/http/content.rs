@@ -6,10 +6,10 @@ use hyper::header::{
     HeaderValue,
 };
 use hyper::{Method, Response, StatusCode};
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::body::{Body, Parts, SMALL, gather};
 use super::error::{Error, Result};
+use super::permits::Permit;
 use super::range::{self, Wanted};
 use super::respond::{header, status};
 use super::{RequestContext, blocking};
@@ -85,7 +85,7 @@ pub async fn blob(
     context: &RequestContext,
     digest: &Digest,
     size: u64,
-    opened: Option<(Blob, OwnedSemaphorePermit)>,
+    opened: Option<(Blob, Permit)>,
 ) -> Result<Response<Body>> {
     let head = context.method == Method::HEAD;
     let etag = Some(digest.to_string());

@@ -102,6 +102,11 @@ pub enum Error {
     TooManyTags,
     #[error("the manifest took too long to arrive")]
     BodyTimeout,
+    /// Nobody reads this.
+    #[error("the client is gone")]
+    Gone,
+    #[error("the server is busy: try again in a moment")]
+    Overloaded,
     #[error("too many manifests are being pushed at this moment: try again")]
     Busy,
     #[error("the manifest is larger than {MANIFEST_MAX} bytes")]
@@ -179,6 +184,7 @@ impl Error {
             | Error::After { .. } => (S::BAD_REQUEST, "UNSUPPORTED"),
             Error::TooManyTags => (S::URI_TOO_LONG, "UNSUPPORTED"),
             Error::BodyTimeout => (S::REQUEST_TIMEOUT, "MANIFEST_INVALID"),
+            Error::Gone | Error::Overloaded => (S::SERVICE_UNAVAILABLE, "TOOMANYREQUESTS"),
             Error::Busy | Error::Logins => (S::TOO_MANY_REQUESTS, "TOOMANYREQUESTS"),
             Error::ManifestTooLarge => (S::PAYLOAD_TOO_LARGE, "SIZE_INVALID"),
             Error::ContentRange(_) => (S::BAD_REQUEST, "BLOB_UPLOAD_INVALID"),

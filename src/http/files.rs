@@ -14,11 +14,11 @@ use hyper::{Method, Response};
 use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::body::{Body, PIECE, Part, Parts, Produce};
 use super::content::content;
 use super::error::{Error, Result};
+use super::permits::Scarce;
 use super::respond::{header, json};
 use super::route::{Files, Scope, View};
 use super::{App, RequestContext, blocking};
@@ -100,9 +100,13 @@ pub async fn look<T: Send + 'static>(
     app: &App,
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
-    let permit = app.looking.acquire().await;
-    let _permit = permit.expect("the semaphore is never closed");
-    blocking(work).await
+    let permit = app.pools.of(Scarce::Looks).permit().await?;
+    // With the work, which goes on when the request is cancelled.
+    blocking(move || {
+        let _permit = permit;
+        work()
+    })
+    .await
 }
 
 /// A parameter that is on or off.
@@ -233,7 +237,7 @@ async fn tree(
         ListingBody::Long(part) => {
             let Long { first, rest, listing } = *part;
             let again = || (Vec::new(), JsonListing::new(listing));
-            stream(&app.streams, (first, rest), again, lines, None).await
+            stream(app, (first, rest), again, lines, None).await?
         }
     };
     Ok(response)
@@ -326,26 +330,22 @@ fn lines(json: &mut JsonListing) -> Result<Option<Vec<u8>>> {
 /// too many are being sent already it waits, and since what waits should not
 /// take room, is made `again` then.
 pub async fn stream<S: Send + 'static>(
-    streams: &Arc<Semaphore>,
+    app: &App,
     begun: (Vec<u8>, S),
     again: impl FnOnce() -> (Vec<u8>, S),
     make: impl Fn(&mut S) -> Result<Option<Vec<u8>>> + Send + 'static,
     length: Option<u64>,
-) -> Body {
-    let (permit, (first, mut state)) = match Arc::clone(streams).try_acquire_owned() {
-        Ok(permit) => (permit, begun),
-        Err(_) => {
+) -> Result<Body> {
+    let streams = app.pools.of(Scarce::Streams);
+    let (permit, (first, mut state)) = match streams.try_permit() {
+        Some(permit) => (permit, begun),
+        None => {
             drop(begun);
-            (acquire(streams).await, again())
+            (streams.permit().await?, again())
         }
     };
     let produce: Produce = Box::new(move || Ok(make(&mut state)?));
-    Body::stream(first, produce, length, permit)
-}
-
-async fn acquire(semaphore: &Arc<Semaphore>) -> OwnedSemaphorePermit {
-    let permit = Arc::clone(semaphore).acquire_owned().await;
-    permit.expect("the semaphore is never closed")
+    Ok(Body::stream(first, produce, length, permit))
 }
 
 /// Content being read.
@@ -423,7 +423,7 @@ async fn file(
         Begun::Piece(first, reading, again) => {
             let length = again.parts.length();
             let again = || (Vec::new(), again);
-            stream(&app.streams, (first, reading), again, Reading::piece, Some(length)).await
+            stream(app, (first, reading), again, Reading::piece, Some(length)).await?
         }
     };
     Ok(response)
@@ -445,7 +445,7 @@ async fn tar(app: &Arc<App>, context: &mut RequestContext, place: Place) -> Resu
     if context.method == Method::HEAD {
         return Ok(response);
     }
-    let permit = acquire(&app.exports).await;
+    let permit = app.pools.of(Scarce::Exports).permit().await?;
     let (pieces, mut tar) = sync_channel(1);
     tokio::task::spawn_blocking(move || export(&image, &node, gzip, pieces));
     let (first, tar) = blocking(move || Ok::<_, Error>((receive(&mut tar)?, tar))).await?;

@@ -4,9 +4,10 @@
 //! 10 GB lives and a stalled one does not.
 
 use std::io::{self, IoSlice};
+use std::os::fd::RawFd;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 #[derive(Debug)]
 pub struct Activity {
+    /// The connection's socket; -1 once it is closed.
+    socket: AtomicI32,
     start: Instant,
     /// Milliseconds from `start` to the last byte moved.
     last: AtomicU64,
@@ -22,8 +25,10 @@ pub struct Activity {
 }
 
 impl Activity {
-    pub fn new() -> Arc<Activity> {
+    /// `socket` is the connection's file descriptor.
+    pub fn new(socket: RawFd) -> Arc<Activity> {
         Arc::new(Activity {
+            socket: AtomicI32::new(socket),
             start: Instant::now(),
             last: AtomicU64::new(0),
             working: AtomicUsize::new(0),
@@ -42,6 +47,26 @@ impl Activity {
         self.start
             .elapsed()
             .saturating_sub(Duration::from_millis(self.last.load(Ordering::Relaxed)))
+    }
+
+    /// Returns when the client has closed the connection, or its half of it. For waits: hyper does not
+    /// look while a request is worked on.
+    pub async fn gone(&self) {
+        const EVERY: Duration = Duration::from_millis(250);
+        while !self.is_closed() {
+            tokio::time::sleep(EVERY).await;
+        }
+    }
+
+    fn is_closed(&self) -> bool {
+        let socket = self.socket.load(Ordering::Relaxed);
+        let mut asked = libc::pollfd { fd: socket, events: libc::POLLRDHUP, revents: 0 };
+        // SAFETY: the call writes to this one structure alone, and does not wait. Of a descriptor
+        // that was closed meanwhile it says so, and of one that was opened in its place it says
+        // something about a request that nobody waits for any more.
+        #[allow(unsafe_code)]
+        let ready = unsafe { libc::poll(&mut asked, 1, 0) };
+        socket >= 0 && ready > 0 && asked.revents != 0
     }
 
     /// Held while a request is worked on.
@@ -93,6 +118,12 @@ impl<S> Watched<S> {
         if matches!(written, Poll::Ready(Ok(1..))) {
             self.activity.touch();
         }
+    }
+}
+
+impl<S> Drop for Watched<S> {
+    fn drop(&mut self) {
+        self.activity.socket.store(-1, Ordering::Relaxed);
     }
 }
 
@@ -151,7 +182,7 @@ mod tests {
 
     #[test]
     fn only_the_clients_time_counts() {
-        let activity = Activity::new();
+        let activity = Activity::new(-1);
         let working = activity.working();
         std::thread::sleep(Duration::from_millis(20));
         assert_eq!(activity.idle(), Duration::ZERO, "the server is at work");

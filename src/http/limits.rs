@@ -20,3 +20,9 @@ pub const EXPORTS: usize = 32;
 pub const TAGS_MAX: usize = 64;
 /// The time in which a document has to arrive.
 pub const BODY_TIME: Duration = Duration::from_secs(60);
+/// Bytes of bodies that are whole in memory until they are sent, for all requests together.
+pub const BODIES: usize = 64 << 20;
+/// Bodies up to here are not counted: their number is bounded by those of requests.
+pub const BODY_FREE: usize = 16 << 10;
+/// Connections to the metrics at a time.
+pub const METRICS_CONNECTIONS: usize = 64;

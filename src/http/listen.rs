@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,20 +20,20 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
 
 use super::body::Body;
 use super::idle::{Activity, Watched};
+use super::limits::METRICS_CONNECTIONS;
+use super::permits::{Client, Requester};
 use super::{App, answer};
 use crate::metrics;
 
 /// Bytes of one request head.
 const HEAD_MAX: usize = 64 << 10;
-/// Requests at a time on one HTTP/2 connection, and what each may send ahead.
+/// Requests at a time on one HTTP/2 connection.
 const H2_STREAMS: u32 = 32;
-const H2_STREAM_WINDOW: u32 = 1 << 20;
-const H2_CONNECTION_WINDOW: u32 = 4 << 20;
 
 /// Bytes encrypted before they are sent, a connection: rustls' own 64 KiB cost
 /// more system calls.
@@ -51,6 +52,7 @@ pub struct Options {
     pub header_timeout: Duration,
     pub idle_timeout: Duration,
     pub max_connections: u32,
+    pub max_connections_per_address: u32,
     pub sites: super::Sites,
 }
 
@@ -172,10 +174,20 @@ async fn accept(shared: Arc<Shared>, listener: TcpListener, stop: watch::Receive
     loop {
         match listener.accept().await {
             Ok((stream, client)) => {
+                let address = shared.app.pools.client(client.ip());
+                let Some(connected) = address.connect(shared.http.max_connections_per_address)
+                else {
+                    tracing::debug!(%client, "connection refused: its address has too many");
+                    continue;
+                };
                 // At the limit this one waits, and more in the kernel's queue.
                 let permit = Arc::clone(&shared.connections).acquire_owned().await;
                 let permit = permit.expect("the semaphore is never closed");
-                tokio::spawn(connection(Arc::clone(&shared), stream, client, permit, stop.clone()));
+                let (shared, stop) = (Arc::clone(&shared), stop.clone());
+                tokio::spawn(async move {
+                    connection(shared, stream, client, address, stop).await;
+                    drop((connected, permit));
+                });
             }
             Err(error) => {
                 // Mostly: out of file descriptors. Give them time to come back.
@@ -190,7 +202,7 @@ async fn connection(
     shared: Arc<Shared>,
     stream: TcpStream,
     client: SocketAddr,
-    _permit: OwnedSemaphorePermit,
+    address: Arc<Client>,
     mut stop: watch::Receiver<bool>,
 ) {
     let _counted = metrics::Connection::new();
@@ -199,14 +211,17 @@ async fn connection(
         tracing::debug!(%client, %error, "connection lost at once");
         return;
     }
-    let activity = Activity::new();
+    let activity = Activity::new(stream.as_raw_fd());
     let stream = Watched::new(stream, Arc::clone(&activity));
-    let service = {
-        let (app, activity) = (Arc::clone(&shared.app), Arc::clone(&activity));
-        let tls = shared.tls.is_some();
+    let serve = |stall| {
+        let (app, tls) = (Arc::clone(&shared.app), shared.tls.is_some());
+        let requester =
+            Requester { client: Arc::clone(&address), activity: Arc::clone(&activity), stall };
         service_fn(move |request: Request<Incoming>| {
-            let (app, activity) = (Arc::clone(&app), Arc::clone(&activity));
-            async move { Ok::<_, Infallible>(answer(app, activity, client, tls, request).await) }
+            let (app, requester) = (Arc::clone(&app), requester.clone());
+            let activity = Arc::clone(&requester.activity);
+            let answered = answer(app, activity, client, tls, request);
+            async move { Ok::<_, Infallible>(requester.scope(answered).await) }
         })
     };
     let http = &shared.http;
@@ -221,7 +236,7 @@ async fn connection(
     let ended = match &shared.tls {
         None => {
             drive(
-                http1.serve_connection(TokioIo::new(stream), service),
+                http1.serve_connection(TokioIo::new(stream), serve(None)),
                 &activity,
                 http.idle_timeout,
                 stop,
@@ -251,14 +266,15 @@ async fn connection(
                 http2
                     .timer(TokioTimer::new())
                     .max_concurrent_streams(H2_STREAMS)
-                    .initial_stream_window_size(H2_STREAM_WINDOW)
-                    .initial_connection_window_size(H2_CONNECTION_WINDOW)
+                    // Small until a handler reads the body, and then as large as the line needs.
+                    .adaptive_window(true)
                     .max_header_list_size(HEAD_MAX as u32);
-                let served = http2.serve_connection(TokioIo::new(stream), service);
+                let served =
+                    http2.serve_connection(TokioIo::new(stream), serve(Some(http.idle_timeout)));
                 drive(served, &activity, http.idle_timeout, stop).await
             } else {
                 drive(
-                    http1.serve_connection(TokioIo::new(stream), service),
+                    http1.serve_connection(TokioIo::new(stream), serve(None)),
                     &activity,
                     http.idle_timeout,
                     stop,
@@ -325,13 +341,19 @@ async fn serve_metrics(listener: TcpListener, handle: PrometheusHandle) {
         response.headers_mut().insert(header::CONTENT_TYPE, plain);
         Ok::<_, io::Error>(response)
     };
+    let connections = Arc::new(Semaphore::new(METRICS_CONNECTIONS));
     loop {
         let Ok((stream, client)) = listener.accept().await else {
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
+        // Idle connections here must not use up the descriptors of the registry.
+        let Ok(permit) = Arc::clone(&connections).try_acquire_owned() else {
+            continue;
+        };
         let handle = handle.clone();
         tokio::spawn(async move {
+            let _permit = permit;
             let service = service_fn(move |request| render(handle.clone(), request));
             let served = http1::Builder::new()
                 .timer(TokioTimer::new())

@@ -9,6 +9,7 @@ mod files;
 mod idle;
 mod limits;
 mod listen;
+mod permits;
 mod range;
 mod request;
 mod respond;
@@ -40,7 +41,10 @@ use crate::{log, metrics};
 use body::Body;
 use error::{Error, ErrorFormat, Result};
 use idle::Activity;
-use limits::{EXPORTS, LOOKING, MANIFEST_BUFFERS, PARSING, STREAMS, UPLOAD_BUFFERS};
+use limits::{
+    BODIES, BODY_FREE, EXPORTS, LOOKING, MANIFEST_BUFFERS, PARSING, STREAMS, UPLOAD_BUFFERS,
+};
+use permits::{Permit, Pools, Scarce};
 use request::RequestBody;
 use respond::{header, json};
 use route::Route;
@@ -65,17 +69,8 @@ pub struct App {
     draining: AtomicBool,
     upload_buffers: Arc<Semaphore>,
     manifest_buffers: Arc<Semaphore>,
-    /// What JSON becomes in memory is many times its bytes.
-    parsing: Semaphore,
-    /// A file is open, and parts of it are mapped, for each.
-    blob_responses: Arc<Semaphore>,
     listings: files::Listings,
-    /// Threads that look into images, which may wait for an index to be made.
-    looking: Semaphore,
-    /// Two pieces are in memory for each.
-    streams: Arc<Semaphore>,
-    /// A thread is taken by each, however slow its client.
-    exports: Arc<Semaphore>,
+    pools: Pools,
     next_id: AtomicU64,
 }
 
@@ -104,12 +99,15 @@ impl App {
             draining: AtomicBool::new(false),
             upload_buffers: Arc::new(Semaphore::new(UPLOAD_BUFFERS)),
             manifest_buffers: Arc::new(Semaphore::new(MANIFEST_BUFFERS)),
-            parsing: Semaphore::new(PARSING),
-            blob_responses: Arc::new(Semaphore::new(options.max_connections as usize)),
             listings: files::listings(),
-            looking: Semaphore::new(LOOKING),
-            streams: Arc::new(Semaphore::new(STREAMS)),
-            exports: Arc::new(Semaphore::new(EXPORTS)),
+            pools: Pools::new(|kind| match kind {
+                Scarce::Looks => LOOKING,
+                Scarce::Streams => STREAMS,
+                Scarce::Exports => EXPORTS,
+                Scarce::Blobs => options.max_connections as usize,
+                Scarce::Parsing => PARSING,
+                Scarce::Bodies => BODIES >> 10,
+            }),
             next_id: AtomicU64::new(start),
         }
     }
@@ -138,6 +136,8 @@ struct RequestContext {
     /// The parameter that is a path.
     after: Option<Vec<u8>>,
     body: RequestBody,
+    /// What the answer's body takes in memory, if that is paid for.
+    paid: Option<Permit>,
 }
 
 impl RequestContext {
@@ -210,6 +210,7 @@ async fn answer(
         query: Vec::new(),
         after: url::path_parameter(parts.uri.query()),
         body,
+        paid: None,
     };
     let origin = app.sites.allowed(&context.headers);
     let result = match (route, url::query(parts.uri.query())) {
@@ -254,6 +255,20 @@ async fn answer(
     }
     if head {
         *response.body_mut() = Body::Empty;
+    }
+    // A body that is whole in memory is paid for until it is sent: a client may ask for many, and
+    // read none.
+    if let Body::Full(bytes) = response.body_mut()
+        && bytes.len() > BODY_FREE
+    {
+        let permit = match context.paid.take() {
+            Some(permit) => Ok(permit),
+            None => app.pools.of(Scarce::Bodies).permits(bytes.len().div_ceil(1024)).await,
+        };
+        match permit {
+            Ok(permit) => *bytes = body::with_permit(std::mem::take(bytes), permit),
+            Err(error) => response = error.response(id, format),
+        }
     }
     line.status = response.status().as_u16();
     metrics::request(name, &line);

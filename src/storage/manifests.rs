@@ -17,7 +17,7 @@ use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
 use super::{Error, Page, Result, Storage, exists, read_link};
-use crate::oci::manifest::{MANIFEST_MAX, stored_media_type};
+use crate::oci::manifest::stored_media_type;
 use crate::oci::{Algorithm, Descriptor, Digest, Manifest, Reference, Repository, Tag};
 
 /// A manifest as it was pushed.
@@ -62,7 +62,7 @@ const REFERRERS_PAGE: usize = 100;
 /// What is read for one page, whatever the filter lets through: so many, and so
 /// many bytes of them.
 const REFERRERS_READ: usize = 1000;
-const REFERRERS_READ_BYTES: usize = 2 * MANIFEST_MAX;
+const REFERRERS_READ_BYTES: usize = 1 << 20;
 
 impl Storage {
     /// A manifest that is in memory. Never blocks.

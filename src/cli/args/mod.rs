@@ -319,6 +319,11 @@ pub struct ServeArgs {
           value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub max_connections: u32,
 
+    /// Accept this many connections from one address at a time, and close more [default: half of --max-connections]
+    #[arg(long, value_name = "N", env = "REGISTRY_MAX_CONNECTIONS_PER_ADDRESS",
+          value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub max_connections_per_address: Option<u32>,
+
     /// Without users, the server answers only to IP addresses, localhost and this name; may be repeated
     #[arg(long, value_name = "NAME", env = "REGISTRY_HOST", value_delimiter = ',', value_parser = host)]
     pub host: Vec<String>,
@@ -454,6 +459,9 @@ impl ServeArgs {
                 header_timeout: self.header_timeout,
                 idle_timeout: self.idle_timeout,
                 max_connections: self.max_connections,
+                max_connections_per_address: self
+                    .max_connections_per_address
+                    .unwrap_or_else(|| self.max_connections.div_ceil(2)),
                 sites: http::Sites { hosts: self.host, origins: self.cors_origin },
             },
             events: crate::events::Options {

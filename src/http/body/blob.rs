@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinHandle;
 
 use super::{BoxError, Part, Parts, Source};
+use crate::http::permits::Permit;
 use crate::metrics;
 use crate::storage::{self, Blob};
 
@@ -36,12 +36,12 @@ pub struct BlobSource {
     /// Bytes not yet sent.
     left: u64,
     next: Option<JoinHandle<storage::Result<Bytes>>>,
-    _permit: OwnedSemaphorePermit,
+    _permit: Permit,
 }
 
 impl BlobSource {
     /// `permit` is given back when the body ends.
-    pub fn new(blob: Blob, parts: Parts, permit: OwnedSemaphorePermit) -> BlobSource {
+    pub fn new(blob: Blob, parts: Parts, permit: Permit) -> BlobSource {
         STREAMS.fetch_add(1, Ordering::Relaxed);
         let (blob, left) = (Arc::new(blob), parts.length());
         BlobSource { blob, parts, left, next: None, _permit: permit }

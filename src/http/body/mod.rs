@@ -4,6 +4,7 @@
 mod blob;
 mod lines;
 mod parts;
+mod stall;
 mod stream;
 
 use std::fmt;
@@ -13,14 +14,16 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use hyper::body::{Frame, SizeHint};
-use tokio::sync::OwnedSemaphorePermit;
 
+use super::permits::{Permit, Requester};
 use crate::log;
 use crate::storage::Blob;
 
 pub use blob::{BlobSource, SMALL, gather};
 pub use lines::{Lines, NextLines};
 pub use parts::{Part, Parts};
+use stall::Guarded;
+
 pub use stream::{PIECE, Produce, Stream};
 
 /// What ends a body early. The client sees the connection close; the log says why.
@@ -63,21 +66,21 @@ impl<T: Into<Bytes>> From<T> for Body {
 
 impl Body {
     pub fn from_source(source: impl Source + 'static) -> Body {
-        Body::Dyn(Box::new(Counted { source: Box::new(source), request: None }))
+        let source: Box<dyn Source> = Box::new(source);
+        let source = match Requester::current().and_then(|requester| requester.stall) {
+            Some(limit) => Box::new(Guarded::new(source, limit)),
+            None => source,
+        };
+        Body::Dyn(Box::new(Counted { source, request: None }))
     }
 
     /// Ranges of a blob. `permit` is given back when the body ends.
-    pub fn blob(blob: Blob, parts: Parts, permit: OwnedSemaphorePermit) -> Body {
+    pub fn blob(blob: Blob, parts: Parts, permit: Permit) -> Body {
         Body::from_source(BlobSource::new(blob, parts, permit))
     }
 
     /// See [`Stream::new`].
-    pub fn stream(
-        first: Vec<u8>,
-        produce: Produce,
-        length: Option<u64>,
-        permit: OwnedSemaphorePermit,
-    ) -> Body {
+    pub fn stream(first: Vec<u8>, produce: Produce, length: Option<u64>, permit: Permit) -> Body {
         Body::from_source(Stream::new(first, produce, length, permit))
     }
 
@@ -142,14 +145,18 @@ impl hyper::body::Body for Body {
 }
 
 /// Bytes that give `permit` back when they have been sent.
-pub fn with_permit(bytes: Vec<u8>, permit: OwnedSemaphorePermit) -> Bytes {
-    struct Held {
-        bytes: Vec<u8>,
-        _permit: OwnedSemaphorePermit,
+pub fn with_permit<B, P>(bytes: B, permit: P) -> Bytes
+where
+    B: AsRef<[u8]> + Send + 'static,
+    P: Send + 'static,
+{
+    struct Held<B, P> {
+        bytes: B,
+        _permit: P,
     }
-    impl AsRef<[u8]> for Held {
+    impl<B: AsRef<[u8]>, P> AsRef<[u8]> for Held<B, P> {
         fn as_ref(&self) -> &[u8] {
-            &self.bytes
+            self.bytes.as_ref()
         }
     }
     Bytes::from_owner(Held { bytes, _permit: permit })

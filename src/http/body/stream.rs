@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 
 use super::{BoxError, Source, with_permit};
+use crate::http::permits::Permit;
 
 /// Bytes of a piece, about.
 pub const PIECE: usize = 128 << 10;
@@ -28,7 +29,7 @@ pub struct Stream {
     left: Option<u64>,
     /// Pieces give it back when they have been sent.
     room: Arc<Semaphore>,
-    _permit: OwnedSemaphorePermit,
+    _permit: Permit,
 }
 
 type Made = Result<Option<Bytes>, BoxError>;
@@ -37,12 +38,7 @@ type Making = Pin<Box<dyn Future<Output = (Option<Produce>, Made)> + Send>>;
 impl Stream {
     /// A body that starts with `first` and goes on with what `produce` makes; of `length` bytes in
     /// all, if that is known. `permit` is given back when it ends.
-    pub fn new(
-        first: Vec<u8>,
-        produce: Produce,
-        length: Option<u64>,
-        permit: OwnedSemaphorePermit,
-    ) -> Stream {
+    pub fn new(first: Vec<u8>, produce: Produce, length: Option<u64>, permit: Permit) -> Stream {
         Stream {
             first: (!first.is_empty()).then(|| first.into()),
             produce: Some(produce),

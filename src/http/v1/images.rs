@@ -18,6 +18,7 @@ use crate::events::{Event, Kind};
 use crate::http::body::Body;
 use crate::http::error::{Error, Result};
 use crate::http::files::look;
+use crate::http::permits::Scarce;
 use crate::http::respond::header;
 use crate::http::v2::uploads::receive;
 use crate::http::{App, RequestContext, blocking, content};
@@ -217,8 +218,7 @@ async fn json(app: &Arc<App>, context: &RequestContext, id: ImageId) -> Result<R
 /// `GET …/layer`
 async fn layer(app: &Arc<App>, context: &RequestContext, id: ImageId) -> Result<Response<Body>> {
     let reader = Reader::new(app, context);
-    let permit = Arc::clone(&app.blob_responses).acquire_owned().await;
-    let permit = permit.expect("the semaphore is never closed");
+    let permit = app.pools.of(Scarce::Blobs).permit().await?;
     let (digest, blob) = look(app, move || {
         let found = reader.open(&id)?;
         Ok((found.layer(), found.read_layer(&reader, &id)?))

@@ -13,6 +13,7 @@ use crate::auth::{Identity, Right};
 use crate::http::body::{Body, PIECE, Produce};
 use crate::http::error::{Error, Result};
 use crate::http::files::look;
+use crate::http::permits::Scarce;
 use crate::http::v2::lists::wait_for_catalog;
 use crate::http::{App, RequestContext};
 use crate::index::IndexedLayer;
@@ -212,8 +213,7 @@ type Write = Box<dyn FnMut(&mut Vec<u8>, &mut &'static [u8]) -> Result<bool> + S
 
 /// A JSON array or object that is made while it is sent.
 async fn stream(app: &Arc<App>, open: u8, close: u8, mut write: Write) -> Result<Response<Body>> {
-    let permit = Arc::clone(&app.streams).acquire_owned().await;
-    let permit = permit.expect("the semaphore is never closed");
+    let permit = app.pools.of(Scarce::Streams).permit().await?;
     let mut separator: &'static [u8] = b"";
     // The next piece, and whether it is the last.
     let mut piece = move || -> Result<(Vec<u8>, bool)> {

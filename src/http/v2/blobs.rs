@@ -8,6 +8,7 @@ use super::{DOCKER_CONTENT_DIGEST, header};
 use crate::events::{Event, Kind};
 use crate::http::body::Body;
 use crate::http::error::{Error, Result};
+use crate::http::permits::Scarce;
 use crate::http::{App, RequestContext, blocking};
 use crate::http::{content, respond};
 use crate::oci::{Digest, Repository};
@@ -34,8 +35,7 @@ pub async fn blob(
     // What is there when it is opened counts, so a GET asks the file itself.
     let (size, opened) = match context.method {
         Method::GET => {
-            let permit = Arc::clone(&app.blob_responses).acquire_owned().await;
-            let permit = permit.expect("the semaphore is never closed");
+            let permit = app.pools.of(Scarce::Blobs).permit().await?;
             let blob = blocking(move || storage.open_blob(&repository, &digest)).await?;
             (blob.size, Some((blob, permit)))
         }

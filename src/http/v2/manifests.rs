@@ -11,6 +11,7 @@ use crate::events::{Cause, Event, Events, Kind, Pushed};
 use crate::http::body::Body;
 use crate::http::error::{Error, Result};
 use crate::http::limits::{BODY_TIME, TAGS_MAX};
+use crate::http::permits::Scarce;
 use crate::http::{App, RequestContext, blocking, range};
 use crate::index::ids::Ids;
 use crate::index::{self, Index};
@@ -51,7 +52,16 @@ pub async fn manifest(
             let storage = Arc::clone(&app.storage);
             let stored = match storage.cached_manifest(&repository, &reference) {
                 Some(stored) => stored,
-                None => blocking(move || storage.manifest(&repository, &reference)).await?,
+                None => {
+                    // Paid for before it is read: its size is not known.
+                    let bodies = app.pools.of(Scarce::Bodies);
+                    let mut permit = bodies.permits(MANIFEST_MAX.div_ceil(1024)).await?;
+                    let stored =
+                        blocking(move || storage.manifest(&repository, &reference)).await?;
+                    permit.shrink(stored.bytes.len().div_ceil(1024));
+                    context.paid = Some(permit);
+                    stored
+                }
             };
             Ok(found(context, &stored))
         }
@@ -234,8 +244,9 @@ async fn put(
     let (bytes, room) = body?.ok_or(Error::ManifestTooLarge)?;
 
     let asked = reference.clone();
-    let parsing = app.parsing.acquire().await.expect("the semaphore is never closed");
+    let parsing = app.pools.of(Scarce::Parsing).permit().await?;
     let (digest, manifest, bytes) = blocking(move || {
+        let _parsing = parsing;
         let algorithm = match &reference {
             Reference::Digest(digest) => digest.algorithm(),
             Reference::Tag(_) => Algorithm::Sha256,
@@ -250,7 +261,6 @@ async fn put(
         Ok((digest, manifest, bytes))
     })
     .await?;
-    drop(parsing);
 
     let accepted = tags.clone();
     if let Reference::Tag(tag) = &asked {
