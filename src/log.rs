@@ -2,9 +2,9 @@
 //! stderr. So no request waits for a slow terminal or pipe. If the reader of stderr falls behind by
 //! more than the buffer, lines are dropped, and the log says how many.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::io::{self, Write};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
@@ -166,12 +166,34 @@ impl Write for Writer {
     }
 }
 
+/// A client's address. Its port is unknown if a proxy reports the address alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Client {
+    pub ip: IpAddr,
+    pub port: Option<u16>,
+}
+
+impl From<SocketAddr> for Client {
+    fn from(address: SocketAddr) -> Client {
+        Client { ip: address.ip().to_canonical(), port: Some(address.port()) }
+    }
+}
+
+impl fmt::Display for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.port {
+            Some(port) => SocketAddr::new(self.ip, port).fmt(f),
+            None => self.ip.fmt(f),
+        }
+    }
+}
+
 /// One request in the access log. The line is written when this is dropped, so that each request has
 /// exactly one line, however it ends.
 #[derive(Debug)]
 pub struct Request {
     pub id: u64,
-    pub client: SocketAddr,
+    pub client: Client,
     pub method: hyper::Method,
     pub uri: hyper::Uri,
     pub user_agent: Option<hyper::header::HeaderValue>,

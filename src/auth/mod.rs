@@ -175,6 +175,12 @@ pub struct Login {
     code: Code,
 }
 
+impl Login {
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+}
+
 impl std::fmt::Debug for Login {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_tuple("Login").field(&self.name).finish()

@@ -9,7 +9,6 @@ pub mod hooks;
 pub mod webhooks;
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -18,6 +17,7 @@ use jiff::Timestamp;
 use quick_cache::sync::Cache;
 use serde::Serialize;
 
+use crate::log::Client;
 use crate::metrics;
 use crate::oci::{Digest, Repository, Tag};
 use hooks::Hooks;
@@ -76,7 +76,7 @@ impl Kind {
 #[derive(Clone, Debug, Default)]
 pub struct Cause {
     pub user: Option<String>,
-    pub address: Option<SocketAddr>,
+    pub address: Option<Client>,
     /// The request's id, as in the log.
     pub request: u64,
     pub method: String,

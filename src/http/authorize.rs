@@ -114,13 +114,13 @@ pub async fn identify(app: &Arc<App>, context: &RequestContext, route: &Route) -
         Ok(Recognised::Login(login)) => login,
         Err(refusal) => return Err(refused(app, context, route, &refusal)),
     };
-    let turn = while_wanted(app.logins.turn(context.client.ip())).await?;
+    let turn = while_wanted(app.logins.turn(context.client.ip, login.name())).await?;
     let turn = turn.ok_or(Error::Logins)?;
     // Somebody with the same password may have had the turn before.
     if let Some(proof) = access.recall(&login) {
         return Ok(proof);
     }
-    let thread = while_wanted(turn.thread()).await?;
+    let thread = while_wanted(turn.thread()).await?.ok_or(Error::Logins)?;
     let access = Arc::clone(access);
     let verify = move || {
         let verified = access.verify(&login);

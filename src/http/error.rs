@@ -75,7 +75,7 @@ pub enum Error {
     /// With the challenge that says how to log in.
     #[error("authentication required")]
     Unauthorized(HeaderValue),
-    #[error("too many login attempts from this address: try again later")]
+    #[error("too many failed logins with this name or from this address: try again later")]
     Logins,
     #[error("this login may not {} repository {repository}", verb(*right))]
     Denied { repository: Repository, right: Right },

@@ -54,6 +54,8 @@ pub struct Options {
     pub max_connections: u32,
     pub max_connections_per_address: u32,
     pub sites: super::Sites,
+    /// The proxies whose word on a client's address is believed.
+    pub trusted_proxies: Vec<super::Network>,
 }
 
 #[derive(Debug)]

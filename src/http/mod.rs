@@ -10,6 +10,7 @@ mod idle;
 mod limits;
 mod listen;
 mod permits;
+mod proxy;
 mod range;
 mod request;
 mod respond;
@@ -50,6 +51,7 @@ use respond::{header, json};
 use route::Route;
 
 pub use listen::{Options, Server};
+pub use proxy::Network;
 pub use sites::Sites;
 
 /// What requests work with.
@@ -63,6 +65,7 @@ pub struct App {
     pub events: Arc<Events>,
     pub read_only: bool,
     sites: Sites,
+    trusted_proxies: Vec<Network>,
     /// Passwords being verified.
     logins: Arc<Throttle>,
     /// Set when the server is about to stop.
@@ -95,6 +98,7 @@ impl App {
             events,
             read_only,
             sites: options.sites.clone(),
+            trusted_proxies: options.trusted_proxies.clone(),
             logins: Throttle::new(logins()),
             draining: AtomicBool::new(false),
             upload_buffers: Arc::new(Semaphore::new(UPLOAD_BUFFERS)),
@@ -123,7 +127,7 @@ fn logins() -> usize {
 /// A request on its way through the handlers.
 struct RequestContext {
     id: u64,
-    client: SocketAddr,
+    client: log::Client,
     /// What the credentials prove; [`authorize`] decides what that allows.
     proof: Proof,
     tls: bool,
@@ -173,7 +177,7 @@ impl RequestContext {
 async fn answer(
     app: Arc<App>,
     activity: Arc<Activity>,
-    client: SocketAddr,
+    peer: SocketAddr,
     tls: bool,
     request: Request<Incoming>,
 ) -> Response<Body> {
@@ -181,6 +185,7 @@ async fn answer(
     let start = Instant::now();
     let id = app.next_id.fetch_add(1, Ordering::Relaxed);
     let (parts, incoming) = request.into_parts();
+    let client = proxy::client(&app.trusted_proxies, peer, &parts.headers);
     let mut line = log::Request {
         id,
         client,

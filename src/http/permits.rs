@@ -18,7 +18,7 @@ use super::error::{Error, Result};
 use super::idle::Activity;
 
 /// The longest wait for a permit.
-const WAIT_MAX: Duration = Duration::from_secs(20);
+const WAIT_MAX: Duration = Duration::from_secs(30);
 /// Addresses beyond which those without connections are forgotten.
 const FORGET_FROM: usize = 1024;
 

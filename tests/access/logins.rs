@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::common::{REGISTRY, Registry, Reply};
-use crate::support::{basic, folder, get_as, htpasswd_line, path, start, user};
+use crate::support::{basic, folder, get_as, htpasswd_line, path, send_as, start, user};
 
 fn ping(registry: &Registry, authorization: &str) -> Reply {
     get_as(registry, Some(authorization), "/v2/")
@@ -93,16 +93,8 @@ fn slow_for_who_guesses() {
     assert!(guesses >= Duration::from_millis(1500), "{guesses:?}");
 
     // While guesses wait by the dozen, who is known is not kept waiting.
-    let guessing: Vec<TcpStream> = (0..50)
-        .map(|n| {
-            let mut stream = registry.connect();
-            let guess = basic("owner", &format!("another {n}"));
-            let head =
-                format!("GET /v2/ HTTP/1.1\r\nHost: localhost\r\nAuthorization: {guess}\r\n\r\n");
-            stream.write_all(head.as_bytes()).expect("sent");
-            stream
-        })
-        .collect();
+    let guessing: Vec<TcpStream> =
+        (0..50).map(|n| begin_login(&registry, &basic("owner", &format!("another {n}")))).collect();
     for _ in 0..20 {
         let begun = Instant::now();
         assert_eq!(ping(&registry, &owner).status, 200);
@@ -143,16 +135,73 @@ fn a_client_that_goes_away_frees_its_place() {
     let dir = folder();
     let registry = start(dir.path(), &[]);
     for n in 0..20 {
-        let mut stream = registry.connect();
-        let guess = basic("owner", &format!("guess {n}"));
-        let head =
-            format!("GET /v2/ HTTP/1.1\r\nHost: localhost\r\nAuthorization: {guess}\r\n\r\n");
-        stream.write_all(head.as_bytes()).expect("sent");
+        drop(begin_login(&registry, &basic("owner", &format!("guess {n}"))));
     }
     // Who is left is served, after one wait at the most.
     let begun = Instant::now();
     assert_eq!(ping(&registry, &user("owner")).status, 200);
     assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
+}
+
+/// Sends a login and leaves the connection open, without waiting for the answer.
+fn begin_login(registry: &Registry, authorization: &str) -> TcpStream {
+    let mut stream = registry.connect();
+    let head =
+        format!("GET /v2/ HTTP/1.1\r\nHost: localhost\r\nAuthorization: {authorization}\r\n\r\n");
+    stream.write_all(head.as_bytes()).expect("sent");
+    stream
+}
+
+/// Users behind one address, such as a proxy's, are not kept out by a guesser among them.
+#[test]
+fn a_guesser_does_not_keep_neighbours_out() {
+    let dir = folder();
+    let registry = start(dir.path(), &[]);
+    for n in 0..5 {
+        assert_eq!(ping(&registry, &basic("reader", &format!("guess {n}"))).status, 401);
+    }
+    let guessing: Vec<TcpStream> = (0..80)
+        .map(|n| begin_login(&registry, &basic("reader", &format!("another {n}"))))
+        .collect();
+    let begun = Instant::now();
+    assert_eq!(ping(&registry, &user("owner")).status, 200);
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    drop(guessing);
+}
+
+#[test]
+fn trusted_proxies_tell_clients_apart() {
+    let dir = folder();
+    let ping_from = |registry: &Registry, client: &str, authorization: &str| {
+        let headers = [("X-Forwarded-For", client)];
+        send_as(registry, Some(authorization), "GET", "/v2/", &headers, b"").status
+    };
+    let registry = start(dir.path(), &["--trusted-proxy", "127.0.0.0/8,10.0.0.0/8"]);
+    for n in 0..6 {
+        let guess = basic("owner", &format!("guess {n}"));
+        // What the client itself has written stands first and changes nothing.
+        let forwarded = format!("192.0.2.{n}, 203.0.113.1, 10.0.0.2");
+        assert_eq!(ping_from(&registry, &forwarded, &guess), 401);
+    }
+    let begun = Instant::now();
+    assert_eq!(ping_from(&registry, "203.0.113.2", &user("owner")), 200);
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    let log = registry.log();
+    assert_eq!(log.matches("login failed client=203.0.113.1 ").count(), 6, "{log}");
+    assert!(log.contains(" client=203.0.113.1 method=GET"), "{log}");
+    assert!(!log.contains("client=192.0.2."), "{log}");
+    drop(registry);
+
+    let registry = start(dir.path(), &[]);
+    assert_eq!(ping_from(&registry, "203.0.113.9", &basic("owner", "guess")), 401);
+    assert!(!registry.log().contains("203.0.113.9"), "nobody is trusted unless named");
+    drop(registry);
+
+    let output = Registry::command(dir.path(), &["--trusted-proxy", "10.0.0.0/40"]).output();
+    let output = output.expect("it ends");
+    assert!(!output.status.success());
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert!(message.contains("10.0.0.0/40") && message.contains("10.0.0.0/8"), "{message}");
 }
 
 #[test]

@@ -121,7 +121,10 @@ pub fn push(registry: &Registry, repository: &str, tag: &str, name: &str, conten
     let mut compressed = GzEncoder::new(Vec::new(), Compression::fast());
     compressed.write_all(&archive).unwrap();
     let layer = compressed.finish().unwrap();
-    let config = format!(r#"{{"architecture":"amd64","os":"linux","file":"{name}"}}"#);
+    let diff_id = Algorithm::Sha256.digest(&archive);
+    let config = format!(
+        r#"{{"architecture":"amd64","os":"linux","file":"{name}","rootfs":{{"type":"layers","diff_ids":["{diff_id}"]}}}}"#
+    );
     let manifest = image_manifest(
         &descriptor(OCI_CONFIG, &registry.push_blob(repository, config.as_bytes()), config.len()),
         &[descriptor(OCI_LAYER, &registry.push_blob(repository, &layer), layer.len())],

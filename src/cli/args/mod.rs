@@ -332,6 +332,11 @@ pub struct ServeArgs {
     #[arg(long, value_name = "ORIGIN", env = "REGISTRY_CORS_ORIGIN", value_delimiter = ',', value_parser = origin)]
     pub cors_origin: Vec<HeaderValue>,
 
+    /// Network or address of a proxy in front of this server, whose X-Forwarded-For or Forwarded header gives the client's
+    /// address; may be repeated
+    #[arg(long, value_name = "CIDR", env = "REGISTRY_TRUSTED_PROXY", value_delimiter = ',')]
+    pub trusted_proxy: Vec<http::Network>,
+
     #[command(flatten, next_help_heading = "Access")]
     pub access: AccessArgs,
 
@@ -463,6 +468,7 @@ impl ServeArgs {
                     .max_connections_per_address
                     .unwrap_or_else(|| self.max_connections.div_ceil(2)),
                 sites: http::Sites { hosts: self.host, origins: self.cors_origin },
+                trusted_proxies: self.trusted_proxy,
             },
             events: crate::events::Options {
                 heartbeat: self.event_heartbeat,

@@ -343,7 +343,7 @@ fn command(script: &Script, event: &Event) -> Command {
         ("DIGEST", event.digest.map(|d| d.to_string()).unwrap_or_default()),
         // The system's strings end at a NUL.
         ("USER", user.replace('\0', "\u{fffd}")),
-        ("ADDRESS", event.cause.address.map(|a| a.ip().to_string()).unwrap_or_default()),
+        ("ADDRESS", event.cause.address.map(|a| a.ip.to_string()).unwrap_or_default()),
     ] {
         command.env(format!("REGISTRY_{name}"), value);
     }

@@ -95,7 +95,7 @@ mod tests {
         let source = Source::new(("https".into(), "registry.example.org".into()));
         let cause = Arc::new(Cause {
             user: Some("a \"b\"\n".into()),
-            address: Some("192.0.2.1:5".parse().unwrap()),
+            address: Some("192.0.2.1:5".parse::<std::net::SocketAddr>().unwrap().into()),
             request: 10,
             method: "PUT".into(),
             host: "evil.example".into(),
