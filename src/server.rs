@@ -62,7 +62,7 @@ pub struct Ready {
 /// the busiest moment was.
 fn bound_allocator() {
     /// Blocks from here on are mapped, and unmapped when they are freed.
-    const MAPPED_FROM: libc::c_int = 1 << 20;
+    const MAPPED_FROM: libc::c_int = 256 << 10;
     const ARENAS: libc::c_int = 4;
     #[cfg(target_env = "gnu")]
     for (parameter, value) in [(libc::M_MMAP_THRESHOLD, MAPPED_FROM), (libc::M_ARENA_MAX, ARENAS)] {
@@ -96,6 +96,8 @@ pub fn run(
     restrict_permissions(storage::denied_permissions(&config.storage.root)?);
     let _lock = lock(&config.dir)?;
     config.http.max_connections = allow_connections(config.http.max_connections)?;
+    let half = config.http.max_connections.div_ceil(2);
+    config.http.max_connections_per_address.get_or_insert(half);
     let storage = Arc::new(Storage::open(&config.storage)?);
     let access = Arc::new(Access::new(&config.access, is_private(&storage))?);
     let index = Arc::new(Index::open(&config.dir.join("db"))?);

@@ -241,7 +241,8 @@ impl Error {
     /// Makes the answer, and logs what the operator should know.
     pub fn response(&self, id: u64, format: ErrorFormat) -> Response<Body> {
         let (status, code) = self.status_and_code();
-        if status.is_server_error() {
+        // A client that is gone, and one that has to wait, are no faults of the server.
+        if status.is_server_error() && !matches!(self, Error::Gone | Error::Overloaded) {
             tracing::error!(id = format_args!("{id:016x}"), error = %self, "request failed");
         } else {
             tracing::debug!(id = format_args!("{id:016x}"), error = %self, "request refused");

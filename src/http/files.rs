@@ -345,7 +345,7 @@ pub async fn stream<S: Send + 'static>(
         }
     };
     let produce: Produce = Box::new(move || Ok(make(&mut state)?));
-    Ok(Body::stream(first, produce, length, permit))
+    Ok(Body::stream(first, produce, length, Arc::new(permit)))
 }
 
 /// Content being read.
@@ -447,7 +447,13 @@ async fn tar(app: &Arc<App>, context: &mut RequestContext, place: Place) -> Resu
     }
     let permit = app.pools.of(Scarce::Exports).permit().await?;
     let (pieces, mut tar) = sync_channel(1);
-    tokio::task::spawn_blocking(move || export(&image, &node, gzip, pieces));
+    // With the thread, which goes on for a while when the request is cancelled.
+    let permit = Arc::new(permit);
+    let exporting = Arc::clone(&permit);
+    tokio::task::spawn_blocking(move || {
+        export(&image, &node, gzip, pieces);
+        drop(exporting);
+    });
     let (first, tar) = blocking(move || Ok::<_, Error>((receive(&mut tar)?, tar))).await?;
     *response.body_mut() = match first {
         None => Body::Empty,

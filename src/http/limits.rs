@@ -26,3 +26,7 @@ pub const BODIES: usize = 64 << 20;
 pub const BODY_FREE: usize = 16 << 10;
 /// Connections to the metrics at a time.
 pub const METRICS_CONNECTIONS: usize = 64;
+/// Bytes that a page of the catalog or of tags takes at most: names have 255.
+pub const LIST_MAX: usize = 10_000 * 260;
+/// Bytes that a page of referrers takes at most: a manifest's annotations beyond the page's bound.
+pub const REFERRERS_MAX: usize = 6 << 20;

@@ -34,6 +34,10 @@ use crate::metrics;
 const HEAD_MAX: usize = 64 << 10;
 /// Requests at a time on one HTTP/2 connection.
 const H2_STREAMS: u32 = 32;
+/// What a client may send ahead, which is held before anybody knows who it is. Windows that adapt
+/// would grow by what the client says of the line.
+const H2_STREAM_WINDOW: u32 = 256 << 10;
+const H2_CONNECTION_WINDOW: u32 = 512 << 10;
 
 /// Bytes encrypted before they are sent, a connection: rustls' own 64 KiB cost
 /// more system calls.
@@ -52,7 +56,8 @@ pub struct Options {
     pub header_timeout: Duration,
     pub idle_timeout: Duration,
     pub max_connections: u32,
-    pub max_connections_per_address: u32,
+    /// `None`: as many as there may be.
+    pub max_connections_per_address: Option<u32>,
     pub sites: super::Sites,
     /// The proxies whose word on a client's address is believed.
     pub trusted_proxies: Vec<super::Network>,
@@ -177,8 +182,9 @@ async fn accept(shared: Arc<Shared>, listener: TcpListener, stop: watch::Receive
         match listener.accept().await {
             Ok((stream, client)) => {
                 let address = shared.app.pools.client(client.ip());
-                let Some(connected) = address.connect(shared.http.max_connections_per_address)
-                else {
+                let http = &shared.http;
+                let max = http.max_connections_per_address.unwrap_or(http.max_connections);
+                let Some(connected) = address.connect(max) else {
                     tracing::debug!(%client, "connection refused: its address has too many");
                     continue;
                 };
@@ -222,7 +228,8 @@ async fn connection(
         service_fn(move |request: Request<Incoming>| {
             let (app, requester) = (Arc::clone(&app), requester.clone());
             let activity = Arc::clone(&requester.activity);
-            let answered = answer(app, activity, client, tls, request);
+            // On the heap, so that an idle connection does not hold the room for it.
+            let answered = Box::pin(answer(app, activity, client, tls, request));
             async move { Ok::<_, Infallible>(requester.scope(answered).await) }
         })
     };
@@ -268,8 +275,8 @@ async fn connection(
                 http2
                     .timer(TokioTimer::new())
                     .max_concurrent_streams(H2_STREAMS)
-                    // Small until a handler reads the body, and then as large as the line needs.
-                    .adaptive_window(true)
+                    .initial_stream_window_size(H2_STREAM_WINDOW)
+                    .initial_connection_window_size(H2_CONNECTION_WINDOW)
                     .max_header_list_size(HEAD_MAX as u32);
                 let served =
                     http2.serve_connection(TokioIo::new(stream), serve(Some(http.idle_timeout)));

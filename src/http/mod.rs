@@ -43,7 +43,8 @@ use body::Body;
 use error::{Error, ErrorFormat, Result};
 use idle::Activity;
 use limits::{
-    BODIES, BODY_FREE, EXPORTS, LOOKING, MANIFEST_BUFFERS, PARSING, STREAMS, UPLOAD_BUFFERS,
+    BODIES, BODY_FREE, EXPORTS, LIST_MAX, LOOKING, MANIFEST_BUFFERS, PARSING, REFERRERS_MAX,
+    STREAMS, UPLOAD_BUFFERS,
 };
 use permits::{Permit, Pools, Scarce};
 use request::RequestBody;
@@ -171,6 +172,13 @@ impl RequestContext {
     fn is_read(&self) -> bool {
         matches!(self.method, Method::GET | Method::HEAD)
     }
+
+    /// Takes what the answer's body may cost before it is made.
+    async fn pay_ahead(&mut self, app: &App, bytes: usize) -> Result<()> {
+        let permit = app.pools.of(Scarce::Bodies).permits(bytes.div_ceil(1024)).await?;
+        self.paid = Some(permit);
+        Ok(())
+    }
 }
 
 /// Answers one request; logs and counts it.
@@ -230,7 +238,11 @@ async fn answer(
         let expects_continue = context.headers.contains_key(EXPECT);
         context.body.drain(expects_continue).await;
     }
-    let mut response = result.unwrap_or_else(|e| e.response(id, format));
+    let paid = match result {
+        Ok(response) => pay(&app, &mut context, head, response).await,
+        Err(error) => Err(error),
+    };
+    let mut response = paid.unwrap_or_else(|e| e.response(id, format));
 
     let headers = response.headers_mut();
     if line.uri.path().starts_with("/v2") {
@@ -261,20 +273,6 @@ async fn answer(
     if head {
         *response.body_mut() = Body::Empty;
     }
-    // A body that is whole in memory is paid for until it is sent: a client may ask for many, and
-    // read none.
-    if let Body::Full(bytes) = response.body_mut()
-        && bytes.len() > BODY_FREE
-    {
-        let permit = match context.paid.take() {
-            Some(permit) => Ok(permit),
-            None => app.pools.of(Scarce::Bodies).permits(bytes.len().div_ceil(1024)).await,
-        };
-        match permit {
-            Ok(permit) => *bytes = body::with_permit(std::mem::take(bytes), permit),
-            Err(error) => response = error.response(id, format),
-        }
-    }
     line.status = response.status().as_u16();
     metrics::request(name, &line);
     response.body_mut().log(line);
@@ -287,6 +285,32 @@ fn hosts_hold(version: Version, headers: &hyper::HeaderMap) -> bool {
         0 => version != Version::HTTP_11,
         hosts => hosts == 1,
     }
+}
+
+/// Takes what a body in memory costs out of the one budget for all, until it is sent: a client may
+/// ask for many, and read none.
+async fn pay(
+    app: &App,
+    context: &mut RequestContext,
+    head: bool,
+    mut response: Response<Body>,
+) -> Result<Response<Body>> {
+    let paid = context.paid.take();
+    if let Body::Full(bytes) = response.body_mut()
+        && bytes.len() > BODY_FREE
+        && !head
+    {
+        let size = bytes.len().div_ceil(1024);
+        let permit = match paid {
+            Some(mut permit) => {
+                permit.shrink(size);
+                permit
+            }
+            None => app.pools.of(Scarce::Bodies).permits(size).await?,
+        };
+        *bytes = body::with_permit(std::mem::take(bytes), permit);
+    }
+    Ok(response)
 }
 
 async fn dispatch(
@@ -321,9 +345,16 @@ async fn dispatch(
     match route {
         Route::Token => authorize::token(app, context),
         Route::Ping => Ok(json("{}")),
-        Route::Catalog => v2::lists::catalog(app, context).await,
-        Route::Tags(repository) => v2::lists::tags(app, context, repository).await,
+        Route::Catalog => {
+            context.pay_ahead(app, LIST_MAX).await?;
+            v2::lists::catalog(app, context).await
+        }
+        Route::Tags(repository) => {
+            context.pay_ahead(app, LIST_MAX).await?;
+            v2::lists::tags(app, context, repository).await
+        }
         Route::Referrers(repository, subject) => {
+            context.pay_ahead(app, REFERRERS_MAX).await?;
             v2::lists::referrers(app, context, repository, subject).await
         }
         Route::Blob(repository, digest) => v2::blobs::blob(app, context, repository, digest).await,

@@ -80,6 +80,8 @@ pub struct Pool {
 pub struct Permit {
     all: OwnedSemaphorePermit,
     share: Option<OwnedSemaphorePermit>,
+    /// As long as something is held, the client is remembered, and with it what is left to it.
+    _client: Option<Arc<Client>>,
 }
 
 impl Permit {
@@ -158,6 +160,10 @@ fn network(address: IpAddr) -> IpAddr {
 pub struct Connected(Arc<Client>);
 
 impl Client {
+    fn share(&self, kind: Scarce) -> Arc<Semaphore> {
+        Arc::clone(&self.shares[kind as usize])
+    }
+
     /// `None`: the client has `max` connections already.
     pub fn connect(self: &Arc<Client>, max: u32) -> Option<Connected> {
         if self.connections.fetch_add(1, Ordering::Relaxed) < max {
@@ -184,17 +190,17 @@ impl Pool {
         if let Some(permit) = self.try_permits(n) {
             return Ok(permit);
         }
-        let share = self.share();
+        let client = Requester::current().map(|requester| requester.client);
         let n = self.bounded(n);
         let wait = async {
             // The share first: clients wait for their own, and do not keep others waiting.
-            let share = match share {
-                Some(share) => Some(share.acquire_many_owned(n).await),
+            let share = match &client {
+                Some(client) => Some(client.share(self.kind).acquire_many_owned(n).await),
                 None => None,
             };
             let share = share.transpose().expect("the semaphore is never closed");
             let all = Arc::clone(&self.all).acquire_many_owned(n).await;
-            Permit { all: all.expect("the semaphore is never closed"), share }
+            Permit { all: all.expect("the semaphore is never closed"), share, _client: client }
         };
         while_wanted(wait).await
     }
@@ -206,17 +212,13 @@ impl Pool {
 
     fn try_permits(&self, n: usize) -> Option<Permit> {
         let n = self.bounded(n);
-        let share = match self.share() {
-            Some(share) => Some(share.try_acquire_many_owned(n).ok()?),
+        let client = Requester::current().map(|requester| requester.client);
+        let share = match &client {
+            Some(client) => Some(client.share(self.kind).try_acquire_many_owned(n).ok()?),
             None => None,
         };
         let all = Arc::clone(&self.all).try_acquire_many_owned(n).ok()?;
-        Some(Permit { all, share })
-    }
-
-    fn share(&self) -> Option<Arc<Semaphore>> {
-        let requester = Requester::current()?;
-        Some(Arc::clone(&requester.client.shares[self.kind as usize]))
+        Some(Permit { all, share, _client: client })
     }
 
     fn bounded(&self, n: usize) -> u32 {
@@ -275,8 +277,7 @@ mod tests {
             ] {
                 let permit = requester(address).scope(take()).await;
                 assert_eq!(permit.is_some(), want, "{address}");
-                // The client is the same as long as it has something.
-                held.push((permit, requester(address)));
+                held.push(permit);
             }
             held.truncate(1);
             assert!(requester("192.0.2.3").scope(take()).await.is_some());

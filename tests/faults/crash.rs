@@ -373,12 +373,7 @@ impl Client<'_> {
         let Name::Blob(from, digest) = name else {
             unreachable!("only blobs were asked for");
         };
-        // Without a repository to take it from, any copy in the store will do.
-        let from = match self.random.one_in(2) {
-            true => format!("&from={from}"),
-            false => String::new(),
-        };
-        let path = format!("/v2/{to}/blobs/uploads/?mount={digest}{from}");
+        let path = format!("/v2/{to}/blobs/uploads/?mount={digest}&from={from}");
         let change = vec![(Name::Blob(to, *digest), Some(Arc::clone(content)))];
         self.change(&change, 201, |c| c.send("POST", &path, &[], b""))
     }

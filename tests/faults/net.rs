@@ -239,7 +239,8 @@ fn idle_connections() {
 /// Past `--max-connections`, clients wait and are then served.
 #[test]
 fn connection_limit() {
-    let registry = Registry::start(&["--max-connections", "2"]);
+    let both = ["--max-connections", "2", "--max-connections-per-address", "3"];
+    let registry = Registry::start(&both);
     let mut first = Wire::new(&registry);
     let mut second = Wire::new(&registry);
     for wire in [&mut first, &mut second] {

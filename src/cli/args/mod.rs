@@ -464,9 +464,7 @@ impl ServeArgs {
                 header_timeout: self.header_timeout,
                 idle_timeout: self.idle_timeout,
                 max_connections: self.max_connections,
-                max_connections_per_address: self
-                    .max_connections_per_address
-                    .unwrap_or_else(|| self.max_connections.div_ceil(2)),
+                max_connections_per_address: self.max_connections_per_address,
                 sites: http::Sites { hosts: self.host, origins: self.cors_origin },
                 trusted_proxies: self.trusted_proxy,
             },

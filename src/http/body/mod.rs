@@ -10,6 +10,7 @@ mod stream;
 use std::fmt;
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -80,7 +81,12 @@ impl Body {
     }
 
     /// See [`Stream::new`].
-    pub fn stream(first: Vec<u8>, produce: Produce, length: Option<u64>, permit: Permit) -> Body {
+    pub fn stream(
+        first: Vec<u8>,
+        produce: Produce,
+        length: Option<u64>,
+        permit: Arc<Permit>,
+    ) -> Body {
         Body::from_source(Stream::new(first, produce, length, permit))
     }
 

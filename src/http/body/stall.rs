@@ -8,12 +8,22 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use tokio::task::AbortHandle;
 
 use super::{BoxError, Source};
 
 /// A source that is taken away when its client stands still.
 #[derive(Debug)]
-pub struct Guarded(Arc<Guard>);
+pub struct Guarded {
+    guard: Arc<Guard>,
+    watch: AbortHandle,
+}
+
+impl Drop for Guarded {
+    fn drop(&mut self) {
+        self.watch.abort();
+    }
+}
 
 #[derive(Debug)]
 struct Guard {
@@ -46,7 +56,7 @@ impl Guarded {
             waiting_since: AtomicU64::new(1),
         });
         let watched = Arc::downgrade(&guard);
-        tokio::spawn(async move {
+        let watch = tokio::spawn(async move {
             loop {
                 let Some(left) =
                     watched.upgrade().map(|guard| limit.saturating_sub(guard.waited()))
@@ -61,15 +71,15 @@ impl Guarded {
                 tokio::time::sleep(left).await;
             }
         });
-        Guarded(guard)
+        Guarded { guard, watch: watch.abort_handle() }
     }
 }
 
 impl Source for Guarded {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BoxError>>> {
-        let Guard { start, waiting_since, .. } = &*self.0;
+        let Guard { start, waiting_since, .. } = &*self.guard;
         waiting_since.store(0, Ordering::Relaxed);
-        let polled = match &mut *self.0.source() {
+        let polled = match &mut *self.guard.source() {
             Some(source) => source.poll(cx),
             None => Poll::Ready(Some(Err("the client takes nothing".into()))),
         };
@@ -81,11 +91,11 @@ impl Source for Guarded {
 
     fn is_over(&self) -> bool {
         // One that was taken away ends with an error, which has to be polled for.
-        self.0.source().as_ref().is_some_and(|source| source.is_over())
+        self.guard.source().as_ref().is_some_and(|source| source.is_over())
     }
 
     fn left(&self) -> Option<u64> {
-        self.0.source().as_ref().and_then(|source| source.left())
+        self.guard.source().as_ref().and_then(|source| source.left())
     }
 }
 

@@ -29,7 +29,7 @@ pub struct Stream {
     left: Option<u64>,
     /// Pieces give it back when they have been sent.
     room: Arc<Semaphore>,
-    _permit: Permit,
+    _permit: Arc<Permit>,
 }
 
 type Made = Result<Option<Bytes>, BoxError>;
@@ -38,7 +38,12 @@ type Making = Pin<Box<dyn Future<Output = (Option<Produce>, Made)> + Send>>;
 impl Stream {
     /// A body that starts with `first` and goes on with what `produce` makes; of `length` bytes in
     /// all, if that is known. `permit` is given back when it ends.
-    pub fn new(first: Vec<u8>, produce: Produce, length: Option<u64>, permit: Permit) -> Stream {
+    pub fn new(
+        first: Vec<u8>,
+        produce: Produce,
+        length: Option<u64>,
+        permit: Arc<Permit>,
+    ) -> Stream {
         Stream {
             first: (!first.is_empty()).then(|| first.into()),
             produce: Some(produce),

@@ -247,6 +247,6 @@ async fn stream(app: &Arc<App>, open: u8, close: u8, mut write: Write) -> Result
     response
         .headers_mut()
         .insert(hyper::header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    *response.body_mut() = Body::stream(first, produce, None, permit);
+    *response.body_mut() = Body::stream(first, produce, None, Arc::new(permit));
     Ok(response)
 }

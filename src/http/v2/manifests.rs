@@ -54,13 +54,8 @@ pub async fn manifest(
                 Some(stored) => stored,
                 None => {
                     // Paid for before it is read: its size is not known.
-                    let bodies = app.pools.of(Scarce::Bodies);
-                    let mut permit = bodies.permits(MANIFEST_MAX.div_ceil(1024)).await?;
-                    let stored =
-                        blocking(move || storage.manifest(&repository, &reference)).await?;
-                    permit.shrink(stored.bytes.len().div_ceil(1024));
-                    context.paid = Some(permit);
-                    stored
+                    context.pay_ahead(app, MANIFEST_MAX).await?;
+                    blocking(move || storage.manifest(&repository, &reference)).await?
                 }
             };
             Ok(found(context, &stored))
