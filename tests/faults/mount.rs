@@ -51,7 +51,8 @@ fn of_a_full_disk() {
     let filler = disk.fill();
     let error = look("after").expect_err("no room for its index");
     assert_eq!(error.raw_os_error(), Some(libc::EIO), "{}", mount.log());
-    let why = |line: &str| line.contains("after:1") && line.contains("No space left");
+    let full = |line: &str| line.contains("No space left") || line.contains("disk is full");
+    let why = |line: &str| line.contains("after:1") && full(line);
     eventually("it is told", || mount.log().lines().any(why));
     assert_eq!(fs::read(mount.path.join("before:1/file")).expect("no room needed"), content);
     let nothing = fs::metadata(mount.path.join("before:1/nothing")).expect_err("nothing");

@@ -319,7 +319,7 @@ pub struct ServeArgs {
           value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub max_connections: u32,
 
-    /// Accept this many connections from one address at a time, and close more [default: half of --max-connections]
+    /// Accept this many connections from one address at a time, and close more [default: half of all]
     #[arg(long, value_name = "N", env = "REGISTRY_MAX_CONNECTIONS_PER_ADDRESS",
           value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub max_connections_per_address: Option<u32>,
