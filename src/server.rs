@@ -24,7 +24,7 @@ use crate::http::{self, App, Server};
 use crate::image::Images;
 use crate::index::{Index, LayerOptions, Layers, shared};
 use crate::oci::Repository;
-use crate::registry::maintenance;
+use crate::registry::{Registry, maintenance};
 use crate::storage::{self, Storage};
 
 /// The settings of a server.
@@ -102,14 +102,12 @@ pub fn run(
     let access = Arc::new(Access::new(&config.access, is_private(&storage))?);
     let index = Arc::new(Index::open(&config.dir.join("db"))?);
     index.clean_layers()?;
-    let layers = Layers::new(Arc::clone(&storage), Arc::clone(&index), &config.layers);
+    let layers = Layers::new(Arc::clone(&storage), index, &config.layers);
     let layers = Arc::new(layers.context("cannot start the threads that index layers")?);
     shared::listen(&config.dir, Arc::clone(&layers))?;
     let events = Arc::new(Events::start(&config.events)?);
-    {
-        let events = Arc::clone(&events);
-        layers.listen(move |layer, ready| events.indexed(layer, ready));
-    }
+    let registry =
+        Arc::new(Registry::new(Arc::clone(&storage), Arc::clone(&layers), Arc::clone(&events)));
 
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -118,9 +116,7 @@ pub fn run(
     let mut mounted = None;
     let stopped = runtime.block_on(async {
         let app = App::new(
-            Arc::clone(&storage),
-            Arc::clone(&index),
-            Arc::clone(&layers),
+            Arc::clone(&registry),
             Arc::clone(&access),
             Arc::clone(&events),
             config.storage.read_only,
@@ -143,10 +139,10 @@ pub fn run(
             took: start.elapsed(),
         });
         let background = "cannot start a background thread";
-        maintenance::start_scan(index, Arc::clone(&storage), config.storage.read_only)
+        maintenance::start_scan(Arc::clone(&registry), config.storage.read_only)
             .context(background)?;
         if !config.storage.read_only {
-            maintenance::start_purge(storage, config.upload_ttl).context(background)?;
+            maintenance::start_purge(registry, config.upload_ttl).context(background)?;
         }
         auth::start_reload(access).context(background)?;
         Ok::<_, anyhow::Error>(server.run(stop).await)

@@ -98,6 +98,11 @@ impl Chain {
         self.0.last().expect("a chain is made of one link at least")
     }
 
+    /// Where in the chain an image is.
+    pub fn position(&self, id: &ImageId) -> Option<usize> {
+        self.0.iter().position(|link| link.id == *id)
+    }
+
     /// The ids of an image and its ancestors, its own first.
     pub fn ancestry(&self, at: usize) -> Vec<ImageId> {
         self.0[..=at].iter().rev().map(|link| link.id).collect()

@@ -12,12 +12,13 @@ use super::error::{Error, ErrorFormat, Result};
 use super::permits::while_wanted;
 use super::respond::{header, json};
 use super::route::{Route, Scope};
-use super::v1::V1;
+use super::v1::{Topic, V1};
 use super::{App, RequestContext};
 use crate::auth::{Identity, LOGIN_SECONDS, Proof, Recognised, Refusal, Right};
+use crate::image;
 use crate::image::Id;
 use crate::oci::{Reference, Repository};
-use crate::{image, storage};
+use crate::registry::{self, StorageError};
 
 /// What a request needs to be answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,14 +85,7 @@ fn need_v1<'a>(route: &'a V1, method: &Method) -> Need<'a> {
         // In any of the repositories that one may read; the handler sees to that.
         V1::Image(..) if right == Right::Pull => Need::Filtered,
         V1::Image(..) => Need::Pusher,
-        V1::Repository(repository)
-        | V1::Images(repository)
-        | V1::Auth(repository)
-        | V1::RepositoryJson(repository)
-        | V1::Properties(repository)
-        | V1::Tags(repository)
-        | V1::Tag(repository, _)
-        | V1::TagJson(repository, _) => Need::One(repository, right),
+        V1::Repository(repository, _) => Need::One(repository, right),
     }
 }
 
@@ -168,7 +162,7 @@ fn decide(app: &App, route: &Route, context: &RequestContext) -> Result<()> {
         Need::One(repository, right) if access.may(identity, repository, right) => Ok(()),
         // Who is anonymous may log in, and who has a token may get a better one.
         _ if matches!(identity, Identity::Anonymous | Identity::Scoped(_)) => Err(ask()),
-        Need::Pusher => Err(Error::DeniedImages),
+        Need::Pusher => Err(registry::Error::Nameless.into()),
         Need::Login | Need::Filtered => Err(ask()),
         Need::One(repository, right) if access.may(identity, repository, Right::Pull) => {
             Err(Error::Denied { repository: repository.clone(), right })
@@ -183,28 +177,26 @@ fn decide(app: &App, route: &Route, context: &RequestContext) -> Result<()> {
 
 /// What the route's handler answers where there is nothing.
 fn absent(route: &Route, repository: &Repository) -> Error {
-    let manifest = |reference: &Reference| storage::Error::ManifestUnknown {
+    let manifest = |reference: &Reference| StorageError::ManifestUnknown {
         repository: repository.clone(),
         reference: reference.clone(),
     };
     match route {
-        Route::Blob(_, digest) => Error::Storage(storage::Error::BlobUnknown {
-            repository: repository.clone(),
-            digest: *digest,
-        }),
-        Route::Manifest(_, reference) => Error::Storage(manifest(reference)),
-        Route::Upload(_, id) => Error::Storage(storage::Error::UploadUnknown {
-            repository: repository.clone(),
-            id: *id,
-        }),
+        Route::Blob(_, digest) => {
+            StorageError::BlobUnknown { repository: repository.clone(), digest: *digest }.into()
+        }
+        Route::Manifest(_, reference) => manifest(reference).into(),
+        Route::Upload(_, id) => {
+            StorageError::UploadUnknown { repository: repository.clone(), id: *id }.into()
+        }
         Route::Files(files) => match &files.image {
             Scope::Repository(_, reference) | Scope::Any(Id::Reference { reference, .. }) => {
-                Error::Image(image::Error::Storage(manifest(reference)))
+                manifest(reference).into()
             }
-            Scope::Any(id @ Id::Hex { .. }) => Error::Image(image::Error::Unknown(id.to_string())),
+            Scope::Any(id @ Id::Hex { .. }) => image::Error::Unknown(id.to_string()).into(),
         },
-        Route::V1(V1::Tag(_, tag) | V1::TagJson(_, tag)) => {
-            Error::Storage(manifest(&Reference::Tag(tag.clone())))
+        Route::V1(V1::Repository(_, Topic::Tag(tag) | Topic::TagJson(tag))) => {
+            manifest(&Reference::Tag(tag.clone())).into()
         }
         Route::V1(_)
         | Route::Ping
@@ -215,7 +207,7 @@ fn absent(route: &Route, repository: &Repository) -> Error {
         | Route::Tags(_)
         | Route::Referrers(..)
         | Route::Healthz
-        | Route::Readyz => Error::Storage(storage::Error::RepositoryUnknown(repository.clone())),
+        | Route::Readyz => StorageError::RepositoryUnknown(repository.clone()).into(),
     }
 }
 

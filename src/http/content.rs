@@ -14,7 +14,7 @@ use super::range::{self, Wanted};
 use super::respond::{header, status};
 use super::{RequestContext, blocking};
 use crate::oci::Digest;
-use crate::storage::Blob;
+use crate::registry::Blob;
 
 /// The head of an answer with `size` bytes of content, and the ranges of them that go out; `None`:
 /// the answer has no body. `etag` is without quotes. `lasting`: the address never means anything

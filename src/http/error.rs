@@ -19,33 +19,24 @@ use uuid::Uuid;
 use super::body::Body;
 use super::limits::TAGS_MAX;
 use crate::auth::Right;
-use crate::docker1::{self, ImageId};
+use crate::docker1;
+use crate::image;
 use crate::oci::manifest::MANIFEST_MAX;
-use crate::oci::{Digest, DigestError, ManifestError, NameError, PlatformError, Repository};
-use crate::{image, index, storage};
+use crate::oci::{Digest, DigestError, NameError, PlatformError, Repository};
+use crate::registry::{self, IndexError, StorageError};
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(transparent)]
-    Storage(#[from] storage::Error),
-    #[error(transparent)]
-    Index(#[from] index::Error),
-    #[error(transparent)]
-    Image(#[from] image::Error),
+    Registry(#[from] registry::Error),
     #[error(transparent)]
     Platform(#[from] PlatformError),
     #[error(transparent)]
     Name(#[from] NameError),
     #[error(transparent)]
     Digest(#[from] DigestError),
-    #[error(transparent)]
-    Manifest(#[from] ManifestError),
-    #[error(transparent)]
-    V1(#[from] docker1::Error),
-    #[error("the image's parent {0} is not known: push it first")]
-    ParentUnknown(ImageId),
     #[error(
         "the header X-Docker-Checksum-Payload is missing: sha256: and the hash of the image's JSON, a line feed and its layer"
     )]
@@ -54,8 +45,6 @@ pub enum Error {
     Document(&'static str),
     #[error("the body is larger than {0} bytes")]
     DocumentTooLarge(usize),
-    #[error("this login may not push images")]
-    DeniedImages,
     #[error("there is nothing here; the API starts at /v2/ and /v1/")]
     RouteUnknown,
     #[error(
@@ -140,9 +129,27 @@ fn verb(right: Right) -> &'static str {
 /// Distribution's code for what the specification has none for.
 const UNKNOWN: &str = "UNKNOWN";
 
+impl From<image::Error> for Error {
+    fn from(error: image::Error) -> Error {
+        Error::Registry(error.into())
+    }
+}
+
 impl From<image::IdError> for Error {
     fn from(error: image::IdError) -> Error {
-        Error::Image(error.into())
+        image::Error::from(error).into()
+    }
+}
+
+impl From<docker1::Error> for Error {
+    fn from(error: docker1::Error) -> Error {
+        Error::Registry(error.into())
+    }
+}
+
+impl From<StorageError> for Error {
+    fn from(error: StorageError) -> Error {
+        Error::Registry(error.into())
     }
 }
 
@@ -151,16 +158,14 @@ impl Error {
     pub fn status_and_code(&self) -> (StatusCode, &'static str) {
         use StatusCode as S;
         match self {
-            Error::Storage(e) => storage_error(e),
-            Error::Index(e) => index_error(e),
-            Error::Image(e) => image_error(e),
+            Error::Registry(e) => registry_error(e),
             Error::Name(e) => match e {
                 NameError::Repository(_) => (S::BAD_REQUEST, "NAME_INVALID"),
                 NameError::Tag(_) => (S::BAD_REQUEST, "MANIFEST_INVALID"),
                 NameError::Digest(_) => (S::BAD_REQUEST, "DIGEST_INVALID"),
             },
             Error::Digest(_) | Error::DigestMissing => (S::BAD_REQUEST, "DIGEST_INVALID"),
-            Error::Manifest(_) | Error::TagWithTag => (S::BAD_REQUEST, "MANIFEST_INVALID"),
+            Error::TagWithTag => (S::BAD_REQUEST, "MANIFEST_INVALID"),
             Error::RouteUnknown | Error::ImageRouteUnknown => (S::NOT_FOUND, "UNSUPPORTED"),
             Error::Host => (S::BAD_REQUEST, "UNSUPPORTED"),
             Error::HostUnknown(_) => (S::MISDIRECTED_REQUEST, "DENIED"),
@@ -168,12 +173,9 @@ impl Error {
             Error::MethodNotAllowed(_) | Error::ReadOnly(_) => {
                 (S::METHOD_NOT_ALLOWED, "UNSUPPORTED")
             }
-            Error::V1(_) | Error::ParentUnknown(_) | Error::Document(_) => {
-                (S::BAD_REQUEST, "MANIFEST_INVALID")
-            }
+            Error::Document(_) => (S::BAD_REQUEST, "MANIFEST_INVALID"),
             Error::ChecksumMissing => (S::PRECONDITION_FAILED, "MANIFEST_INVALID"),
             Error::DocumentTooLarge(_) => (S::PAYLOAD_TOO_LARGE, "SIZE_INVALID"),
-            Error::DeniedImages => (S::FORBIDDEN, "DENIED"),
             Error::Unauthorized(_) => (S::UNAUTHORIZED, "UNAUTHORIZED"),
             Error::Denied { .. } => (S::FORBIDDEN, "DENIED"),
             Error::UploadId(_) => (S::NOT_FOUND, "BLOB_UPLOAD_UNKNOWN"),
@@ -211,9 +213,9 @@ impl Error {
 
     fn document(&self, id: u64, code: &str, format: ErrorFormat) -> Value {
         let candidates = match self {
-            Error::Image(image::Error::Ambiguous { candidates, .. }) => {
-                Some(candidates.iter().map(candidate).collect::<Value>())
-            }
+            Error::Registry(registry::Error::Image(image::Error::Ambiguous {
+                candidates, ..
+            })) => Some(candidates.iter().map(candidate).collect::<Value>()),
             _ => None,
         };
         match (format, self) {
@@ -226,7 +228,10 @@ impl Error {
             }
             (
                 ErrorFormat::Oci,
-                Error::Storage(storage::Error::ManifestBlobUnknown { repository, missing }),
+                Error::Registry(registry::Error::Storage(StorageError::ManifestBlobUnknown {
+                    repository,
+                    missing,
+                })),
             ) => json!({"errors": missing_blobs(code, repository, missing)}),
             (ErrorFormat::Oci, _) => {
                 let mut error = json!({"code": code, "message": self.message(id)});
@@ -278,47 +283,60 @@ impl Error {
     }
 }
 
-fn storage_error(error: &storage::Error) -> (StatusCode, &'static str) {
+fn registry_error(error: &registry::Error) -> (StatusCode, &'static str) {
     use StatusCode as S;
     match error {
-        storage::Error::RepositoryUnknown(_) => (S::NOT_FOUND, "NAME_UNKNOWN"),
-        storage::Error::BlobUnknown { .. } => (S::NOT_FOUND, "BLOB_UNKNOWN"),
-        storage::Error::ManifestUnknown { .. } => (S::NOT_FOUND, "MANIFEST_UNKNOWN"),
-        storage::Error::ManifestBlobUnknown { .. } => (S::NOT_FOUND, "MANIFEST_BLOB_UNKNOWN"),
-        storage::Error::UploadUnknown { .. } => (S::NOT_FOUND, "BLOB_UPLOAD_UNKNOWN"),
-        storage::Error::UploadBusy { .. } => (S::CONFLICT, "BLOB_UPLOAD_INVALID"),
-        storage::Error::ImageUnknown(_) => (S::NOT_FOUND, "MANIFEST_UNKNOWN"),
-        storage::Error::ImageExists(_)
-        | storage::Error::ChecksumUnexpected(_)
-        | storage::Error::ImageChanged(_) => (S::CONFLICT, "MANIFEST_INVALID"),
-        storage::Error::ChecksumMismatch { .. } => (S::BAD_REQUEST, "MANIFEST_INVALID"),
-        storage::Error::DigestMismatch { .. } => (S::BAD_REQUEST, "DIGEST_INVALID"),
-        storage::Error::DiskFull { .. } => (S::INSUFFICIENT_STORAGE, UNKNOWN),
-        storage::Error::Io { .. }
-        | storage::Error::Damaged { .. }
-        | storage::Error::Locked { .. } => (S::INTERNAL_SERVER_ERROR, UNKNOWN),
+        registry::Error::Storage(e) => storage_error(e),
+        registry::Error::Index(e) => index_error(e),
+        registry::Error::Image(e) => image_error(e),
+        registry::Error::Manifest(_)
+        | registry::Error::Docker1(_)
+        | registry::Error::ParentUnknown(_) => (S::BAD_REQUEST, "MANIFEST_INVALID"),
+        registry::Error::Nameless => (S::FORBIDDEN, "DENIED"),
     }
 }
 
-fn index_error(error: &index::Error) -> (StatusCode, &'static str) {
+fn storage_error(error: &StorageError) -> (StatusCode, &'static str) {
     use StatusCode as S;
     match error {
-        index::Error::CatalogIncomplete(_) | index::Error::Indexing(_) => {
+        StorageError::RepositoryUnknown(_) => (S::NOT_FOUND, "NAME_UNKNOWN"),
+        StorageError::BlobUnknown { .. } => (S::NOT_FOUND, "BLOB_UNKNOWN"),
+        StorageError::ManifestUnknown { .. } => (S::NOT_FOUND, "MANIFEST_UNKNOWN"),
+        StorageError::ManifestBlobUnknown { .. } => (S::NOT_FOUND, "MANIFEST_BLOB_UNKNOWN"),
+        StorageError::UploadUnknown { .. } => (S::NOT_FOUND, "BLOB_UPLOAD_UNKNOWN"),
+        StorageError::UploadBusy { .. } => (S::CONFLICT, "BLOB_UPLOAD_INVALID"),
+        StorageError::ImageUnknown(_) => (S::NOT_FOUND, "MANIFEST_UNKNOWN"),
+        StorageError::ImageExists(_)
+        | StorageError::ChecksumUnexpected(_)
+        | StorageError::ImageChanged(_) => (S::CONFLICT, "MANIFEST_INVALID"),
+        StorageError::ChecksumMismatch { .. } => (S::BAD_REQUEST, "MANIFEST_INVALID"),
+        StorageError::DigestMismatch { .. } => (S::BAD_REQUEST, "DIGEST_INVALID"),
+        StorageError::DiskFull { .. } => (S::INSUFFICIENT_STORAGE, UNKNOWN),
+        StorageError::Io { .. } | StorageError::Damaged { .. } | StorageError::Locked { .. } => {
+            (S::INTERNAL_SERVER_ERROR, UNKNOWN)
+        }
+    }
+}
+
+fn index_error(error: &IndexError) -> (StatusCode, &'static str) {
+    use StatusCode as S;
+    match error {
+        IndexError::CatalogIncomplete(_) | IndexError::Indexing(_) => {
             (S::SERVICE_UNAVAILABLE, UNKNOWN)
         }
-        index::Error::DiskFull { .. } => (S::INSUFFICIENT_STORAGE, UNKNOWN),
-        index::Error::Refused { .. } => (S::UNPROCESSABLE_ENTITY, "UNSUPPORTED"),
-        index::Error::Storage(e) => storage_error(e),
-        index::Error::Missing(_) => (S::NOT_FOUND, "BLOB_UNKNOWN"),
-        index::Error::Job(error) => index_error(error),
-        index::Error::Db { .. }
-        | index::Error::Descriptors { .. }
-        | index::Error::Record { .. }
-        | index::Error::Damaged { .. }
-        | index::Error::Panicked(_)
-        | index::Error::Server(..)
-        | index::Error::Replaced(_)
-        | index::Error::Format(_) => (S::INTERNAL_SERVER_ERROR, UNKNOWN),
+        IndexError::DiskFull { .. } => (S::INSUFFICIENT_STORAGE, UNKNOWN),
+        IndexError::Refused { .. } => (S::UNPROCESSABLE_ENTITY, "UNSUPPORTED"),
+        IndexError::Storage(e) => storage_error(e),
+        IndexError::Missing(_) => (S::NOT_FOUND, "BLOB_UNKNOWN"),
+        IndexError::Job(error) => index_error(error),
+        IndexError::Db { .. }
+        | IndexError::Descriptors { .. }
+        | IndexError::Record { .. }
+        | IndexError::Damaged { .. }
+        | IndexError::Panicked(_)
+        | IndexError::Server(..)
+        | IndexError::Replaced(_)
+        | IndexError::Format(_) => (S::INTERNAL_SERVER_ERROR, UNKNOWN),
     }
 }
 

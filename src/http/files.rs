@@ -35,7 +35,7 @@ pub async fn answer(
     let wanted = Place {
         access: Arc::clone(&app.access),
         identity: context.proof.identity.clone(),
-        images: Arc::clone(&app.images),
+        images: Arc::clone(app.registry.images()),
         platform: context.parameter("platform").map(str::parse).transpose()?,
         files,
     };

@@ -35,9 +35,7 @@ use tokio::sync::Semaphore;
 
 use crate::auth::{Access, Proof, Throttle};
 use crate::events::{Cause, Events};
-use crate::image::Images;
-use crate::index::{Index, Layers};
-use crate::storage::Storage;
+use crate::registry::{Caller, Registry};
 use crate::{log, metrics};
 use body::Body;
 use error::{Error, ErrorFormat, Result};
@@ -58,10 +56,7 @@ pub use sites::Sites;
 /// What requests work with.
 #[derive(Debug)]
 pub struct App {
-    pub storage: Arc<Storage>,
-    pub index: Arc<Index>,
-    pub layers: Arc<Layers>,
-    pub images: Arc<Images>,
+    pub registry: Arc<Registry>,
     pub access: Arc<Access>,
     pub events: Arc<Events>,
     pub read_only: bool,
@@ -80,9 +75,7 @@ pub struct App {
 
 impl App {
     pub fn new(
-        storage: Arc<Storage>,
-        index: Arc<Index>,
-        layers: Arc<Layers>,
+        registry: Arc<Registry>,
         access: Arc<Access>,
         events: Arc<Events>,
         read_only: bool,
@@ -91,10 +84,7 @@ impl App {
         // Ids of two runs should not meet in one log.
         let start = uuid::Uuid::new_v4().as_u64_pair().0;
         App {
-            storage,
-            index,
-            images: Arc::new(Images::new(Arc::clone(&layers))),
-            layers,
+            registry,
             access,
             events,
             read_only,
@@ -167,6 +157,11 @@ impl RequestContext {
             host: authority.map_or_else(|| header(HOST), |authority| short(authority.as_str())),
             user_agent: header(USER_AGENT),
         })
+    }
+
+    /// On whose behalf the registry answers the request.
+    fn caller(&self, app: &App) -> Caller {
+        Caller::new(Arc::clone(&app.access), self.proof.identity.clone(), self.cause())
     }
 
     fn is_read(&self) -> bool {

@@ -38,7 +38,7 @@ pub use links::Identity;
 pub use merge::Children;
 pub use resolve::Images;
 pub use source::{FileTree, MayBlock, Nodes, Target, View};
-pub use v1::{Shown, V1};
+pub use v1::{Origin, Shown};
 pub use view::{Content, Reader};
 pub use walk::Walk;
 

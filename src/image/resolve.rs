@@ -7,6 +7,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
+use bytes::Bytes;
 use quick_cache::sync::Cache;
 
 use super::id::{LATEST, digits};
@@ -398,12 +399,14 @@ impl Images {
         }
     }
 
-    /// What an image's config says. `Ok(None)`: it is no image's.
-    fn config(
+    /// Reads a config blob, checks its digest, and returns what `parse` makes of it. `None`: it is
+    /// larger than the config of an image can be. Only one config is parsed at a time.
+    pub fn config<T>(
         &self,
         repository: &Repository,
         config: &Digest,
-    ) -> Result<Option<ImageConfig>, storage::Error> {
+        parse: impl FnOnce(Bytes) -> T,
+    ) -> Result<Option<T>, storage::Error> {
         let blob = self.layers.storage().open_blob(repository, config)?;
         if blob.size > CONFIG_MAX as u64 {
             return Ok(None);
@@ -414,11 +417,21 @@ impl Images {
         if actual != *config {
             return Err(storage::Error::digest_mismatch(config, &actual));
         }
-        Ok(ImageConfig::parse(&bytes))
+        Ok(Some(parse(bytes)))
+    }
+
+    /// What an image's config says. `Ok(None)`: it is not the config of an image.
+    fn image_config(
+        &self,
+        repository: &Repository,
+        config: &Digest,
+    ) -> Result<Option<ImageConfig>, storage::Error> {
+        let parsed = self.config(repository, config, |bytes| ImageConfig::parse(&bytes))?;
+        Ok(parsed.flatten())
     }
 
     fn platform(&self, repository: &Repository, config: &Digest) -> Result<Option<Platform>> {
-        Ok(self.config(repository, config)?.and_then(|c| c.platform))
+        Ok(self.image_config(repository, config)?.and_then(|c| c.platform))
     }
 
     fn load(&self, repository: &Repository, mut leaf: Leaf, part: Option<usize>) -> Result<Image> {
@@ -465,7 +478,7 @@ impl Images {
             return Err(Error::TooManyLinks { image: image(), links, max: FOREIGN_LINKS_MAX });
         }
         let (mut warnings, mut is_described) = (Vec::new(), false);
-        match self.config(repository, &leaf.config) {
+        match self.image_config(repository, &leaf.config) {
             Ok(Some(mut config)) => {
                 if let Some(part) = part {
                     config.diff_ids.truncate(part);

@@ -1,10 +1,13 @@
-//! Images by the ids of the first API, whichever way they were pushed. An id means
-//! something in a repository only; who may read none of those that have it does
-//! not learn that it exists.
+//! Images by the ids of the first API, whichever way they were pushed. An id means something in a
+//! repository only; a client that may read none of the repositories that have it does not learn that
+//! it exists.
+
+use bytes::Bytes;
 
 use super::resolve::{Images, Leaf, ROWS};
 use super::{Error, Platform, Result};
 use crate::docker1::ImageId;
+use crate::docker1::from_manifest::Chain;
 use crate::index::ids::IdKind;
 use crate::oci::{Contents, Digest, Reference, Repository};
 use crate::storage;
@@ -18,22 +21,21 @@ const ROWS_MAX: usize = 1000;
 pub struct Shown {
     pub repository: Repository,
     pub manifest: Digest,
-    pub what: V1,
+    pub origin: Origin,
 }
 
-/// How a manifest has images of the first API.
+/// How a manifest and the images of the first API that it has came about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum V1 {
-    /// It was made of images that were pushed as such.
+pub enum Origin {
+    /// The manifest was made of images that were pushed as such.
     Made,
-    /// They are made of it.
+    /// The images are derived from the manifest.
     Derived,
 }
 
 impl Images {
-    /// Finds an image in the repositories that are `permitted`. What is derived goes
-    /// first: its id is made of its content, whereas anybody may push another
-    /// image under any id.
+    /// Finds an image in the repositories that are `permitted`. A derived image goes first: its id
+    /// is made of its content, whereas anybody may push another image under any id.
     ///
     /// Anybody may push a manifest that says it was made of an image, so a repository counts for
     /// that only if it `shows` the image, which means that it holds the layers.
@@ -67,16 +69,16 @@ impl Images {
                 if !held.map_err(Error::from)? {
                     continue;
                 }
-                let shown = |what| Shown {
+                let shown = |origin| Shown {
                     repository: row.repository.clone(),
                     manifest: row.manifest,
-                    what,
+                    origin,
                 };
                 if storage.made_of(&row.manifest).map_err(Error::from)?.is_none() {
-                    return Ok(Some(shown(V1::Derived)));
+                    return Ok(Some(shown(Origin::Derived)));
                 }
                 if made.is_none() && shows(&row.repository)? {
-                    made = Some(shown(V1::Made));
+                    made = Some(shown(Origin::Made));
                 }
             }
         }
@@ -132,8 +134,67 @@ impl Images {
         if top_only && let Some(id) = self.layers().index().v1_id(repository, &stored.digest)? {
             return Ok(vec![id]);
         }
-        let ids = storage.chain_ids(repository, &stored.digest, &contents)?;
+        let ids = self.chain_ids(repository, &stored.digest, &contents)?;
         Ok(ids.into_iter().map(|(id, _)| id).collect())
+    }
+
+    /// The images that an image manifest is shown as, and its config. `None`: it cannot be shown in
+    /// the first API.
+    pub fn chain(
+        &self,
+        repository: &Repository,
+        contents: &Contents,
+    ) -> Result<Option<(Chain, Bytes)>, storage::Error> {
+        let Contents::Image { config, layers } = contents else {
+            return Ok(None);
+        };
+        let layers: Vec<Digest> = layers.iter().map(|layer| layer.digest).collect();
+        // An id would be as good as the layer, so ids are derived only where the layers may be read.
+        for layer in &layers {
+            match self.layers().storage().blob_size(repository, layer) {
+                Ok(_) => {}
+                Err(storage::Error::BlobUnknown { .. }) => return Ok(None),
+                Err(e) => return Err(e),
+            }
+        }
+        let chain = |bytes: Bytes| Chain::new(&bytes, &layers).map(|chain| (chain, bytes));
+        match self.config(repository, config, chain) {
+            Ok(chain) => Ok(chain.flatten()),
+            Err(storage::Error::BlobUnknown { .. } | storage::Error::DigestMismatch { .. }) => {
+                Ok(None)
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    /// The ids of a manifest's image and its ancestors, base first, each with how many of the
+    /// manifest's layers it consists of. Empty where it cannot be shown in the first API.
+    pub fn chain_ids(
+        &self,
+        repository: &Repository,
+        manifest: &Digest,
+        contents: &Contents,
+    ) -> Result<Vec<(ImageId, usize)>, storage::Error> {
+        let storage = self.layers().storage();
+        let Some(top) = storage.made_of(manifest)? else {
+            let chain = self.chain(repository, contents)?;
+            let links = chain.map_or(Vec::new(), |(chain, _)| chain.0);
+            return Ok(links.iter().map(|link| (link.id, link.layers)).collect());
+        };
+        let Contents::Image { layers, .. } = contents else {
+            return Ok(Vec::new());
+        };
+        let mut rest = layers.iter().map(|layer| layer.digest).peekable();
+        let (mut ids, mut count) = (Vec::new(), 0);
+        for id in storage.ancestry(&top)?.into_iter().rev() {
+            let image = storage.image(&id)?.ok_or(storage::Error::ImageUnknown(id))?;
+            // A layer that the manifest does not have was left out because it is empty.
+            if rest.next_if_eq(&image.layer).is_some() {
+                count += 1;
+            }
+            ids.push((id, count));
+        }
+        Ok(ids)
     }
 
     /// For each layer, the id of the image that came with it.
@@ -144,7 +205,7 @@ impl Images {
             return Ok(Vec::new());
         };
         let mut ids = Vec::new();
-        for (id, layers) in storage.chain_ids(repository, &leaf.digest, &contents)? {
+        for (id, layers) in self.chain_ids(repository, &leaf.digest, &contents)? {
             if layers > ids.len() {
                 ids.push(id.to_string());
             }

@@ -1,22 +1,18 @@
-//! The `repositories` family: the names of all repositories, in order, so that
-//! a page of the catalog does not walk the store. Key: the name. Value: the time
-//! ([`Storage::manifests_changed`], 8 bytes, big-endian) of the state whose
-//! manifests have been read, or nothing; and a byte, [`READ`]: for their subjects
-//! and ids, or [`IDS_READ`]: for their ids only, the store being read-only. What
-//! was read for less (by a version before there were such ids) is read again.
+//! The `repositories` family: the names of all repositories, in order, so that a page of the catalog
+//! does not walk the store. Key: the name. Value: the state of the repository whose manifests have
+//! been read ([`Scanned`]: the time, 8 bytes, big-endian; a byte, [`READ`] or [`IDS_READ`]), or
+//! nothing. What an older version read for less is read again.
 //!
-//! A name is added before the first manifest of its repository is stored, and
-//! stays. So no push is ever missing from the catalog, and whoever reads it
-//! asks the store whether a repository still holds something.
+//! A name is added before the first manifest of its repository is stored, and stays. So the catalog
+//! lacks no push, and its readers ask the store whether a repository still holds something.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use rocksdb::{ColumnFamily, Direction, IteratorMode, WriteOptions};
 
-use super::ids::Ids;
-use super::{Error, Index, Result};
-use crate::oci::{Contents, Digest, Repository};
-use crate::storage::{Page, Storage, StoredManifest};
+use super::{Index, Result};
+use crate::oci::Repository;
+use crate::storage::Page;
 
 pub const FAMILY: &str = "repositories";
 const READ: u8 = b'2';
@@ -95,69 +91,63 @@ impl Index {
         Ok(complete.is_some())
     }
 
-    /// Brings the catalog and the ids of images up to date with the store, which
-    /// another server may have written since. Takes a folder listing a
-    /// repository. Where manifests came or went they are read for their ids, and
-    /// where the store may be changed also for their subjects. Meant for a thread
-    /// of its own.
-    pub fn scan(&self, storage: &Storage, read_only: bool) -> Result<()> {
+    /// Begins to compare the catalog with the store. A catalog that an earlier run completed can be
+    /// read meanwhile.
+    pub fn begin_scan(&self) -> Result<()> {
         let complete = self.db.get(COMPLETE_KEY).map_err(|e| self.failed(e))?;
-        // Known from an earlier run: good enough while this one looks again.
         self.catalog.complete.store(complete.is_some(), Ordering::Release);
-        storage.walk(|repository| {
-            let Some(changed) = storage.manifests_changed(repository)? else {
-                return Ok(());
-            };
-            let known = self.repository_value(repository)?;
-            let [now, ids_only] =
-                [READ, IDS_READ].map(|what| [&changed.to_be_bytes()[..], &[what]].concat());
-            let add = |stored: &StoredManifest| match Contents::parse(&stored.bytes) {
-                Ok(contents) => {
-                    let ids = ids(storage, repository, &stored.digest, &contents);
-                    self.add_images(repository, &stored.digest, &ids)
-                }
-                // Nothing that could be looked into.
-                Err(_) => Ok(()),
-            };
-            match known.as_deref() {
-                Some(known) if known == now => {}
-                Some(known) if read_only && known == ids_only => {}
-                _ if read_only => {
-                    storage.read_manifests(repository, add)?;
-                    self.put_repository(repository, &ids_only, false)?;
-                }
-                _ => {
-                    storage.read_manifests(repository, |stored| {
-                        storage.link_referrer(repository, stored)?;
-                        add(stored)
-                    })?;
-                    self.put_repository(repository, &now, false)?;
-                }
-            }
-            self.catalog.found.fetch_add(1, Ordering::Relaxed);
-            Ok::<_, Error>(())
-        })?;
-        // Synced, and with it all that was written before.
+        Ok(())
+    }
+
+    /// In which state a repository was when its manifests were read.
+    pub fn scanned(&self, repository: &Repository) -> Result<Option<Scanned>> {
+        let value = self.repository_value(repository)?;
+        Ok(value.as_deref().and_then(Scanned::parse))
+    }
+
+    /// Notes that the manifests of a repository have been read.
+    pub fn set_scanned(&self, repository: &Repository, scanned: Scanned) -> Result<()> {
+        self.put_repository(repository, &scanned.value(), false)
+    }
+
+    /// Counts a repository that has been compared with the store.
+    pub fn count_scanned(&self) {
+        self.catalog.found.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Ends a comparison of the whole store: the catalog is complete. It is on disk when this
+    /// returns, with all that was written before.
+    pub fn end_scan(&self) -> Result<()> {
         self.db.put_opt(COMPLETE_KEY, b"", &write_options(true)).map_err(|e| self.failed(e))?;
         self.catalog.complete.store(true, Ordering::Release);
         Ok(())
     }
 }
 
-/// The ids that lead to a manifest. One that cannot be shown in the first API has
-/// those of the others.
-pub fn ids(
-    storage: &Storage,
-    repository: &Repository,
-    manifest: &Digest,
-    contents: &Contents,
-) -> Ids {
-    let chain = storage.chain_ids(repository, manifest, contents);
-    let chain = chain.unwrap_or_else(|error| {
-        tracing::warn!(%repository, %manifest, %error, "an image is not shown in the v1 API");
-        Vec::new()
-    });
-    Ids { config: contents.config().copied(), chain }
+/// The state of a repository whose manifests have been read for their ids.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Scanned {
+    /// [`crate::storage::Storage::manifests_changed`] at that time.
+    pub changed: u64,
+    /// They were read for their subjects too, which a store that is read-only does not need.
+    pub subjects: bool,
+}
+
+impl Scanned {
+    fn parse(value: &[u8]) -> Option<Scanned> {
+        let (changed, kind) = value.split_first_chunk::<8>()?;
+        let subjects = match kind {
+            [READ] => true,
+            [IDS_READ] => false,
+            _ => return None,
+        };
+        Some(Scanned { changed: u64::from_be_bytes(*changed), subjects })
+    }
+
+    fn value(self) -> Vec<u8> {
+        let kind = if self.subjects { READ } else { IDS_READ };
+        [&self.changed.to_be_bytes()[..], &[kind]].concat()
+    }
 }
 
 fn write_options(sync: bool) -> WriteOptions {

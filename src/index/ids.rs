@@ -8,7 +8,7 @@
 //!
 //! Rows are written after the manifest and removed after it, so the store is
 //! asked whether a row's manifest is still there. What a crash or another server
-//! left undone is made up for by the next [`Index::scan`].
+//! left undone is made up for by the next scan of the store (`registry::maintenance`).
 
 use rocksdb::{ColumnFamily, Direction, IteratorMode, ReadOptions, WriteBatch};
 

@@ -27,7 +27,7 @@ use crate::metrics;
 use crate::oci::Digest;
 
 pub use builder::Limits;
-pub use catalog::ids;
+pub use catalog::Scanned;
 pub use layers::{IndexedLayer, Layers, Options as LayerOptions};
 pub use rows::{Children, LayerWriter, Names};
 

@@ -1,16 +1,126 @@
-//! The registry as its faces see it: what a change to it means, and the work that keeps it in order.
+//! The registry as its faces see it. A push, a delete, a tag, a mount: here is what each of them
+//! means, for both APIs, that is the order in which storage, catalog, index and events hear of it.
+//!
+//! Calls block, unless they are `async`. They take the repositories and digests that a request
+//! names, and the [`Caller`] where other repositories are concerned or where others are notified.
 
+mod caller;
+mod catalog;
+mod delete;
+mod docker1;
+mod error;
 pub mod maintenance;
+mod push;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::events::Events;
 use crate::image::Images;
-use crate::index::{self, Layers, shared};
+use crate::index::{self, Index, Layers, shared};
+use crate::oci::{Descriptor, Digest, Reference, Repository, Tag};
 use crate::storage::{self, Storage};
 
 pub use crate::index::{LayerOptions, Limits};
-pub use crate::storage::Options as StorageOptions;
+pub use crate::storage::docker1::LayerUpload;
+pub use crate::storage::{Blob, Options as StorageOptions, Page, StoredManifest, UploadWriter};
+pub use caller::Caller;
+pub use catalog::Names;
+pub use docker1::{ImageJson, LayerFiles, TAGS_MAX, TagFacts};
+pub use error::{Error, IndexError, Result, StorageError};
+pub use push::NewManifest;
+
+/// Which of the two APIs a client speaks: they name images by different ids.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Api {
+    V1,
+    V2,
+}
+
+/// A registry, whose store and index this process owns.
+#[derive(Debug)]
+pub struct Registry {
+    storage: Arc<Storage>,
+    images: Arc<Images>,
+    events: Arc<Events>,
+}
+
+impl Registry {
+    /// The registry of a store whose layers are `layers`. From now on `events` are published for
+    /// the layers that are indexed.
+    pub fn new(storage: Arc<Storage>, layers: Arc<Layers>, events: Arc<Events>) -> Registry {
+        let listener = Arc::clone(&events);
+        layers.listen(move |layer, ready| listener.indexed(layer, ready));
+        Registry { storage, images: Arc::new(Images::new(layers)), events }
+    }
+
+    /// The images of all repositories, to look into them.
+    pub fn images(&self) -> &Arc<Images> {
+        &self.images
+    }
+
+    fn layers(&self) -> &Layers {
+        self.images.layers()
+    }
+
+    fn index(&self) -> &Index {
+        self.layers().index()
+    }
+
+    /// A manifest that is in memory. Never blocks.
+    pub fn cached_manifest(
+        &self,
+        repository: &Repository,
+        reference: &Reference,
+    ) -> Option<Arc<StoredManifest>> {
+        self.storage.cached_manifest(repository, reference)
+    }
+
+    pub fn manifest(
+        &self,
+        repository: &Repository,
+        reference: &Reference,
+    ) -> Result<Arc<StoredManifest>> {
+        Ok(self.storage.manifest(repository, reference)?)
+    }
+
+    /// The size in bytes of a blob that is known in memory to be in the repository. Never blocks.
+    pub fn cached_blob_size(&self, repository: &Repository, digest: &Digest) -> Option<u64> {
+        self.storage.cached_blob_size(repository, digest)
+    }
+
+    /// The size of a blob in bytes.
+    pub fn blob_size(&self, repository: &Repository, digest: &Digest) -> Result<u64> {
+        Ok(self.storage.blob_size(repository, digest)?)
+    }
+
+    /// Opens a blob that the repository holds.
+    pub fn blob(&self, repository: &Repository, digest: &Digest) -> Result<Blob> {
+        Ok(self.storage.open_blob(repository, digest)?)
+    }
+
+    /// The repository's tags after `last`, at most `n`.
+    pub fn tags(&self, repository: &Repository, last: &str, n: usize) -> Result<Page<Tag>> {
+        Ok(self.storage.tags(repository, last, n)?)
+    }
+
+    /// A page of the manifests whose subject is `subject`, by digest. A page may hold fewer than
+    /// there are and still name a next one.
+    pub fn referrers(
+        &self,
+        repository: &Repository,
+        subject: &Digest,
+        artifact_type: Option<&str>,
+        last: Option<Digest>,
+    ) -> Result<Page<Descriptor>> {
+        Ok(self.storage.referrers(repository, subject, artifact_type, last)?)
+    }
+
+    /// Whether anything was ever pushed to the repository.
+    pub fn repository_exists(&self, repository: &Repository) -> Result<bool> {
+        Ok(self.storage.repository_exists(repository)?)
+    }
+}
 
 /// Why a registry's folder cannot be used by a command.
 #[derive(Debug, thiserror::Error)]

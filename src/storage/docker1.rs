@@ -1,13 +1,12 @@
-//! Images of the first API, below `docker/registry/v1`. A complete one is a folder
-//! that appears in one step and never changes: `json` as it was sent, `ancestry`
-//! (ids, its own first), `layer` (a digest; the bytes are a blob like any other)
-//! and, if it was pushed, `checksum`. `pushers` holds a name for each who has shown
-//! to have the image by pushing it.
+//! Images of Docker's first API, below `docker/registry/v1`. A complete image is a folder that appears
+//! in one step and never changes: `json` as it was sent, `ancestry` (ids, its own first), `layer` (a
+//! digest; the bytes are a blob like any other) and, if it was pushed, `checksum`. `pushers` has a file
+//! for each pusher that has shown to have the image by pushing it.
 //!
-//! While it is pushed it lies apart, by who pushes it, with every layer that came
-//! for it: `layers/CHECKSUM.DIGEST`. So it is invisible, survives a restart, and
-//! may be pushed by several at a time, of which one wrong push harms no other.
-//! What is not completed is removed as abandoned uploads are.
+//! While an image is being pushed it lies apart, in a folder of its pusher, with every layer that
+//! came for it: `layers/CHECKSUM.DIGEST`. So it is invisible, survives a restart, and can be pushed by
+//! several clients at a time without one wrong push harming another. A push that is never completed
+//! is removed as abandoned uploads are.
 
 use std::fmt;
 use std::fs::{self, File};
@@ -17,32 +16,24 @@ use std::sync::{Arc, MutexGuard};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use quick_cache::sync::Cache;
-
 use super::durable::discard;
 use super::uploads::{WRITEBACK, start_writeback};
 use super::{Blob, Error, Result, SHARDS, Storage, exists, read_link};
-use crate::docker1::from_manifest::Chain;
-use crate::docker1::{CHAIN_MAX, EMPTY_LAYER, ImageId, JSON_MAX, Place, checksum, empty_layer};
-use crate::oci::config::CONFIG_MAX;
-use crate::oci::{Algorithm, Contents, Digest, Hasher, Repository};
+use crate::docker1::{CHAIN_MAX, ImageId, JSON_MAX, Place, checksum};
+use crate::oci::{Algorithm, Digest, Hasher, Repository};
 
-/// Layers kept of one image being pushed: more than push it at a time.
+/// Layers kept of one image while it is being pushed: more than clients that push it at a time.
 const LAYERS_MAX: usize = 4;
 
-/// Bytes from which on a thread of its own for a hash costs less than it saves.
+/// Bytes from which on a thread of its own for a hash saves more than it costs.
 const HASHED_APART: usize = 256 << 10;
 
-/// Whether repositories are private, as far as that is known.
-pub type Private = Cache<Repository, bool>;
-
-/// Somebody who pushes. Two who are not the same do not see what the other is
-/// pushing.
+/// What tells pushers apart: none of them sees what another one is pushing.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Pusher([u8; 32]);
 
 impl Pusher {
-    /// The pusher that [`crate::auth::Access::principal`] names.
+    /// `principal` is what the access rules know the pusher by.
     pub fn new(principal: &str) -> Pusher {
         match Algorithm::Sha256.digest(principal.as_bytes()) {
             Digest::Sha256(hash) => Pusher(hash),
@@ -74,9 +65,9 @@ pub struct StoredImage {
     pub checksum: Option<Digest>,
 }
 
-/// A layer on its way. Dropped before its end, nothing of it is left.
+/// The layer of an image while it is being received. Dropping it removes what has come of it.
 #[derive(Debug)]
-pub struct LayerWriter {
+pub struct LayerUpload {
     storage: Arc<Storage>,
     pusher: Pusher,
     id: ImageId,
@@ -140,12 +131,12 @@ impl Storage {
     }
 
     /// Begins to push a layer of an image whose JSON is here.
-    pub fn write_layer(self: &Arc<Self>, pusher: &Pusher, id: &ImageId) -> Result<LayerWriter> {
+    pub fn write_layer(self: &Arc<Self>, pusher: &Pusher, id: &ImageId) -> Result<LayerUpload> {
         let path = self.layout.v1_pushing(pusher, id).join("json");
         let json = read_small(&path, JSON_MAX)?.ok_or(Error::ImageUnknown(*id))?;
         let path = self.durable.scratch_path();
         let file = File::create_new(&path).map_err(|e| Error::io("create", &path, e))?;
-        Ok(LayerWriter {
+        Ok(LayerUpload {
             storage: Arc::clone(self),
             pusher: *pusher,
             id: *id,
@@ -225,37 +216,35 @@ impl Storage {
         self.durable.write_folder(&folder, &files)
     }
 
-    /// Makes the images of a chain up to the one `at` a place complete, as if they
-    /// had been pushed by themselves, so that others may build on them.
-    pub fn adopt(&self, chain: &Chain, at: usize, config: &[u8]) -> Result<()> {
-        let mut parent = None;
-        for (at, link) in chain.0[..=at].iter().enumerate() {
-            let _lock = self.lock_image(&link.id);
-            let layer = link.layer.unwrap_or_else(empty_layer);
-            match self.image(&link.id)? {
-                // Adopted before: the id is made of these.
-                Some(there)
-                    if there.checksum.is_none()
-                        && there.layer == layer
-                        && self.ancestry(&link.id)? == chain.ancestry(at) => {}
-                // A client pushed something under the id, perhaps the same layer with a history of
-                // its own. The id is derived from the manifest's layers, so that makes room.
-                found => {
-                    if found.is_some() {
-                        self.durable.remove(&self.layout.v1_image(&link.id))?;
-                    }
-                    if link.layer.is_none() {
-                        self.durable.write(&self.layout.blob_data(&layer), &EMPTY_LAYER)?;
-                    }
-                    let json = chain.json(at, config);
-                    let json = json.map_err(|_| Error::ImageUnknown(link.id))?;
-                    let id = link.id;
-                    self.install_image(&Place { id, parent }, &json, &layer, None)?;
-                }
-            }
-            parent = Some(link.id);
+    /// Makes an image complete that was derived from a manifest, so that others can build on it.
+    /// `ancestry` has its id first. `json` is called if the image is not here already.
+    ///
+    /// A client may have pushed something under the id, perhaps the same layer with another history.
+    /// The id is derived from the manifest's layers, so the manifest's image replaces that.
+    pub fn install_derived<E: From<Error>>(
+        &self,
+        ancestry: &[ImageId],
+        layer: &Digest,
+        json: impl FnOnce() -> Result<Vec<u8>, E>,
+    ) -> Result<(), E> {
+        let [id, ancestors @ ..] = ancestry else {
+            return Ok(());
+        };
+        let _lock = self.lock_image(id);
+        let found = self.image(id)?;
+        if let Some(found) = &found
+            && found.checksum.is_none()
+            && found.layer == *layer
+            && self.ancestry(id)? == ancestry
+        {
+            return Ok(());
         }
-        Ok(())
+        let json = json()?;
+        if found.is_some() {
+            self.durable.remove(&self.layout.v1_image(id))?;
+        }
+        let place = Place { id: *id, parent: ancestors.first().copied() };
+        Ok(self.install_image(&place, &json, layer, None)?)
     }
 
     /// Remembers of which image a manifest was made.
@@ -274,81 +263,24 @@ impl Storage {
         id.map(Some).ok_or_else(|| Error::Damaged { path, why: "it holds no id".to_owned() })
     }
 
-    /// The chain for an image that was not made of one; `None`: it has none. With
-    /// it comes the config.
-    pub fn chain(
-        &self,
-        repository: &Repository,
-        contents: &Contents,
-    ) -> Result<Option<(Chain, bytes::Bytes)>> {
-        let Contents::Image { config, layers } = contents else {
-            return Ok(None);
-        };
-        let blob = match self.open_blob(repository, config) {
-            Ok(blob) if blob.size <= CONFIG_MAX as u64 => blob,
-            // Not the config of an image, or not here.
-            Ok(_) | Err(Error::BlobUnknown { .. }) => return Ok(None),
-            Err(e) => return Err(e),
-        };
-        // What JSON becomes in memory is many times its bytes.
-        let _turn = self.parsing.lock();
-        let bytes = blob.read(0..blob.size)?;
-        if config.algorithm().digest(&bytes) != *config {
-            return Ok(None);
-        }
-        let layers: Vec<Digest> = layers.iter().map(|layer| layer.digest).collect();
-        // An id would be as good as the layer: it is derived only where the layer may be read.
-        for layer in &layers {
-            match self.blob_size(repository, layer) {
-                Ok(_) => {}
-                Err(Error::BlobUnknown { .. }) => return Ok(None),
-                Err(e) => return Err(e),
-            }
-        }
-        Ok(Chain::new(&bytes, &layers).map(|chain| (chain, bytes)))
-    }
-
-    /// The ids of an image and its ancestors, base first, each with how many of
-    /// the manifest's layers it consists of. None where it cannot be shown so.
-    pub fn chain_ids(
-        &self,
-        repository: &Repository,
-        manifest: &Digest,
-        contents: &Contents,
-    ) -> Result<Vec<(ImageId, usize)>> {
-        let Some(top) = self.made_of(manifest)? else {
-            let chain = self.chain(repository, contents)?;
-            let links = chain.map_or(Vec::new(), |(chain, _)| chain.0);
-            return Ok(links.iter().map(|link| (link.id, link.layers)).collect());
-        };
-        let Contents::Image { layers, .. } = contents else {
-            return Ok(Vec::new());
-        };
-        let mut rest = layers.iter().map(|layer| layer.digest).peekable();
-        let (mut ids, mut count) = (Vec::new(), 0);
-        for id in self.ancestry(&top)?.into_iter().rev() {
-            let layer = self.image(&id)?.ok_or(Error::ImageUnknown(id))?.layer;
-            // What is not among the layers was left out as empty.
-            if rest.next_if_eq(&layer).is_some() {
-                count += 1;
-            }
-            ids.push((id, count));
-        }
-        Ok(ids)
-    }
-
-    /// Gives a repository a blob that was made here.
-    pub fn put_blob(&self, repository: &Repository, bytes: &[u8]) -> Result<Digest> {
+    /// Writes a blob that this server has made. It belongs to no repository yet.
+    pub fn write_content(&self, bytes: &[u8]) -> Result<Digest> {
         let digest = Algorithm::Sha256.digest(bytes);
         self.durable.write(&self.layout.blob_data(&digest), bytes)?;
+        Ok(digest)
+    }
+
+    /// Writes a blob that this server has made, and links it in a repository.
+    pub fn put_blob(&self, repository: &Repository, bytes: &[u8]) -> Result<Digest> {
+        let digest = self.write_content(bytes)?;
         self.link_blob(repository, &digest, &digest)?;
         Ok(digest)
     }
 
-    /// Makes the layer of an image that was pushed as such readable in a repository. The pusher of
-    /// the image could read every image that it builds on.
-    pub fn link_layer(&self, repository: &Repository, image: &StoredImage) -> Result<()> {
-        self.link_blob(repository, &image.layer, &image.layer).map(drop)
+    /// Makes the layer of an image that was pushed as such readable in a repository. The caller has
+    /// made sure that whoever tags the image there may read the layer.
+    pub fn link_layer(&self, repository: &Repository, layer: &Digest) -> Result<()> {
+        self.link_blob(repository, layer, layer).map(drop)
     }
 
     /// Opens the layer of an image, which belongs to no repository.
@@ -403,11 +335,11 @@ impl Storage {
     }
 }
 
-impl LayerWriter {
+impl LayerUpload {
     /// Adds bytes.
-    pub fn append(mut self, pieces: &[bytes::Bytes]) -> Result<LayerWriter> {
+    pub fn append(mut self, pieces: &[bytes::Bytes]) -> Result<LayerUpload> {
         let length: usize = pieces.iter().map(bytes::Bytes::len).sum();
-        let LayerWriter { file, digest, checksum, path, .. } = &mut self;
+        let LayerUpload { file, digest, checksum, path, .. } = &mut self;
         let file = file.as_mut().expect("taken only by finish");
         // Two hashes over everything take longer than all else, so with much to do
         // each has a core.
@@ -460,7 +392,7 @@ impl LayerWriter {
     }
 }
 
-impl Drop for LayerWriter {
+impl Drop for LayerUpload {
     fn drop(&mut self) {
         // Gone already from the end on.
         discard(&self.path);
@@ -598,21 +530,24 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let storage = open(root.path());
         let layers = [[1; 32], [2; 32]].map(Digest::Sha256);
-        let config = br#"{"rootfs":{}}"#;
-        let chain = Chain::new(config, &layers).unwrap();
-        let [base, top] = [0, 1].map(|at| chain.0[at].id);
+        let [base, top] = [[4; 32], [5; 32]].map(ImageId::from_bytes);
         let checksum = Digest::Sha256([3; 32]);
+        let derive = |ancestry: &[ImageId], layer| {
+            storage
+                .install_derived(ancestry, layer, || Ok::<_, Error>(b"derived".to_vec()))
+                .unwrap();
+        };
         for (parent, layer) in [(None, &layers[1]), (Some(base), &layers[1]), (None, &layers[0])] {
-            storage.adopt(&chain, 0, config).unwrap();
+            derive(&[base], &layers[0]);
             storage.durable.remove(&storage.layout.v1_image(&top)).unwrap();
             let forged = Place { id: top, parent };
             storage.install_image(&forged, b"{}", layer, Some(&checksum)).unwrap();
             for _ in 0..2 {
-                storage.adopt(&chain, 1, config).unwrap();
+                derive(&[top, base], &layers[1]);
             }
             assert_eq!(storage.ancestry(&top).unwrap(), [top, base]);
             let image = storage.image(&top).unwrap().unwrap();
-            assert_eq!(image.json, chain.json(1, config).unwrap());
+            assert_eq!(image.json, b"derived");
             assert_eq!((image.layer, image.checksum), (layers[1], None));
         }
     }

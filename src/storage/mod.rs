@@ -117,9 +117,8 @@ pub struct Storage {
     manifests: manifests::ManifestCache,
     blob_sizes: Cache<(Repository, Digest), u64>,
     sessions: uploads::Sessions,
-    private: docker1::Private,
-    /// Held while a config is parsed, see [`Storage::chain`]. Guards nothing else.
-    parsing: Mutex<()>,
+    /// Whether repositories are private, as far as that is known.
+    private: Cache<Repository, bool>,
     /// `None`: somebody else may be writing, so nothing is remembered.
     lock: Option<File>,
 }
@@ -173,8 +172,7 @@ impl Storage {
             manifests: manifests::cache(MANIFEST_CACHE),
             blob_sizes: Cache::new(BLOB_CACHE),
             sessions: uploads::Sessions::default(),
-            private: docker1::Private::new(BLOB_CACHE),
-            parsing: Mutex::default(),
+            private: Cache::new(BLOB_CACHE),
             lock,
         }
     }

@@ -282,6 +282,11 @@ fn hash_file(file: &mut File, hasher: &mut Hasher) -> io::Result<u64> {
 }
 
 impl UploadWriter {
+    /// Where the content goes.
+    pub fn repository(&self) -> &Repository {
+        &self.repository
+    }
+
     /// Bytes received so far.
     pub fn offset(&self) -> u64 {
         self.session.offset.load(Ordering::Acquire)

@@ -32,7 +32,7 @@ fn sources(folder: &str) -> Vec<PathBuf> {
 /// Faces translate; they reach the store and its index through `registry` and `image` only.
 #[test]
 fn faces_import_neither_storage_nor_index() {
-    for face in ["cli", "fuse"] {
+    for face in ["cli", "fuse", "http"] {
         for path in sources(&format!("src/{face}")) {
             for (number, line) in read(&path).lines().enumerate() {
                 let named =

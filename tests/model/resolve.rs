@@ -7,6 +7,7 @@ use registry::image::{Error, Id, Image, Images, Platform, Result};
 use registry::index::ids::Ids;
 use registry::index::{self, Index};
 use registry::oci::{Algorithm, Digest, Reference, Repository};
+use registry::registry::maintenance;
 use registry::storage;
 use serde_json::{Value, json};
 
@@ -37,7 +38,7 @@ fn tar(name: &str) -> Vec<u8> {
 /// A store with a finished catalog.
 fn store() -> Store {
     let store = Store::new();
-    store.index.scan(&store.storage, false).unwrap();
+    maintenance::scan(&store.images, false).unwrap();
     store
 }
 
@@ -180,7 +181,7 @@ fn an_existing_store() {
             open(&store, &config.hex()),
             Err(Error::Index(index::Error::CatalogIncomplete(_)))
         ));
-        store.index.scan(&store.storage, read_only).unwrap();
+        maintenance::scan(&store.images, read_only).unwrap();
         assert_eq!(open(&store, &config.hex()).unwrap().manifest, image);
         assert_eq!(open(&store, &image.hex()[..12]).unwrap().manifest, image);
     }

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use registry::image::{Image, Images, Result};
-use registry::index::{Index, LayerOptions, Layers, Limits, ids};
+use registry::index::ids::Ids;
+use registry::index::{Index, LayerOptions, Layers, Limits};
 use registry::oci::{Algorithm, Contents, Digest, Manifest, Reference, Repository, Tag};
 use registry::storage::{Options, Storage};
 use serde_json::{Value, json};
@@ -70,7 +71,8 @@ impl Store {
         let tags: Vec<Tag> = vec![tag.parse().unwrap()];
         self.storage.put_manifest(repository, &tags, &manifest, &digest, &bytes).unwrap();
         let contents = Contents::parse(&bytes).unwrap();
-        let ids = ids(&self.storage, repository, &digest, &contents);
+        let chain = self.images.chain_ids(repository, &digest, &contents).unwrap();
+        let ids = Ids { config: contents.config().copied(), chain };
         self.index.add_images(repository, &digest, &ids).unwrap();
         digest
     }

@@ -3,7 +3,7 @@ use uuid::Uuid;
 use super::*;
 use crate::docker1::ImageId;
 use crate::http::route::{Files, View};
-use crate::http::v1::{Part, V1};
+use crate::http::v1::{Part, Topic, V1};
 use crate::oci::{Algorithm, Digest, Tag};
 
 fn repository() -> Repository {
@@ -41,6 +41,7 @@ fn routes() -> Vec<Route> {
         Route::Healthz,
         Route::Readyz,
     ];
+    let of = |topic| V1::Repository(repository(), topic);
     let v1 = [
         V1::Info,
         V1::Ping,
@@ -48,14 +49,14 @@ fn routes() -> Vec<Route> {
         V1::User,
         V1::Search,
         V1::Repositories,
-        V1::Repository(repository()),
-        V1::Images(repository()),
-        V1::Auth(repository()),
-        V1::RepositoryJson(repository()),
-        V1::Properties(repository()),
-        V1::Tags(repository()),
-        V1::Tag(repository(), tag()),
-        V1::TagJson(repository(), tag()),
+        of(Topic::Whole),
+        of(Topic::Images),
+        of(Topic::Auth),
+        of(Topic::Json),
+        of(Topic::Properties),
+        of(Topic::Tags),
+        of(Topic::Tag(tag())),
+        of(Topic::TagJson(tag())),
         V1::Image(image, Part::Json),
     ];
     for route in &v1 {
@@ -66,15 +67,17 @@ fn routes() -> Vec<Route> {
             | V1::User
             | V1::Search
             | V1::Repositories
-            | V1::Repository(_)
-            | V1::Images(_)
-            | V1::Auth(_)
-            | V1::RepositoryJson(_)
-            | V1::Properties(_)
-            | V1::Tags(_)
-            | V1::Tag(..)
-            | V1::TagJson(..)
             | V1::Image(..) => {}
+            V1::Repository(_, topic) => match topic {
+                Topic::Whole
+                | Topic::Images
+                | Topic::Auth
+                | Topic::Json
+                | Topic::Properties
+                | Topic::Tags
+                | Topic::Tag(_)
+                | Topic::TagJson(_) => {}
+            },
         }
     }
     routes.extend(v1.map(Route::V1));
@@ -127,12 +130,14 @@ fn needs() {
                 V1::User => [None, Some(Need::Login), None],
                 V1::Search | V1::Repositories => [Some(Need::Filtered), None, None],
                 V1::Image(..) => [Some(Need::Filtered), Some(Need::Pusher), None],
-                V1::Repository(_) => [None, Some(push), Some(delete)],
-                V1::Images(_) | V1::Tag(..) => [Some(pull), Some(push), Some(delete)],
-                V1::Auth(_) => [None, Some(push), None],
-                V1::RepositoryJson(_) | V1::TagJson(..) => [Some(pull), None, None],
-                V1::Properties(_) => [Some(pull), Some(push), None],
-                V1::Tags(_) => [Some(pull), None, Some(delete)],
+                V1::Repository(_, topic) => match topic {
+                    Topic::Whole => [None, Some(push), Some(delete)],
+                    Topic::Images | Topic::Tag(_) => [Some(pull), Some(push), Some(delete)],
+                    Topic::Auth => [None, Some(push), None],
+                    Topic::Json | Topic::TagJson(_) => [Some(pull), None, None],
+                    Topic::Properties => [Some(pull), Some(push), None],
+                    Topic::Tags => [Some(pull), None, Some(delete)],
+                },
             },
         };
         let taken: Vec<&str> = route.methods(false).split(", ").collect();
@@ -166,7 +171,7 @@ fn absences() {
             Route::Blob(..) => "BLOB_UNKNOWN",
             Route::Upload(..) => "BLOB_UPLOAD_UNKNOWN",
             Route::Manifest(..) | Route::Files(_) => "MANIFEST_UNKNOWN",
-            Route::V1(V1::Tag(..) | V1::TagJson(..)) => "MANIFEST_UNKNOWN",
+            Route::V1(V1::Repository(_, Topic::Tag(_) | Topic::TagJson(_))) => "MANIFEST_UNKNOWN",
             _ => "NAME_UNKNOWN",
         };
         assert_eq!(code, want, "{route:?}");

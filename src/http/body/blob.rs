@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use super::{BoxError, Part, Parts, Source};
 use crate::http::permits::Permit;
 use crate::metrics;
-use crate::storage::{self, Blob};
+use crate::registry::{Blob, Result};
 
 /// Bytes that are read rather than mapped: for less, copying is cheaper.
 pub const SMALL: u64 = 64 << 10;
@@ -35,7 +35,7 @@ pub struct BlobSource {
     parts: Parts,
     /// Bytes not yet sent.
     left: u64,
-    next: Option<JoinHandle<storage::Result<Bytes>>>,
+    next: Option<JoinHandle<Result<Bytes>>>,
     _permit: Permit,
 }
 
@@ -59,7 +59,7 @@ impl BlobSource {
         let blob = Arc::clone(&self.blob);
         if self.parts.run() > SMALL {
             if let Some(Part::Content(range)) = self.parts.next(end) {
-                self.next = Some(tokio::task::spawn_blocking(move || blob.slice(range)));
+                self.next = Some(tokio::task::spawn_blocking(move || Ok(blob.slice(range)?)));
             }
             return;
         }
@@ -83,7 +83,7 @@ impl BlobSource {
 }
 
 /// The bytes of small parts.
-pub fn gather(blob: &Blob, parts: &[Part]) -> storage::Result<Bytes> {
+pub fn gather(blob: &Blob, parts: &[Part]) -> Result<Bytes> {
     let mut bytes = Vec::new();
     for part in parts {
         match part {

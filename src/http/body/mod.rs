@@ -18,7 +18,7 @@ use hyper::body::{Frame, SizeHint};
 
 use super::permits::{Permit, Requester};
 use crate::log;
-use crate::storage::Blob;
+use crate::registry::Blob;
 
 pub use blob::{BlobSource, SMALL, gather};
 pub use lines::{Lines, NextLines};

@@ -1,5 +1,4 @@
-//! What spans repositories or comes in long lists: search, all tags, a layer's
-//! files.
+//! Long lists: search, all tags of all repositories, a layer's files.
 
 use std::sync::Arc;
 
@@ -7,28 +6,22 @@ use hyper::Response;
 use hyper::header::HeaderValue;
 use serde_json::{Value, json};
 
-use super::repositories::tag_id;
 use super::text;
-use crate::auth::{Identity, Right};
+use crate::auth::Right;
 use crate::http::body::{Body, PIECE, Produce};
 use crate::http::error::{Error, Result};
 use crate::http::files::look;
 use crate::http::permits::Scarce;
-use crate::http::v2::lists::wait_for_catalog;
 use crate::http::{App, RequestContext};
-use crate::index::IndexedLayer;
-use crate::index::records::{Entry, Kind};
+use crate::image::{Entry, Kind};
 use crate::oci::{Repository, Tag};
+use crate::registry::{LayerFiles, TAGS_MAX};
 
-/// Results of a search on one page: without asking, and at most.
+/// Results of a search on one page, where the request does not say how many, and at most.
 const RESULTS: usize = 25;
 const RESULTS_MAX: usize = 100;
 /// Repositories that one search counts.
 const FOUND_MAX: usize = 10_000;
-/// Tags of one repository that are listed: the API knows no pages.
-pub const TAGS_MAX: usize = 100_000;
-/// Names read from the catalog at a time.
-const PAGE: usize = 1000;
 
 fn number(context: &RequestContext, name: &'static str, default: usize) -> Result<usize> {
     let Some(text) = context.parameter(name).filter(|text| !text.is_empty()) else {
@@ -44,60 +37,18 @@ fn number(context: &RequestContext, name: &'static str, default: usize) -> Resul
     }
 }
 
-/// Goes through the repositories that one may know of and that hold something.
-struct Names {
-    app: Arc<App>,
-    identity: Identity,
-    last: String,
-    page: std::vec::IntoIter<Repository>,
-    more: bool,
-}
-
-impl Names {
-    fn new(app: &Arc<App>, context: &RequestContext) -> Names {
-        Names {
-            app: Arc::clone(app),
-            identity: context.proof.identity.clone(),
-            last: String::new(),
-            page: Vec::new().into_iter(),
-            more: true,
-        }
-    }
-
-    /// The next name that is `wanted`.
-    fn next(&mut self, right: Right, wanted: impl Fn(&str) -> bool) -> Result<Option<Repository>> {
-        loop {
-            for repository in self.page.by_ref() {
-                if wanted(repository.as_str())
-                    && self.app.access.may(&self.identity, &repository, right)
-                    && self.app.storage.has_manifests(&repository)?
-                {
-                    return Ok(Some(repository));
-                }
-            }
-            if !self.more {
-                return Ok(None);
-            }
-            let page = self.app.index.repositories(&self.last, PAGE)?;
-            self.more = page.next.is_some();
-            self.last = page.next.unwrap_or_default();
-            self.page = page.items.into_iter();
-        }
-    }
-}
-
 /// `/v1/search?q=&page=&n=`
 pub async fn search(app: &Arc<App>, context: &RequestContext) -> Result<Response<Body>> {
     let size = number(context, "n", RESULTS)?.min(RESULTS_MAX);
     let page = number(context, "page", 1)?;
     let query = context.parameter("q").unwrap_or_default().to_owned();
-    wait_for_catalog(app).await?;
-    let mut names = Names::new(app, context);
+    app.registry.wait_for_catalog().await?;
+    let mut names = app.registry.names(context.caller(app), Right::Catalog);
     let wanted = query.to_lowercase();
     let found = look(app, move || {
         let (mut found, mut count) = (Vec::new(), 0);
         let start = (page - 1).saturating_mul(size);
-        while let Some(name) = names.next(Right::Catalog, |name| name.contains(&wanted))? {
+        while let Some(name) = names.next(|name| name.contains(&wanted))? {
             if count >= start && found.len() < size {
                 found.push(json!({"name": name.as_str(), "description": ""}));
             }
@@ -122,16 +73,17 @@ pub async fn search(app: &Arc<App>, context: &RequestContext) -> Result<Response
 
 /// `/v1/repositories`: all tags there are, `{"NAME:TAG": "id"}`.
 pub async fn repositories(app: &Arc<App>, context: &RequestContext) -> Result<Response<Body>> {
-    wait_for_catalog(app).await?;
-    let mut names = Names::new(app, context);
+    app.registry.wait_for_catalog().await?;
+    let registry = Arc::clone(&app.registry);
+    let mut names = registry.names(context.caller(app), Right::Pull);
     let mut tags: Option<(Repository, std::vec::IntoIter<Tag>)> = None;
     let write = move |buffer: &mut Vec<u8>, separator: &mut &[u8]| -> Result<bool> {
         loop {
             let Some((repository, rest)) = &mut tags else {
-                let Some(repository) = names.next(Right::Pull, |_| true)? else {
+                let Some(repository) = names.next(|_| true)? else {
                     return Ok(false);
                 };
-                let page = names.app.storage.tags(&repository, "", TAGS_MAX)?;
+                let page = registry.tags(&repository, "", TAGS_MAX)?;
                 tags = Some((repository, page.items.into_iter()));
                 continue;
             };
@@ -139,9 +91,9 @@ pub async fn repositories(app: &Arc<App>, context: &RequestContext) -> Result<Re
                 tags = None;
                 continue;
             };
-            if let Some(id) = tag_id(&names.app, repository, &tag)? {
+            if let Some(id) = registry.v1_id(repository, &tag)? {
                 buffer.extend_from_slice(separator);
-                // Neither needs escapes.
+                // Neither names nor ids need escapes.
                 buffer.extend_from_slice(format!("\"{repository}:{tag}\":\"{id}\"").as_bytes());
                 *separator = b",";
                 return Ok(true);
@@ -151,25 +103,12 @@ pub async fn repositories(app: &Arc<App>, context: &RequestContext) -> Result<Re
     stream(app, b'{', b'}', Box::new(write)).await
 }
 
-/// `/v1/images/ID/files`: what the image's own layer has, as the Python registry
-/// listed it: path, type, whether it removes that path, size, time, mode, owner and
-/// group.
-pub async fn files(app: &Arc<App>, layer: Arc<IndexedLayer>) -> Result<Response<Body>> {
-    let known = Arc::clone(app);
-    let mut last: Option<Vec<u8>> = None;
-    let mut page = Vec::new().into_iter();
+/// `/v1/images/ID/files`: what the image's own layer has, as the Python registry listed it: path,
+/// type, whether it removes that path, size, time, mode, owner and group.
+pub async fn files(app: &Arc<App>, mut files: LayerFiles) -> Result<Response<Body>> {
     let write = move |buffer: &mut Vec<u8>, separator: &mut &[u8]| -> Result<bool> {
-        loop {
-            let Some((path, entry)) = page.next() else {
-                let entries = known.index.entries(layer.record.number, last.as_deref());
-                let read: Vec<_> = entries.take(PAGE).collect::<Result<_, _>>()?;
-                let Some((path, _)) = read.last() else {
-                    return Ok(false);
-                };
-                last = Some(path.clone());
-                page = read.into_iter();
-                continue;
-            };
+        for entry in files.by_ref() {
+            let (path, entry) = entry?;
             if let Some(row) = file(&path, &entry) {
                 buffer.extend_from_slice(separator);
                 buffer.extend_from_slice(row.to_string().as_bytes());
@@ -177,6 +116,7 @@ pub async fn files(app: &Arc<App>, layer: Arc<IndexedLayer>) -> Result<Response<
                 return Ok(true);
             }
         }
+        Ok(false)
     };
     stream(app, b'[', b']', Box::new(write)).await
 }
@@ -190,7 +130,7 @@ fn file(path: &[u8], entry: &Entry) -> Option<Value> {
         Kind::Character => "c",
         Kind::Block => "b",
         Kind::Fifo => "i",
-        // No member of the layer.
+        // These are no members of the layer.
         Kind::Implicit | Kind::WhiteoutParent => return None,
     };
     let path = format!("/{}", String::from_utf8_lossy(path));
@@ -207,8 +147,8 @@ fn file(path: &[u8], entry: &Entry) -> Option<Value> {
     ]))
 }
 
-/// Writes one more, after the separator, which is another from then on; `false`:
-/// there is no more.
+/// Writes the next item after the separator, which it sets for the one after that. `false`: there
+/// was no next item.
 type Write = Box<dyn FnMut(&mut Vec<u8>, &mut &'static [u8]) -> Result<bool> + Send>;
 
 /// A JSON array or object that is made while it is sent.
@@ -226,7 +166,7 @@ async fn stream(app: &Arc<App>, open: u8, close: u8, mut write: Write) -> Result
         }
         Ok((buffer, false))
     };
-    // What goes wrong at once has a status.
+    // The first piece is made before the head goes out, so that its errors have a status.
     let (first, mut ended, mut piece) = look(app, move || {
         let (rest, ended) = piece()?;
         Ok(([vec![open], rest].concat(), ended, piece))

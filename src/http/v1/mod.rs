@@ -1,6 +1,5 @@
-//! Docker's first API, `/v1/`, as its clients and servers spoke it. What is tagged
-//! by it is a manifest like any other, and what is pushed by the second API has
-//! images here.
+//! Docker's first API, `/v1/`, as its clients and servers spoke it. What it tags is a manifest like
+//! any other, and what the second API pushes has images here.
 
 mod images;
 mod lists;
@@ -21,17 +20,15 @@ use super::respond::json as json_response;
 use super::{App, RequestContext, blocking};
 use crate::auth::Right;
 use crate::oci::Repository;
-use crate::storage::docker1::Pusher;
 
-pub use route::{Part, V1};
+pub use route::{Part, Topic, V1};
 
 const TOKEN: HeaderName = HeaderName::from_static("x-docker-token");
 const ENDPOINTS: HeaderName = HeaderName::from_static("x-docker-endpoints");
 const VERSION: HeaderName = HeaderName::from_static("x-docker-registry-version");
 const STANDALONE: HeaderName = HeaderName::from_static("x-docker-registry-standalone");
 
-/// Where names without a namespace are looked for when there is nothing under the
-/// name as it is written.
+/// Where a name without a namespace is looked for if there is no repository of that name.
 const LIBRARY: &str = "library";
 
 pub async fn answer(
@@ -65,43 +62,35 @@ pub async fn answer(
         V1::User => Ok(no_content()),
         V1::Search => lists::search(app, context).await,
         V1::Repositories => lists::repositories(app, context).await,
-        V1::Repository(repository) => repositories::repository(app, context, repository).await,
-        V1::Images(repository) => repositories::images(app, context, repository).await,
-        V1::Auth(_) => Ok(text("\"OK\"")),
-        V1::RepositoryJson(repository) => repositories::json(app, repository, None).await,
-        V1::TagJson(repository, tag) => repositories::json(app, repository, Some(tag)).await,
-        V1::Properties(repository) => repositories::properties(app, context, repository).await,
-        V1::Tags(repository) => repositories::tags(app, context, repository).await,
-        V1::Tag(repository, tag) => repositories::tag(app, context, repository, tag).await,
+        V1::Repository(repository, topic) => match topic {
+            Topic::Whole => repositories::repository(app, context, repository).await,
+            Topic::Images => repositories::images(app, context, repository).await,
+            Topic::Auth => Ok(text("\"OK\"")),
+            Topic::Json => repositories::json(app, repository, None).await,
+            Topic::TagJson(tag) => repositories::json(app, repository, Some(tag)).await,
+            Topic::Properties => repositories::properties(app, context, repository).await,
+            Topic::Tags => repositories::tags(app, context, repository).await,
+            Topic::Tag(tag) => repositories::tag(app, context, repository, tag).await,
+        },
         V1::Image(id, part) => images::image(app, context, id, part).await,
     }
 }
 
-/// The route to read instead, where a name without a namespace means nothing as it
-/// is written: not there, or not for this reader, which nobody can tell apart.
+/// The route to read instead, if there is no repository of a name without a namespace. One that
+/// this client may not read is taken for one that does not exist.
 pub async fn fallback(app: &Arc<App>, context: &RequestContext, route: V1) -> Result<V1> {
-    let Some(name) = route.repository() else {
+    let V1::Repository(name, topic) = route else {
         return Ok(route);
     };
-    if !context.is_read() || name.as_str().contains('/') {
-        return Ok(route);
-    }
-    let Ok(other) = format!("{LIBRARY}/{name}").parse::<Repository>() else {
-        return Ok(route);
+    let other = format!("{LIBRARY}/{name}").parse::<Repository>();
+    let (true, false, Ok(other)) = (context.is_read(), name.as_str().contains('/'), other) else {
+        return Ok(V1::Repository(name, topic));
     };
-    let (known, name, identity) = (Arc::clone(app), name.clone(), context.proof.identity.clone());
-    let there = blocking(move || {
-        Ok::<_, Error>(
-            known.storage.repository_exists(&name)?
-                && known.access.may(&identity, &name, Right::Pull),
-        )
-    });
-    Ok(if there.await? { route } else { route.with_repository(other) })
-}
-
-/// The pusher, to keep apart what is being pushed; `None`: the client has no name.
-fn pusher(app: &App, context: &RequestContext) -> Option<Pusher> {
-    app.access.principal(&context.proof.identity).map(|principal| Pusher::new(&principal))
+    let there = app.access.may(&context.proof.identity, &name, Right::Pull) && {
+        let (registry, name) = (Arc::clone(&app.registry), name.clone());
+        blocking(move || registry.repository_exists(&name)).await?
+    };
+    Ok(V1::Repository(if there { name } else { other }, topic))
 }
 
 /// A whole JSON document, with the room it takes in memory.
@@ -120,7 +109,7 @@ fn text(json: impl Into<String>) -> Response<Body> {
     json_response(json.into())
 }
 
-/// What there is to say of most that went well.
+/// The answer to most writes.
 fn done() -> Response<Body> {
     text("true")
 }

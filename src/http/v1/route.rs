@@ -1,5 +1,5 @@
-//! The routes of the first API. Any of them may end in a slash; a repository's name
-//! may hold any of the words that follow it, so a path is read from its end.
+//! The routes of the first API. Any of them may end in a slash. A repository's name may hold any of
+//! the words that follow it, so a path is read from its end.
 
 use percent_encoding::percent_decode_str;
 
@@ -22,26 +22,34 @@ pub enum V1 {
     Search,
     /// `/v1/repositories`
     Repositories,
-    /// `/v1/repositories/NAME`
-    Repository(Repository),
-    /// `/v1/repositories/NAME/images`
-    Images(Repository),
-    /// `/v1/repositories/NAME/auth`
-    Auth(Repository),
-    /// `/v1/repositories/NAME/json`
-    RepositoryJson(Repository),
-    /// `/v1/repositories/NAME/properties`
-    Properties(Repository),
-    /// `/v1/repositories/NAME/tags`
-    Tags(Repository),
-    /// `/v1/repositories/NAME/tags/TAG`
-    Tag(Repository, Tag),
-    /// `/v1/repositories/NAME/tags/TAG/json`
-    TagJson(Repository, Tag),
+    /// `/v1/repositories/NAME…`
+    Repository(Repository, Topic),
     /// `/v1/images/ID/…`
     Image(ImageId, Part),
 }
 
+/// What of a repository a route is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Topic {
+    /// `/v1/repositories/NAME`: a push begins, or all tags are deleted.
+    Whole,
+    /// `…/images`
+    Images,
+    /// `…/auth`
+    Auth,
+    /// `…/json`
+    Json,
+    /// `…/properties`
+    Properties,
+    /// `…/tags`
+    Tags,
+    /// `…/tags/TAG`
+    Tag(Tag),
+    /// `…/tags/TAG/json`
+    TagJson(Tag),
+}
+
+/// What of an image a route is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
     Json,
@@ -79,27 +87,31 @@ impl V1 {
                     "files" => Part::Files,
                     _ => return None,
                 };
-                return Some(id.parse().map(|id| V1::Image(id, part)).map_err(Error::V1));
+                return Some(id.parse().map(|id| V1::Image(id, part)).map_err(Error::from));
             }
             _ => return None,
         }))
     }
 
-    /// What takes which methods, as a header has it.
+    /// The methods that the route takes, as the header `Allow` has them.
     pub fn methods(&self, read_only: bool) -> &'static str {
+        use Topic as T;
         match self {
-            V1::User | V1::Auth(_) | V1::Image(_, Part::Checksum) if read_only => "OPTIONS",
-            V1::Users | V1::Repository(_) if read_only => "GET, HEAD, OPTIONS",
+            V1::User | V1::Repository(_, T::Auth) | V1::Image(_, Part::Checksum) if read_only => {
+                "OPTIONS"
+            }
             _ if read_only => "GET, HEAD, OPTIONS",
             V1::Info | V1::Ping | V1::Search | V1::Repositories => "GET, HEAD, OPTIONS",
-            V1::RepositoryJson(_) | V1::TagJson(..) => "GET, HEAD, OPTIONS",
+            V1::Repository(_, T::Json | T::TagJson(_)) => "GET, HEAD, OPTIONS",
             V1::Image(_, Part::Ancestry | Part::Files) => "GET, HEAD, OPTIONS",
             V1::Users => "GET, HEAD, POST, OPTIONS",
-            V1::User | V1::Auth(_) | V1::Image(_, Part::Checksum) => "PUT, OPTIONS",
-            V1::Repository(_) => "PUT, DELETE, OPTIONS",
-            V1::Images(_) | V1::Tag(..) => "GET, HEAD, PUT, DELETE, OPTIONS",
-            V1::Tags(_) => "GET, HEAD, DELETE, OPTIONS",
-            V1::Properties(_) | V1::Image(_, Part::Json | Part::Layer) => "GET, HEAD, PUT, OPTIONS",
+            V1::User | V1::Repository(_, T::Auth) | V1::Image(_, Part::Checksum) => "PUT, OPTIONS",
+            V1::Repository(_, T::Whole) => "PUT, DELETE, OPTIONS",
+            V1::Repository(_, T::Images | T::Tag(_)) => "GET, HEAD, PUT, DELETE, OPTIONS",
+            V1::Repository(_, T::Tags) => "GET, HEAD, DELETE, OPTIONS",
+            V1::Repository(_, T::Properties) | V1::Image(_, Part::Json | Part::Layer) => {
+                "GET, HEAD, PUT, OPTIONS"
+            }
         }
     }
 
@@ -109,43 +121,10 @@ impl V1 {
             V1::Info | V1::Ping => "ping",
             V1::Users | V1::User => "v1-users",
             V1::Search | V1::Repositories => "v1-lists",
-            V1::Repository(_) | V1::Images(_) | V1::Auth(_) => "v1-repository",
-            V1::RepositoryJson(_) | V1::Properties(_) => "v1-repository",
-            V1::Tags(_) | V1::Tag(..) | V1::TagJson(..) => "v1-tags",
+            V1::Repository(_, Topic::Tags | Topic::Tag(_) | Topic::TagJson(_)) => "v1-tags",
+            V1::Repository(..) => "v1-repository",
             V1::Image(_, Part::Layer) => "v1-layer",
             V1::Image(..) => "v1-image",
-        }
-    }
-
-    /// The repository that it is about.
-    pub fn repository(&self) -> Option<&Repository> {
-        match self {
-            V1::Info | V1::Ping | V1::Users | V1::User => None,
-            V1::Search | V1::Repositories | V1::Image(..) => None,
-            V1::Repository(repository)
-            | V1::Images(repository)
-            | V1::Auth(repository)
-            | V1::RepositoryJson(repository)
-            | V1::Properties(repository)
-            | V1::Tags(repository)
-            | V1::Tag(repository, _)
-            | V1::TagJson(repository, _) => Some(repository),
-        }
-    }
-
-    /// The same of another repository.
-    pub fn with_repository(self, other: Repository) -> V1 {
-        match self {
-            V1::Info | V1::Ping | V1::Users | V1::User => self,
-            V1::Search | V1::Repositories | V1::Image(..) => self,
-            V1::Repository(_) => V1::Repository(other),
-            V1::Images(_) => V1::Images(other),
-            V1::Auth(_) => V1::Auth(other),
-            V1::RepositoryJson(_) => V1::RepositoryJson(other),
-            V1::Properties(_) => V1::Properties(other),
-            V1::Tags(_) => V1::Tags(other),
-            V1::Tag(_, tag) => V1::Tag(other, tag),
-            V1::TagJson(_, tag) => V1::TagJson(other, tag),
         }
     }
 }
@@ -159,16 +138,17 @@ fn of_repository(path: &str) -> Result<V1, Error> {
     // A name has one part at least.
     let name = |length: usize| repository(&parts[..length].join("/"));
     let n = parts.len();
-    Ok(match parts[1..] {
-        [.., "tags", text, "json"] => V1::TagJson(name(n - 3)?, tag(text)?),
-        [.., "tags", text] => V1::Tag(name(n - 2)?, tag(text)?),
-        [.., "tags"] => V1::Tags(name(n - 1)?),
-        [.., "images"] => V1::Images(name(n - 1)?),
-        [.., "auth"] => V1::Auth(name(n - 1)?),
-        [.., "json"] => V1::RepositoryJson(name(n - 1)?),
-        [.., "properties"] => V1::Properties(name(n - 1)?),
-        _ => V1::Repository(name(n)?),
-    })
+    let (length, topic) = match parts[1..] {
+        [.., "tags", text, "json"] => (n - 3, Topic::TagJson(tag(text)?)),
+        [.., "tags", text] => (n - 2, Topic::Tag(tag(text)?)),
+        [.., "tags"] => (n - 1, Topic::Tags),
+        [.., "images"] => (n - 1, Topic::Images),
+        [.., "auth"] => (n - 1, Topic::Auth),
+        [.., "json"] => (n - 1, Topic::Json),
+        [.., "properties"] => (n - 1, Topic::Properties),
+        _ => (n, Topic::Whole),
+    };
+    Ok(V1::Repository(name(length)?, topic))
 }
 
 #[cfg(test)]
@@ -177,7 +157,7 @@ mod tests {
 
     #[test]
     fn routes() {
-        let name = |s: &str| s.parse::<Repository>().unwrap();
+        let of = |name: &str, topic| V1::Repository(name.parse().unwrap(), topic);
         let tag = || "1.0".parse::<Tag>().unwrap();
         let id = ImageId::from_bytes([0xab; 32]);
         for (path, want) in [
@@ -186,19 +166,19 @@ mod tests {
             ("/v1/users/me", V1::User),
             ("/v1/search", V1::Search),
             ("/v1/repositories", V1::Repositories),
-            ("/v1/repositories/a", V1::Repository(name("a"))),
-            ("/v1/repositories/tags", V1::Repository(name("tags"))),
-            ("/v1/repositories/a/b", V1::Repository(name("a/b"))),
-            ("/v1/repositories/a/b/c", V1::Repository(name("a/b/c"))),
-            ("/v1/repositories/a/images", V1::Images(name("a"))),
-            ("/v1/repositories/a/b/auth", V1::Auth(name("a/b"))),
-            ("/v1/repositories/a/json", V1::RepositoryJson(name("a"))),
-            ("/v1/repositories/a/properties", V1::Properties(name("a"))),
-            ("/v1/repositories/a/tags", V1::Tags(name("a"))),
-            ("/v1/repositories/a/b/tags/1.0", V1::Tag(name("a/b"), tag())),
-            ("/v1/repositories/a%2Db/tags", V1::Tags(name("a-b"))),
-            ("/v1/repositories/a%2Fb/tags", V1::Tags(name("a/b"))),
-            ("/v1/repositories/tags/tags/1%2E0/json", V1::TagJson(name("tags"), tag())),
+            ("/v1/repositories/a", of("a", Topic::Whole)),
+            ("/v1/repositories/tags", of("tags", Topic::Whole)),
+            ("/v1/repositories/a/b", of("a/b", Topic::Whole)),
+            ("/v1/repositories/a/b/c", of("a/b/c", Topic::Whole)),
+            ("/v1/repositories/a/images", of("a", Topic::Images)),
+            ("/v1/repositories/a/b/auth", of("a/b", Topic::Auth)),
+            ("/v1/repositories/a/json", of("a", Topic::Json)),
+            ("/v1/repositories/a/properties", of("a", Topic::Properties)),
+            ("/v1/repositories/a/tags", of("a", Topic::Tags)),
+            ("/v1/repositories/a/b/tags/1.0", of("a/b", Topic::Tag(tag()))),
+            ("/v1/repositories/a%2Db/tags", of("a-b", Topic::Tags)),
+            ("/v1/repositories/a%2Fb/tags", of("a/b", Topic::Tags)),
+            ("/v1/repositories/tags/tags/1%2E0/json", of("tags", Topic::TagJson(tag()))),
             (&format!("/v1/images/{id}/json"), V1::Image(id, Part::Json)),
             (&format!("/v1/images/{id}/layer"), V1::Image(id, Part::Layer)),
         ] {

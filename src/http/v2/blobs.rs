@@ -5,9 +5,8 @@ use std::sync::Arc;
 use hyper::{Method, Response, StatusCode};
 
 use super::{DOCKER_CONTENT_DIGEST, header};
-use crate::events::{Event, Kind};
 use crate::http::body::Body;
-use crate::http::error::{Error, Result};
+use crate::http::error::Result;
 use crate::http::permits::Scarce;
 use crate::http::{App, RequestContext, blocking};
 use crate::http::{content, respond};
@@ -19,29 +18,23 @@ pub async fn blob(
     repository: Repository,
     digest: Digest,
 ) -> Result<Response<Body>> {
-    let storage = Arc::clone(&app.storage);
+    let registry = Arc::clone(&app.registry);
     if context.method == Method::DELETE {
-        let (events, cause) = (Arc::clone(&app.events), context.cause());
-        blocking(move || {
-            storage.delete_blob(&repository, &digest)?;
-            let event = Event::new(Kind::Delete, digest.hex(), &cause);
-            events.publish(event.repository(&repository).digest(&digest));
-            Ok::<_, Error>(())
-        })
-        .await?;
+        let caller = context.caller(app);
+        blocking(move || registry.delete_blob(&caller, &repository, &digest)).await?;
         return Ok(respond::status(StatusCode::ACCEPTED));
     }
 
-    // What is there when it is opened counts, so a GET asks the file itself.
+    // What is there when the blob is opened counts, so a GET asks the file itself.
     let (size, opened) = match context.method {
         Method::GET => {
             let permit = app.pools.of(Scarce::Blobs).permit().await?;
-            let blob = blocking(move || storage.open_blob(&repository, &digest)).await?;
+            let blob = blocking(move || registry.blob(&repository, &digest)).await?;
             (blob.size, Some((blob, permit)))
         }
-        _ => match storage.cached_blob_size(&repository, &digest) {
+        _ => match registry.cached_blob_size(&repository, &digest) {
             Some(size) => (size, None),
-            None => (blocking(move || storage.blob_size(&repository, &digest)).await?, None),
+            None => (blocking(move || registry.blob_size(&repository, &digest)).await?, None),
         },
     };
     let mut response = content::blob(context, &digest, size, opened).await?;

@@ -1,8 +1,7 @@
-//! What a registry can list: its repositories, a repository's tags, a
-//! manifest's referrers. Every list comes in pages of bounded size.
+//! What a registry can list: its repositories, a repository's tags, a manifest's referrers. Every
+//! list comes in pages of bounded size.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use hyper::Response;
 use hyper::header::{CONTENT_TYPE, HeaderValue, LINK};
@@ -15,22 +14,17 @@ use crate::http::body::Body;
 use crate::http::error::{Error, Result};
 use crate::http::respond::json;
 use crate::http::{App, RequestContext, blocking};
-use crate::index::{self, Index};
 use crate::oci::{Digest, MediaType, Repository};
-use crate::storage::{Page, Storage};
+use crate::registry::Page;
 
-/// Names on a page: the most, and what one gets without asking.
+/// Names on a page: at most, and where the request does not say how many.
 const PAGE_MAX: usize = 1000;
-/// Catalog entries looked at for one page: empty repositories are passed over.
-const CATALOG_READ: usize = 10 * PAGE_MAX;
-/// How long a request waits for a catalog that is being built.
-const CATALOG_WAIT: Duration = Duration::from_secs(5);
 
 /// What may stand unescaped in the value of a query parameter.
 const VALUE: &AsciiSet =
     &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'/').remove(b':');
 
-/// `n`, clamped. Any number is one, however long.
+/// `n`, clamped. Any number is valid, however many digits it has.
 fn page_size(context: &RequestContext) -> Result<usize> {
     match context.parameter("n") {
         None => Ok(PAGE_MAX),
@@ -53,74 +47,16 @@ fn link_next(response: &mut Response<Body>, path: &str, parameters: &[(&str, &st
 /// `GET /v2/_catalog`
 pub async fn catalog(app: &Arc<App>, context: &RequestContext) -> Result<Response<Body>> {
     let n = page_size(context)?;
-    wait_for_catalog(app).await?;
+    app.registry.wait_for_catalog().await?;
     let last = context.parameter("last").unwrap_or_default().to_owned();
-    let (known, identity) = (Arc::clone(app), context.proof.identity.clone());
-    let page = blocking(move || {
-        let listed =
-            |repository: &Repository| known.access.may(&identity, repository, Right::Catalog);
-        held(&known.storage, &known.index, &listed, last, n)
-    })
-    .await?;
+    let (registry, caller) = (Arc::clone(&app.registry), context.caller(app));
+    let page = blocking(move || registry.catalog(&caller, last, n)).await?;
     let names: Vec<&str> = page.items.iter().map(Repository::as_str).collect();
     let mut response = json(json!({"repositories": names}).to_string());
     if let Some(last) = page.next {
         link_next(&mut response, "/v2/_catalog", &[("last", &last), ("n", &n.to_string())]);
     }
     Ok(response)
-}
-
-/// The repositories after `last` that are `listed` and hold a manifest, at most `n`.
-fn held(
-    storage: &Storage,
-    index: &Index,
-    listed: &dyn Fn(&Repository) -> bool,
-    mut last: String,
-    n: usize,
-) -> index::Result<Page<Repository>> {
-    let mut page = Page { items: Vec::new(), next: None };
-    let mut read = 0;
-    if n == 0 {
-        return Ok(page);
-    }
-    let mut from = last.clone();
-    loop {
-        let names = index.repositories(&from, PAGE_MAX)?;
-        for repository in names.items {
-            // A name that is nobody's business is not where a page ends either.
-            if !listed(&repository) {
-                continue;
-            }
-            // One more than asked for shows that there is a next page.
-            if page.items.len() == n || read == CATALOG_READ {
-                page.next = Some(last);
-                return Ok(page);
-            }
-            read += 1;
-            last = repository.as_str().to_owned();
-            if storage.has_manifests(&repository)? {
-                page.items.push(repository);
-            }
-        }
-        match names.next {
-            Some(next) => from = next,
-            None => return Ok(page),
-        }
-    }
-}
-
-pub async fn wait_for_catalog(app: &App) -> Result<()> {
-    const STEP: Duration = Duration::from_millis(50);
-    let deadline = tokio::time::Instant::now() + CATALOG_WAIT;
-    loop {
-        match app.index.catalog_complete() {
-            Ok(()) => return Ok(()),
-            Err(found) if tokio::time::Instant::now() >= deadline => {
-                return Err(index::Error::CatalogIncomplete(found).into());
-            }
-            Err(_) => tokio::time::sleep(STEP).await,
-        }
-    }
 }
 
 /// `GET /v2/NAME/tags/list`
@@ -131,8 +67,8 @@ pub async fn tags(
 ) -> Result<Response<Body>> {
     let n = page_size(context)?;
     let last = context.parameter("last").unwrap_or_default().to_owned();
-    let (storage, name) = (Arc::clone(&app.storage), repository.clone());
-    let page = blocking(move || storage.tags(&name, &last, n)).await?;
+    let (registry, name) = (Arc::clone(&app.registry), repository.clone());
+    let page = blocking(move || registry.tags(&name, &last, n)).await?;
     let tags: Vec<&str> = page.items.iter().map(|tag| tag.as_str()).collect();
     let mut response = json(json!({"name": repository.as_str(), "tags": tags}).to_string());
     if let Some(last) = page.next {
@@ -151,10 +87,10 @@ pub async fn referrers(
 ) -> Result<Response<Body>> {
     let artifact_type = context.parameter("artifactType").map(str::to_owned);
     let last: Option<Digest> = context.parameter("last").map(str::parse).transpose()?;
-    let (storage, name, filter) =
-        (Arc::clone(&app.storage), repository.clone(), artifact_type.clone());
+    let (registry, name, filter) =
+        (Arc::clone(&app.registry), repository.clone(), artifact_type.clone());
     let page = if app.access.may(&context.proof.identity, &repository, Right::Pull) {
-        blocking(move || storage.referrers(&name, &subject, filter.as_deref(), last)).await?
+        blocking(move || registry.referrers(&name, &subject, filter.as_deref(), last)).await?
     } else {
         Page { items: Vec::new(), next: None }
     };

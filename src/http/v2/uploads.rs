@@ -1,5 +1,5 @@
-//! `/v2/NAME/blobs/uploads/`: pushing blobs, whole or in chunks, and mounting
-//! them from another repository.
+//! `/v2/NAME/blobs/uploads/`: pushing blobs, whole or in chunks, and mounting them from another
+//! repository.
 
 use std::sync::Arc;
 
@@ -13,15 +13,14 @@ use uuid::Uuid;
 use super::{
     DOCKER_CONTENT_DIGEST, DOCKER_UPLOAD_UUID, blob_location, header, upload_location, upload_range,
 };
-use crate::auth::Right;
 use crate::http::body::Body;
 use crate::http::error::{Error, Result};
 use crate::http::request::RequestBody;
+use crate::http::respond::status;
 use crate::http::{App, RequestContext, blocking};
 use crate::metrics;
 use crate::oci::{Algorithm, Digest, Repository};
-use crate::storage::docker1::LayerWriter;
-use crate::storage::{self, UploadWriter};
+use crate::registry::{self, LayerUpload, Registry, UploadWriter};
 
 /// Bytes of one upload that may wait in memory while others are written.
 const BATCH: usize = 1 << 20;
@@ -37,18 +36,10 @@ pub async fn start(
     // repository that the client did not name and may not read.
     let mount = context.parameter("mount").and_then(|mount| mount.parse::<Digest>().ok());
     let from = context.parameter("from").and_then(|from| from.parse::<Repository>().ok());
-    let may = |from: &Repository| app.access.may(&context.proof.identity, from, Right::Pull);
-    if let (Some(digest), Some(from)) = (mount, from.filter(may)) {
-        let (storage, to) = (Arc::clone(&app.storage), repository.clone());
-        let events = Arc::clone(&app.events);
-        let mounted = blocking(move || {
-            let mounted = storage.mount_blob(&to, &digest, &from)?;
-            if mounted == Some(true) {
-                events.arrived(&to, &digest, Some(from));
-            }
-            Ok::<_, Error>(mounted.is_some())
-        });
-        if mounted.await? {
+    if let (Some(digest), Some(from)) = (mount, from) {
+        let (registry, to) = (Arc::clone(&app.registry), repository.clone());
+        let caller = context.caller(app);
+        if blocking(move || registry.mount_blob(&caller, &to, &digest, &from)).await? {
             return Ok(created(&repository, &digest));
         }
     }
@@ -58,58 +49,51 @@ pub async fn start(
         (None, Some(name)) => name.parse::<Algorithm>()?,
         (None, None) => Algorithm::Sha256,
     };
-    let (storage, name) = (Arc::clone(&app.storage), repository.clone());
-    let id = blocking(move || storage.start_upload(&name, algorithm)).await?;
+    let (registry, name) = (Arc::clone(&app.registry), repository.clone());
+    let id = blocking(move || registry.start_upload(&name, algorithm)).await?;
     let Some(digest) = digest else {
         return Ok(progress(StatusCode::ACCEPTED, &repository, id, 0));
     };
     let nameless =
-        Nameless { storage: Some(Arc::clone(&app.storage)), repository: repository.clone(), id };
+        Nameless { registry: Some(Arc::clone(&app.registry)), repository: repository.clone(), id };
     let writer = write(app, &repository, id).await?;
     let writer = receive(app, writer, &mut context.body).await?;
+    // Finishing it leaves nothing of the upload, whatever comes of it.
     nameless.keep();
-    // Which leaves nothing of the upload, whatever comes of it.
-    commit(app, writer, &repository, digest).await?;
+    finish(app, writer, digest).await?;
     Ok(created(&repository, &digest))
 }
 
-async fn commit(
-    app: &App,
-    writer: UploadWriter,
-    repository: &Repository,
-    digest: Digest,
-) -> Result<()> {
-    if blocking(move || writer.commit(&digest)).await? {
-        app.events.arrived(repository, &digest, None);
-    }
-    Ok(())
+async fn finish(app: &App, writer: UploadWriter, digest: Digest) -> Result<()> {
+    let registry = Arc::clone(&app.registry);
+    blocking(move || registry.finish_upload(writer, &digest)).await
 }
 
-/// An upload in one request, whose client gets no address to go on with. It
-/// goes with the request, also with one that is cut off and never answered.
+/// An upload in one request, whose client gets no address to go on with. It is cancelled when the
+/// request ends, also when that is cut off and never answered.
 struct Nameless {
-    /// `None`: somebody else sees to the upload.
-    storage: Option<Arc<storage::Storage>>,
+    /// `None`: the upload is kept.
+    registry: Option<Arc<Registry>>,
     repository: Repository,
     id: Uuid,
 }
 
 impl Nameless {
     fn keep(mut self) {
-        self.storage = None;
+        self.registry = None;
     }
 }
 
 impl Drop for Nameless {
     fn drop(&mut self) {
-        let Some(storage) = self.storage.take() else {
+        let Some(registry) = self.registry.take() else {
             return;
         };
         let (repository, id) = (self.repository.clone(), self.id);
         // Without a runtime the server is stopping; purging finds the upload.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            // Gone already after a failed write.
-            runtime.spawn_blocking(move || drop(storage.cancel_upload(&repository, id)));
+            // A failed write has removed it already.
+            runtime.spawn_blocking(move || drop(registry.cancel_upload(&repository, id)));
         }
     }
 }
@@ -121,8 +105,7 @@ pub async fn upload(
     repository: Repository,
     id: Uuid,
 ) -> Result<Response<Body>> {
-    let storage = Arc::clone(&app.storage);
-    let name = repository.clone();
+    let (registry, name) = (Arc::clone(&app.registry), repository.clone());
     match context.method {
         Method::PATCH => {
             let writer = write(app, &repository, id).await?;
@@ -137,26 +120,24 @@ pub async fn upload(
             let writer = write(app, &repository, id).await?;
             check_range(context, &repository, id, &writer)?;
             let writer = receive(app, writer, &mut context.body).await?;
-            commit(app, writer, &repository, digest).await?;
+            finish(app, writer, digest).await?;
             Ok(created(&repository, &digest))
         }
         Method::DELETE => {
-            blocking(move || storage.cancel_upload(&name, id)).await?;
-            let mut response = Response::new(Body::Empty);
-            *response.status_mut() = StatusCode::NO_CONTENT;
-            Ok(response)
+            blocking(move || registry.cancel_upload(&name, id)).await?;
+            Ok(status(StatusCode::NO_CONTENT))
         }
         // GET and HEAD; the router lets nothing else through.
         _ => {
-            let offset = blocking(move || storage.upload_offset(&name, id)).await?;
+            let offset = blocking(move || registry.upload_offset(&name, id)).await?;
             Ok(progress(StatusCode::NO_CONTENT, &repository, id, offset))
         }
     }
 }
 
 async fn write(app: &Arc<App>, repository: &Repository, id: Uuid) -> Result<UploadWriter> {
-    let (storage, repository) = (Arc::clone(&app.storage), repository.clone());
-    blocking(move || storage.write_upload(&repository, id)).await
+    let (registry, repository) = (Arc::clone(&app.registry), repository.clone());
+    blocking(move || registry.write_upload(&repository, id)).await
 }
 
 /// A chunk says where it belongs; a streamed body does not, and goes to the
@@ -193,20 +174,20 @@ fn check_range(
     }
 }
 
-/// What takes a body piece by piece, on a blocking thread.
+/// Where a body goes, piece by piece, on a blocking thread.
 pub trait Sink: Sized + Send + 'static {
-    fn append(self, pieces: &[Bytes]) -> storage::Result<Self>;
+    fn append(self, pieces: &[Bytes]) -> registry::Result<Self>;
 }
 
 impl Sink for UploadWriter {
-    fn append(self, pieces: &[Bytes]) -> storage::Result<UploadWriter> {
-        UploadWriter::append(self, pieces)
+    fn append(self, pieces: &[Bytes]) -> registry::Result<UploadWriter> {
+        Ok(UploadWriter::append(self, pieces)?)
     }
 }
 
-impl Sink for LayerWriter {
-    fn append(self, pieces: &[Bytes]) -> storage::Result<LayerWriter> {
-        LayerWriter::append(self, pieces)
+impl Sink for LayerUpload {
+    fn append(self, pieces: &[Bytes]) -> registry::Result<LayerUpload> {
+        Ok(LayerUpload::append(self, pieces)?)
     }
 }
 
@@ -214,7 +195,7 @@ impl Sink for LayerWriter {
 /// gathers; no thread is held while the client is slow.
 pub async fn receive<W: Sink>(app: &App, writer: W, body: &mut RequestBody) -> Result<W> {
     let mut idle = Some(writer);
-    let mut writing: Option<JoinHandle<storage::Result<W>>> = None;
+    let mut writing: Option<JoinHandle<registry::Result<W>>> = None;
     let mut batch = Batch::default();
     // A piece that waits for room among the uploads' buffers.
     let mut arrived: Option<Bytes> = None;
@@ -278,8 +259,7 @@ async fn room(app: &App, piece: Option<&Bytes>) -> OwnedSemaphorePermit {
 }
 
 fn created(repository: &Repository, digest: &Digest) -> Response<Body> {
-    let mut response = Response::new(Body::Empty);
-    *response.status_mut() = StatusCode::CREATED;
+    let mut response = status(StatusCode::CREATED);
     let headers = response.headers_mut();
     headers.insert(LOCATION, blob_location(repository, digest));
     headers.insert(DOCKER_CONTENT_DIGEST, header(digest.to_string()));
@@ -287,9 +267,8 @@ fn created(repository: &Repository, digest: &Digest) -> Response<Body> {
     response
 }
 
-fn progress(status: StatusCode, repository: &Repository, id: Uuid, offset: u64) -> Response<Body> {
-    let mut response = Response::new(Body::Empty);
-    *response.status_mut() = status;
+fn progress(code: StatusCode, repository: &Repository, id: Uuid, offset: u64) -> Response<Body> {
+    let mut response = status(code);
     let headers = response.headers_mut();
     headers.insert(LOCATION, upload_location(repository, id));
     headers.insert(RANGE, upload_range(offset));

@@ -8,7 +8,7 @@ use std::io;
 use std::thread;
 
 pub use purge::start as start_purge;
-pub use scan::start as start_scan;
+pub use scan::{scan, start as start_scan};
 
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
     thread::Builder::new().name(name.into()).spawn(work).map(drop)

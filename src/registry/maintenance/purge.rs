@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use crate::storage::Storage;
+use crate::registry::Registry;
 
 /// The longest time between two searches for abandoned uploads.
 const EVERY: Duration = Duration::from_secs(3600);
@@ -13,11 +13,11 @@ const EVERY: Duration = Duration::from_secs(3600);
 const FIRST: Duration = Duration::from_secs(60);
 
 /// Starts the thread that removes uploads which received nothing for `ttl`.
-pub fn start(storage: Arc<Storage>, ttl: Duration) -> io::Result<()> {
+pub fn start(registry: Arc<Registry>, ttl: Duration) -> io::Result<()> {
     super::spawn("purge", move || {
         thread::sleep(ttl.min(FIRST));
         loop {
-            match storage.purge_uploads(ttl) {
+            match registry.storage.purge_uploads(ttl) {
                 Ok(0) => {}
                 Ok(uploads) => tracing::info!(uploads, "removed abandoned uploads"),
                 Err(error) => tracing::error!(%error, "cannot remove abandoned uploads"),

@@ -1,19 +1,59 @@
-//! Brings the catalog up to date with a store that another server may have changed.
+//! Brings what is derived from the store up to date, because another server may have changed the
+//! store, and a crash may have come between the store and the index.
 
 use std::io;
 use std::sync::Arc;
 
-use crate::index::Index;
-use crate::storage::Storage;
+use crate::image::Images;
+use crate::index::{Error, Result, Scanned};
+use crate::oci::Contents;
+use crate::registry::Registry;
+use crate::registry::push::ids;
+use crate::storage::StoredManifest;
 
 /// Starts the thread that compares the catalog with the store once.
-pub fn start(index: Arc<Index>, storage: Arc<Storage>, read_only: bool) -> io::Result<()> {
+pub fn start(registry: Arc<Registry>, read_only: bool) -> io::Result<()> {
     super::spawn("scan", move || {
-        if let Err(error) = index.scan(&storage, read_only) {
+        if let Err(error) = scan(registry.images(), read_only) {
             tracing::error!(
                 %error,
                 "cannot bring the catalog up to date: it may lack repositories until the next start"
             );
         }
     })
+}
+
+/// Brings the catalog and the ids of images up to date. It lists each repository once. Where
+/// manifests came or went, they are read for their ids, and, unless the store is read-only, each is
+/// linked to its subject: a server without the referrers API did not do that (distribution-spec,
+/// "Enabling the Referrers API").
+pub fn scan(images: &Images, read_only: bool) -> Result<()> {
+    let (storage, index) = (images.layers().storage(), images.layers().index());
+    index.begin_scan()?;
+    storage.walk(|repository| {
+        let Some(changed) = storage.manifests_changed(repository)? else {
+            return Ok(());
+        };
+        let known = index.scanned(repository)?;
+        let known = known.filter(|known| known.changed == changed && (known.subjects || read_only));
+        if known.is_none() {
+            storage.read_manifests(repository, |stored: &StoredManifest| {
+                if !read_only {
+                    storage.link_referrer(repository, stored)?;
+                }
+                match Contents::parse(&stored.bytes) {
+                    Ok(contents) => {
+                        let ids = ids(images, repository, &stored.digest, &contents);
+                        index.add_images(repository, &stored.digest, &ids)
+                    }
+                    // It has nothing to look into.
+                    Err(_) => Ok(()),
+                }
+            })?;
+            index.set_scanned(repository, Scanned { changed, subjects: !read_only })?;
+        }
+        index.count_scanned();
+        Ok::<_, Error>(())
+    })?;
+    index.end_scan()
 }
