@@ -69,9 +69,14 @@ pub(super) fn ids(
 }
 
 impl Registry {
-    /// Starts an upload whose content will be hashed with `algorithm`.
-    pub fn start_upload(&self, repository: &Repository, algorithm: Algorithm) -> Result<Uuid> {
-        Ok(self.storage.start_upload(repository, algorithm)?)
+    /// Starts an upload whose content will be hashed with `algorithm`. Never blocks.
+    pub fn start_upload(
+        &self,
+        caller: &Caller,
+        repository: &Repository,
+        algorithm: Algorithm,
+    ) -> Uuid {
+        self.storage.start_upload(caller.pusher(), repository, algorithm)
     }
 
     /// The bytes that an upload has received.

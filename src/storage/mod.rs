@@ -51,6 +51,10 @@ pub enum Error {
         "upload {id} is not known in repository {repository}: it was finished, cancelled or has expired; start anew"
     )]
     UploadUnknown { repository: Repository, id: uuid::Uuid },
+    #[error(
+        "repository {repository} has {open} unfinished uploads: finish or cancel some, or try again when they have expired"
+    )]
+    TooManyUploads { repository: Repository, open: usize },
     #[error("another request is writing to upload {id}: wait for it, then ask for its status")]
     UploadBusy { id: uuid::Uuid },
     #[error("the content's digest is {actual}, not {expected}: nothing was stored")]

@@ -1,9 +1,12 @@
 //! Uploads: bytes on their way to become a blob, in `_uploads/UUID/data`.
 //!
-//! The content is hashed as it is written and never read again, except after
-//! a restart: what a killed server wrote may not have reached the disk, so a
-//! hash saved beside it could vouch for bytes that are not there. Then the
-//! first request that goes on with the upload hashes what is there.
+//! An upload gets its folder with its first byte. Until then it is an entry in memory, because
+//! starting uploads costs a client nothing; such entries are bounded for each pusher and repository,
+//! and end with the server.
+//!
+//! The content is hashed as it is written and not read again, except after a restart: what a killed
+//! server wrote may not have reached the disk, so a hash saved beside it could vouch for bytes that
+//! are not there. Then the first request that goes on with the upload hashes what is there.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -12,19 +15,26 @@ use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use uuid::Uuid;
 
+use super::docker1::Pusher;
 use super::durable::discard;
 use super::{Error, Result, Storage};
 use crate::oci::{Algorithm, Digest, Hasher, Repository};
 
-/// Uploads whose hash is kept in memory, and an open file each. One more forgets
-/// the idle one whose data takes least to read again.
+/// Uploads whose hash is kept in memory, with an open file each. One more forgets the idle one whose
+/// data is the fastest to read again.
 const SESSIONS_MAX: usize = 512;
-/// Bytes written before the kernel is asked to start writing them out, so that
-/// the sync at the end has little left to wait for.
+/// Uploads without a byte that one pusher may have in one repository. One more forgets the oldest.
+const EMPTY_MAX: usize = 128;
+/// Uploads without a byte that all pushers together may have.
+const EMPTY_TOTAL: usize = 8192;
+/// Uploads with bytes in one repository, which take room on the disk until they expire.
+const UPLOADS_MAX: usize = 10_000;
+/// Bytes written before the kernel is asked to start writing them out, so that the sync at the end
+/// has little left to wait for.
 pub(super) const WRITEBACK: u64 = 8 << 20;
 
 pub type Sessions = Mutex<HashMap<(Repository, Uuid), Arc<Session>>>;
@@ -33,16 +43,25 @@ pub type Sessions = Mutex<HashMap<(Repository, Uuid), Arc<Session>>>;
 pub struct Session {
     /// Bytes received, also while somebody is writing.
     offset: AtomicU64,
-    /// Set while somebody may still be writing.
+    /// Set while another request may still be writing.
     cancelled: AtomicBool,
+    /// It has received no byte in this process, and has no folder. `None`: it has one.
+    empty: Mutex<Option<Empty>>,
     slot: Mutex<Slot>,
+}
+
+/// Who has started an upload that is still empty, and when.
+#[derive(Clone, Copy, Debug)]
+struct Empty {
+    pusher: Option<Pusher>,
+    since: Instant,
 }
 
 #[derive(Debug)]
 enum Slot {
     /// Not read since this process started, or forgot it.
     Unread,
-    /// Somebody reads it again, or writes.
+    /// A request reads it again, or writes.
     Busy,
     Idle(Box<State>),
 }
@@ -51,15 +70,25 @@ impl Session {
     fn slot(&self) -> std::sync::MutexGuard<'_, Slot> {
         self.slot.lock().expect("never poisoned: no panic inside")
     }
+
+    fn empty(&self) -> Option<Empty> {
+        *self.empty.lock().expect("never poisoned: no panic inside")
+    }
+
+    /// Whether no request works on it: an upload in a writer's hands has a second owner.
+    fn is_idle(self: &Arc<Self>) -> bool {
+        Arc::strong_count(self) == 1
+    }
 }
 
 #[derive(Debug)]
 struct State {
-    file: File,
+    /// `None`: no byte has come.
+    file: Option<File>,
     hasher: Hasher,
 }
 
-/// The one writer of an upload. Dropped, it leaves the upload to go on with.
+/// The one writer of an upload. When it is dropped, another can go on with the upload.
 #[derive(Debug)]
 pub struct UploadWriter {
     storage: Arc<Storage>,
@@ -72,51 +101,79 @@ pub struct UploadWriter {
 }
 
 impl Storage {
-    /// Starts an upload whose content will be hashed with `algorithm`.
-    pub fn start_upload(&self, repository: &Repository, algorithm: Algorithm) -> Result<Uuid> {
+    /// Starts an upload whose content will be hashed with `algorithm`. Nothing is written yet.
+    pub fn start_upload(
+        &self,
+        pusher: Option<Pusher>,
+        repository: &Repository,
+        algorithm: Algorithm,
+    ) -> Uuid {
         let id = Uuid::new_v4();
-        let folder = self.layout.upload(repository, id);
-        fs::create_dir_all(&folder).map_err(|e| Error::io("create", &folder, e))?;
-        let data = folder.join("data");
-        let started = folder.join("startedat");
-        let file = File::create_new(&data)
-            .map_err(|e| Error::io("create", &data, e))
-            .and_then(|file| {
-                // Distribution's purging of uploads reads this.
-                let now = jiff::Timestamp::now().to_string();
-                fs::write(&started, now).map_err(|e| Error::io("write", &started, e))?;
-                Ok(file)
-            })
-            .inspect_err(|_| discard(&folder))?;
-        self.remember(
-            repository,
-            id,
-            0,
-            Slot::Idle(Box::new(State { file, hasher: algorithm.hasher() })),
-        );
-        Ok(id)
+        let state = State { file: None, hasher: algorithm.hasher() };
+        let session = Session {
+            offset: AtomicU64::new(0),
+            cancelled: AtomicBool::new(false),
+            empty: Mutex::new(Some(Empty { pusher, since: Instant::now() })),
+            slot: Mutex::new(Slot::Idle(Box::new(state))),
+        };
+        let mut sessions = self.sessions.lock().expect("never poisoned: no panic inside");
+        // The oldest empty uploads make room: of this pusher in this repository, else of all.
+        let mut empty = 0;
+        let mut own = Vec::new();
+        let mut oldest: Option<(Instant, &(Repository, Uuid))> = None;
+        for (key, session) in sessions.iter() {
+            let Some(found) = session.empty().filter(|_| session.is_idle()) else { continue };
+            empty += 1;
+            if oldest.is_none_or(|(since, _)| found.since < since) {
+                oldest = Some((found.since, key));
+            }
+            if key.0 == *repository && found.pusher == pusher {
+                own.push((found.since, key));
+            }
+        }
+        let forgotten = match own.len() >= EMPTY_MAX {
+            true => own.into_iter().min_by_key(|(since, _)| *since),
+            false => oldest.filter(|_| empty >= EMPTY_TOTAL),
+        };
+        if let Some(key) = forgotten.map(|(_, key)| key.clone()) {
+            sessions.remove(&key);
+        }
+        sessions.insert((repository.clone(), id), Arc::new(session));
+        id
     }
 
-    fn remember(&self, repository: &Repository, id: Uuid, offset: u64, slot: Slot) -> Arc<Session> {
+    /// Notes an upload that has a folder and that this process does not know.
+    fn remember(&self, repository: &Repository, id: Uuid, offset: u64) -> Arc<Session> {
         let session = Arc::new(Session {
             offset: AtomicU64::new(offset),
             cancelled: AtomicBool::new(false),
-            slot: Mutex::new(slot),
+            empty: Mutex::new(None),
+            slot: Mutex::new(Slot::Unread),
         });
         let mut sessions = self.sessions.lock().expect("never poisoned: no panic inside");
-        if sessions.len() >= SESSIONS_MAX {
-            // An upload in a writer's hands has a second owner.
-            let idle = sessions
-                .iter()
-                .filter(|(_, s)| Arc::strong_count(s) == 1)
-                .min_by_key(|(_, s)| s.offset.load(Ordering::Relaxed))
-                .map(|(key, _)| key.clone());
-            if let Some(key) = idle {
-                sessions.remove(&key);
-            }
-        }
+        make_room(&mut sessions);
         // Two requests may both have found it forgotten: the first one counts.
         sessions.entry((repository.clone(), id)).or_insert(session).clone()
+    }
+
+    /// Gives an upload its folder and file.
+    fn create_upload(&self, repository: &Repository, id: Uuid) -> Result<File> {
+        let uploads = self.layout.uploads(repository);
+        let open = fs::read_dir(&uploads).map_or(0, Iterator::count);
+        if open >= UPLOADS_MAX {
+            return Err(Error::TooManyUploads { repository: repository.clone(), open });
+        }
+        let folder = self.layout.upload(repository, id);
+        fs::create_dir_all(&folder).map_err(|e| Error::io("create", &folder, e))?;
+        let (data, started) = (folder.join("data"), folder.join("startedat"));
+        let create = || {
+            let file = File::create_new(&data).map_err(|e| Error::io("create", &data, e))?;
+            // Distribution's purging of uploads reads this.
+            let now = jiff::Timestamp::now().to_string();
+            fs::write(&started, now).map_err(|e| Error::io("write", &started, e))?;
+            Ok(file)
+        };
+        create().inspect_err(|_| discard(&folder))
     }
 
     fn session(&self, repository: &Repository, id: Uuid) -> Option<Arc<Session>> {
@@ -149,7 +206,7 @@ impl Storage {
             Some(session) => session,
             None => {
                 let offset = self.upload_offset(repository, id)?;
-                self.remember(repository, id, offset, Slot::Unread)
+                self.remember(repository, id, offset)
             }
         };
         let slot = std::mem::replace(&mut *session.slot(), Slot::Busy);
@@ -191,19 +248,27 @@ impl Storage {
             .map_err(|e| unknown_or("open", &path, e, repository, id))?;
         let mut hasher = Algorithm::Sha256.hasher();
         let offset = hash_file(&mut file, &mut hasher).map_err(|e| Error::io("read", &path, e))?;
-        Ok((offset, Box::new(State { file, hasher })))
+        Ok((offset, Box::new(State { file: Some(file), hasher })))
     }
 
     pub fn cancel_upload(&self, repository: &Repository, id: Uuid) -> Result<()> {
-        if let Some(session) = self.session(repository, id) {
-            session.cancelled.store(true, Ordering::Release);
+        let session = self.session(repository, id);
+        if let Some(session) = &session {
+            session.cancelled.store(true, Ordering::SeqCst);
         }
         let folder = self.layout.upload(repository, id);
-        let removed = fs::remove_dir_all(&folder)
-            .map_err(|e| unknown_or("remove", &folder, e, repository, id));
-        // Only now: a session made before could not be told from a live one.
+        let removed = match fs::remove_dir_all(&folder) {
+            Err(e)
+                if e.kind() == io::ErrorKind::NotFound
+                    && session.is_some_and(|session| session.empty().is_some()) =>
+            {
+                Ok(())
+            }
+            removed => removed.map_err(|e| unknown_or("remove", &folder, e, repository, id)),
+        };
+        // It is forgotten last: a session made before could not be told from a live one.
         if let Some(session) = self.forget_upload(repository, id) {
-            session.cancelled.store(true, Ordering::Release);
+            session.cancelled.store(true, Ordering::SeqCst);
         }
         removed
     }
@@ -215,10 +280,18 @@ impl Storage {
             .remove(&(repository.clone(), id))
     }
 
-    /// Removes the uploads, and the images being pushed, that nothing was written
-    /// to for `ttl`; gives their number.
+    /// Removes the uploads, and the images being pushed, that received nothing for `ttl`. Returns
+    /// their number.
     pub fn purge_uploads(&self, ttl: Duration) -> Result<usize> {
-        let mut purged = 0;
+        let mut purged = {
+            let mut sessions = self.sessions.lock().expect("never poisoned: no panic inside");
+            let before = sessions.len();
+            sessions.retain(|_, session| {
+                let expired = session.empty().is_some_and(|empty| empty.since.elapsed() > ttl);
+                !(expired && session.is_idle())
+            });
+            before - sessions.len()
+        };
         self.walk(|repository| {
             let folder = self.layout.uploads(repository);
             let entries = match fs::read_dir(&folder) {
@@ -251,6 +324,19 @@ impl Storage {
             Ok::<_, Error>(())
         })?;
         Ok(purged + self.purge_images(ttl)?)
+    }
+}
+
+/// Makes room for one more session that has a file.
+fn make_room(sessions: &mut HashMap<(Repository, Uuid), Arc<Session>>) {
+    let with_file = || sessions.iter().filter(|(_, session)| session.empty().is_none());
+    if with_file().count() < SESSIONS_MAX {
+        return;
+    }
+    let idle = with_file().filter(|(_, session)| session.is_idle());
+    let least = idle.min_by_key(|(_, session)| session.offset.load(Ordering::Relaxed));
+    if let Some(key) = least.map(|(key, _)| key.clone()) {
+        sessions.remove(&key);
     }
 }
 
@@ -300,34 +386,58 @@ impl UploadWriter {
         self.storage.layout.upload(&self.repository, self.id).join("data")
     }
 
-    /// Adds bytes. After an error the upload is gone, and so are its bytes: on
-    /// a full disk they would be in everybody's way.
+    /// Adds bytes. After an error the upload is gone, and so are its bytes, because on a full disk
+    /// they would be in everybody's way.
     pub fn append(mut self, pieces: &[bytes::Bytes]) -> Result<UploadWriter> {
         self.check()?;
-        for piece in pieces {
-            let state = self.state();
-            if let Err(e) = state.file.write_all(piece) {
-                let error = Error::io("write", &self.data(), e);
+        match self.write(pieces) {
+            Ok(()) => Ok(self),
+            Err(error) => {
                 self.discard();
-                return Err(error);
+                Err(error)
             }
-            state.hasher.update(piece);
+        }
+    }
+
+    fn write(&mut self, pieces: &[bytes::Bytes]) -> Result<()> {
+        let data = self.data();
+        for piece in pieces.iter().filter(|piece| !piece.is_empty()) {
+            self.file()?.write_all(piece).map_err(|e| Error::io("write", &data, e))?;
+            self.state().hasher.update(piece);
             self.session.offset.fetch_add(piece.len() as u64, Ordering::AcqRel);
         }
         let (start, end) = (self.written_out, self.offset());
         if end - start >= WRITEBACK {
-            start_writeback(&self.state().file, start, end - start);
+            start_writeback(self.file()?, start, end - start);
             self.written_out = end;
         }
-        Ok(self)
+        Ok(())
     }
 
-    /// Ends the upload: the content gets the name `digest` and the repository a
-    /// link to it, all of it synced. On an error nothing of it is left. `true`: the
-    /// repository did not hold it before.
+    /// The file, which is made for the first byte.
+    fn file(&mut self) -> Result<&mut File> {
+        if self.state().file.is_none() {
+            let file = self.storage.create_upload(&self.repository, self.id)?;
+            self.state().file = Some(file);
+            let mut sessions =
+                self.storage.sessions.lock().expect("never poisoned: no panic inside");
+            *self.session.empty.lock().expect("never poisoned: no panic inside") = None;
+            make_room(&mut sessions);
+            drop(sessions);
+            // A request that cancelled the upload meanwhile may have found no folder.
+            if self.session.cancelled.load(Ordering::SeqCst) {
+                discard(&self.storage.layout.upload(&self.repository, self.id));
+            }
+            self.check()?;
+        }
+        Ok(self.state().file.as_mut().expect("made above"))
+    }
+
+    /// Ends the upload: the content gets the name `digest` and the repository a link to it, all of it
+    /// synced. After an error nothing of it is left. `true`: the repository did not hold it before.
     pub fn commit(mut self, digest: &Digest) -> Result<bool> {
         let result = self.publish(digest);
-        // Cancelled meanwhile, it failed for want of its file.
+        // If it was cancelled meanwhile, it failed because its file was gone.
         let result = result.or_else(|error| self.check().and(Err(error)));
         self.discard();
         result
@@ -343,6 +453,7 @@ impl UploadWriter {
 
     fn publish(&mut self, digest: &Digest) -> Result<bool> {
         let data = self.data();
+        self.file()?;
         let state = self.state();
         let mut hasher = state.hasher.clone();
         if hasher.algorithm() != digest.algorithm() {
@@ -356,7 +467,7 @@ impl UploadWriter {
         if actual != *digest {
             return Err(Error::digest_mismatch(digest, &actual));
         }
-        state.file.sync_all().map_err(|e| Error::io("sync", &data, e))?;
+        self.file()?.sync_all().map_err(|e| Error::io("sync", &data, e))?;
         self.storage.install_blob(&self.repository, &data, digest)
     }
 

@@ -3,6 +3,7 @@
 //! configs and manifests are different things, whatever digits they share.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 
 use registry::oci::{Algorithm, Digest};
 use serde_json::{Value, json};
@@ -10,7 +11,8 @@ use serde_json::{Value, json};
 use crate::common::{
     OCI_CONFIG, OCI_MANIFEST, Registry, Reply, descriptor, eventually, image_manifest, noise,
 };
-use crate::support::{Pushed, folder, get_as, push, send_as, start, tar_of, user};
+use crate::support::{Pushed, RULES, folder, get_as, path, push, send_as, start, tar_of, user};
+use crate::tokens::{Service, grant, start_with};
 
 const FOREIGN: &str = "application/vnd.oci.image.layer.nondistributable.v1.tar";
 const OCI_TAR: &str = "application/vnd.oci.image.layer.v1.tar";
@@ -46,6 +48,16 @@ fn push_v1(
     parent: Option<&str>,
     layer: &[u8],
 ) -> Vec<u16> {
+    push_v1_as(registry, Some(&user(who)), id, parent, layer)
+}
+
+fn push_v1_as(
+    registry: &Registry,
+    authorization: Option<&str>,
+    id: &str,
+    parent: Option<&str>,
+    layer: &[u8],
+) -> Vec<u16> {
     let mut document = json!({"id": id, "created": "2014-10-01T12:00:00Z"});
     if let Some(parent) = parent {
         document["parent"] = parent.into();
@@ -54,7 +66,7 @@ fn push_v1(
     let checksum = sha256(&[document.as_bytes(), b"\n", layer].concat()).to_string();
     let put = |part: &str, headers: &[(&str, &str)], body: &[u8]| {
         let path = format!("/v1/images/{id}/{part}");
-        send_as(registry, Some(&user(who)), "PUT", &path, headers, body).status
+        send_as(registry, authorization, "PUT", &path, headers, body).status
     };
     vec![
         put("json", &[], document.as_bytes()),
@@ -213,6 +225,112 @@ fn hidden_rows_do_not_count() {
     image("team/app", 2000);
     let path = format!("/v1/images/{}/json", derived(&sha256(&base)));
     eventually("the reader finds the image", || status(&registry, "reader", &path) == 200);
+}
+
+/// Whose an image of the first API is until it has a tag. Users here, subjects of tokens, and clients
+/// of a server without users are different, whatever they are called.
+#[test]
+fn pushers_of_different_realms() {
+    let dir = folder();
+    let layer = tar_of("pushed");
+    let ids = ["a1", "b2", "c3"].map(|pair| pair.repeat(32));
+    let open = Registry::start_in(dir.path(), &[]);
+    assert_eq!(push_v1_as(&open, None, &ids[0], None, &layer), [200; 3]);
+    let json = |id: &str| format!("/v1/images/{id}/json");
+    assert_eq!(get_as(&open, None, &json(&ids[0])).status, 200);
+    drop(open);
+
+    let service = Service::new();
+    let users = path(dir.path(), "users");
+    let more = ["--htpasswd", &users, "--anonymous", "pull"];
+    let registry = start_with(&dir, &service, &more);
+    let access = grant("team/app", &["pull", "push"]);
+    let [owner, ann] = ["owner", "ann"].map(|subject| service.token_of(Some(subject), &access));
+    let nameless = service.token_of(None, &access);
+    assert_eq!(push_v1_as(&registry, Some(&owner), &ids[1], None, &layer), [200; 3]);
+    assert_eq!(push_v1(&registry, "owner", &ids[2], None, &layer), [200; 3]);
+    let all = [None, Some(user("owner")), Some(owner), Some(ann), Some(nameless.clone())];
+    for (id, pusher) in ids.iter().zip([None, Some(2), Some(1)]) {
+        for (place, who) in all.iter().enumerate() {
+            let want = if Some(place) == pusher { 200 } else { 404 };
+            let status = get_as(&registry, who.as_deref(), &json(id)).status;
+            assert_eq!(status, want, "{id} by {who:?}");
+        }
+    }
+    let id = "d4".repeat(32);
+    assert_eq!(push_v1_as(&registry, Some(&nameless), &id, None, &layer), [403; 3]);
+}
+
+/// To have pushed an image is no right to read its layer once its tag, its blob or the pusher's
+/// rights are gone.
+#[test]
+fn pushers_without_rights() {
+    let dir = folder();
+    let registry = start(dir.path(), &[]);
+    let (id, layer) = ("ab".repeat(32), tar_of("x"));
+    assert_eq!(push_v1(&registry, "writer", &id, None, &layer), [200; 3]);
+    let path = format!("/v1/images/{id}/layer");
+    assert_eq!(status(&registry, "writer", &path), 404, "it has no tag yet");
+    let blob = format!("/v2/team/app/blobs/{}", sha256(&layer));
+    let manifest = "/v2/team/app/manifests/1";
+    for gone in [blob.as_str(), manifest] {
+        assert_eq!(tag_v1(&registry, "writer", "team/app", &id), 200);
+        assert_eq!(status(&registry, "writer", &path), 200);
+        let digest = registry.head(manifest).header("docker-content-digest").map(str::to_owned);
+        let gone = match gone == manifest {
+            true => format!("/v2/team/app/manifests/{}", digest.expect("a digest")),
+            false => gone.to_owned(),
+        };
+        assert_eq!(registry.delete(&gone).status, 202);
+        assert_eq!(status(&registry, "writer", &path), 404, "{gone}");
+    }
+    assert_eq!(tag_v1(&registry, "writer", "team/app", &id), 200);
+    assert_eq!(status(&registry, "writer", &path), 200);
+    fs::write(dir.path().join("rules"), RULES.replace("\"team/**\"", "\"no/**\"")).expect("a file");
+    eventually("the rules are read again", || status(&registry, "writer", &path) == 404);
+    assert_eq!(status(&registry, "owner", &path), 200);
+}
+
+/// A push under the id that a manifest will derive does not stand in its owner's way.
+#[test]
+fn ids_that_a_manifest_will_derive() {
+    let dir = folder();
+    let registry = start(dir.path(), &[]);
+    let base = tar_of("base");
+    let id = derived(&sha256(&base));
+    let forged = json!({"id": id, "author": "stranger"}).to_string();
+    let checksum = sha256(&[forged.as_bytes(), b"\n", &base].concat()).to_string();
+    let put = |part: &str, headers: &[(&str, &str)], body: &[u8]| {
+        let path = format!("/v1/images/{id}/{part}");
+        send_as(&registry, Some(&user("stranger")), "PUT", &path, headers, body).status
+    };
+    assert_eq!(put("json", &[], forged.as_bytes()), 200);
+    assert_eq!(put("layer", &[], &base), 200);
+    assert_eq!(put("checksum", &[("X-Docker-Checksum-Payload", &checksum)], b""), 200);
+    assert_eq!(tag_v1(&registry, "stranger", "other/forged", &id), 200);
+
+    // The owner's image: a base, and a history that ends without a layer.
+    let config = json!({"os": "linux", "architecture": "amd64", "author": "owner",
+        "history": [{"created_by": "base"}, {"created_by": "top", "empty_layer": true}],
+        "rootfs": {"type": "layers", "diff_ids": [sha256(&base).to_string()]}});
+    let config = config.to_string();
+    put_blob(&registry, "owner", "team/app", &base);
+    let digest = put_blob(&registry, "owner", "team/app", config.as_bytes());
+    let layers = [descriptor(OCI_TAR, &sha256(&base), base.len())];
+    let manifest = image_manifest(&descriptor(OCI_CONFIG, &digest, config.len()), &layers);
+    assert_eq!(put_manifest(&registry, "owner", "team/app", &manifest).status, 201);
+
+    let child = "ef".repeat(32);
+    assert_eq!(push_v1(&registry, "owner", &child, Some(&id), &tar_of("child")), [200; 3]);
+    assert_eq!(tag_v1(&registry, "owner", "team/child", &child), 200);
+    for who in ["owner", "reader"] {
+        let json = get_as(&registry, Some(&user(who)), &format!("/v1/images/{id}/json"));
+        assert_eq!(json.json()["container_config"]["Cmd"], json!(["base"]), "{}", json.text());
+        let layer = get_as(&registry, Some(&user(who)), &format!("/v1/images/{id}/layer"));
+        assert_eq!(layer.body, base);
+        let path = format!("/v1/images/{child}/blobs/etc/base");
+        assert_eq!(status(&registry, who, &path), 200);
+    }
 }
 
 /// A model of who links what, against a server that users push to in every way there is.

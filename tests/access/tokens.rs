@@ -127,12 +127,12 @@ fn private_repositories() {
 }
 
 /// A token service: it has a key, and signs what it is asked to.
-struct Service {
+pub struct Service {
     key: KeyPair,
 }
 
 impl Service {
-    fn new() -> Service {
+    pub fn new() -> Service {
         let key = KeyPair::generate_for(&PKCS_ED25519).expect("a key");
         Service { key }
     }
@@ -142,6 +142,13 @@ impl Service {
         let message = format!("{header}.{claims}");
         let signature = self.key.sign(message.as_bytes()).expect("a signature");
         format!("Bearer {message}.{}", BASE64.encode(signature))
+    }
+
+    /// A token for somebody; `None`: it does not say for whom.
+    pub fn token_of(&self, subject: Option<&str>, access: &Value) -> String {
+        let mut claims = claims(access);
+        claims["sub"] = json!(subject);
+        self.sign(&json!({"alg": "EdDSA"}), &claims)
     }
 
     fn token(&self, access: &Value) -> String {
@@ -158,11 +165,11 @@ fn claims(access: &Value) -> Value {
     json!({"iss": "issuer", "aud": "registry.test", "sub": "ann", "exp": now() + 300, "access": access})
 }
 
-fn grant(name: &str, actions: &[&str]) -> Value {
+pub fn grant(name: &str, actions: &[&str]) -> Value {
     json!([{"type": "repository", "name": name, "actions": actions}])
 }
 
-fn start_with(dir: &TempDir, service: &Service, more: &[&str]) -> Registry {
+pub fn start_with(dir: &TempDir, service: &Service, more: &[&str]) -> Registry {
     let certs = path(dir.path(), "certs");
     fs::write(&certs, service.key.public_key_pem()).expect("a file");
     let flags = [

@@ -537,3 +537,28 @@ fn cancelled_while_sending() {
     }
     no_upload_left(&registry, "a", "all are cancelled");
 }
+
+/// Starting an upload takes nothing on the disk, and what it takes in memory is bounded: the oldest
+/// upload without a byte makes room.
+#[test]
+fn many_that_are_only_started() {
+    let registry = Registry::start(&[]);
+    let elsewhere = registry.start_upload("b");
+    let begun = patch(&registry, &start(&registry, ""), &[CHUNKED], b"begun, ");
+    let started: Vec<String> = (0..200).map(|_| start(&registry, "")).collect();
+    let folder = registry.store().join("repositories/a/_uploads");
+    assert_eq!(files(&folder).len(), 2, "the data and the start of one upload");
+    assert!(!registry.store().join("repositories/b").exists());
+    let known = |location: &String| registry.get(location).status == 204;
+    assert_eq!(started.iter().filter(|location| known(location)).count(), 128);
+    assert!(!known(&started[0]) && known(&started[199]), "the oldest made room");
+    assert!(known(&elsewhere) && known(&begun), "other uploads stay");
+    let digest = sha256(b"begun, ended");
+    assert_eq!(put(&registry, &begun, &digest, b"ended").status, 201);
+    let digest = sha256(b"newest");
+    assert_eq!(put(&registry, &started[199], &digest, b"newest").status, 201);
+    assert_eq!(put(&registry, &started[0], &digest, b"oldest").status, 404);
+    assert_eq!(registry.send("DELETE", &started[198], &[], b"").status, 204);
+    assert!(!known(&started[198]));
+    no_upload_left(&registry, "a", "all are finished, cancelled or empty");
+}

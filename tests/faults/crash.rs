@@ -322,12 +322,12 @@ impl Client<'_> {
         self.change(&change, 201, |c| c.send("PUT", &path, &[], rest))
     }
 
-    /// Finds an upload after a restart and goes on with it. Only one whose
-    /// last request was sent may be gone.
+    /// Finds an upload after a restart and goes on with it. It may be gone only if its last request
+    /// was sent, or if none of its bytes was acknowledged: it has a folder from the first byte on.
     fn resume(&mut self) -> Step {
         let upload = self.upload.as_ref().expect("called with an upload");
         let reply = self.send("GET", &upload.location, &[], b"")?;
-        if reply.status == 404 && upload.finishing {
+        if reply.status == 404 && (upload.finishing || upload.received == 0) {
             *self.upload = None;
             return Ok(());
         }

@@ -404,7 +404,7 @@ fn read_only_file_system() {
     let mut stocked = stock(registry_on(&mount));
     mount.remount("ro");
     let registry = &stocked.registry;
-    let upload = registry.send("POST", "/v2/a/blobs/uploads/", &[], b"");
+    let upload = registry.send("PATCH", &registry.start_upload("a"), &[], b"x");
     let delete = registry.delete("/v2/a/manifests/v1");
     for reply in [stocked.push_next(), upload, delete] {
         assert_eq!((reply.status, reply.code()), (500, "UNKNOWN".into()));

@@ -56,7 +56,7 @@ impl Store {
 
     pub fn push_blob(&self, repository: &Repository, bytes: &[u8]) -> Digest {
         let digest = Algorithm::Sha256.digest(bytes);
-        let id = self.storage.start_upload(repository, Algorithm::Sha256).unwrap();
+        let id = self.storage.start_upload(None, repository, Algorithm::Sha256);
         let writer = self.storage.write_upload(repository, id).unwrap();
         let writer = writer.append(&[bytes.to_vec().into()]).unwrap();
         writer.commit(&digest).unwrap();

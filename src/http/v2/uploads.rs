@@ -49,8 +49,7 @@ pub async fn start(
         (None, Some(name)) => name.parse::<Algorithm>()?,
         (None, None) => Algorithm::Sha256,
     };
-    let (registry, name) = (Arc::clone(&app.registry), repository.clone());
-    let id = blocking(move || registry.start_upload(&name, algorithm)).await?;
+    let id = app.registry.start_upload(&context.caller(app), &repository, algorithm);
     let Some(digest) = digest else {
         return Ok(progress(StatusCode::ACCEPTED, &repository, id, 0));
     };
