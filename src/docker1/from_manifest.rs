@@ -1,7 +1,7 @@
-//! A chain of images for a manifest, so that clients of the first API can pull it.
-//! Each entry of the config's history is an image. Its id is made of its layer's
-//! digest and its parent's id, the topmost's of the config too: the way Docker
-//! made them for schema 1 manifests (distribution, `manifest/schema1`).
+//! The chain of images that a manifest is shown as, so that clients of the first API can pull it.
+//! Each entry of the config's history is an image. Its id is made of its layer's digest and its
+//! parent's id, and the topmost id of the config as well: the way Docker made them for schema 1
+//! manifests (distribution, `manifest/schema1`).
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -10,14 +10,14 @@ use super::{CHAIN_MAX, Error, ImageId, empty_layer};
 use crate::oci::config::CONFIG_MAX;
 use crate::oci::{Algorithm, Digest};
 
-/// Go's zero time, which a 2014 client reads where none is known.
+/// Go's zero time, for clients of 2014 where no time is known.
 const NO_TIME: &str = "0001-01-01T00:00:00Z";
 
 /// An image of a chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Link {
     pub id: ImageId,
-    /// The digest of its layer; `None`: it changes nothing.
+    /// The digest of its layer. `None`: the image changes nothing.
     pub layer: Option<Digest>,
     /// How many of the manifest's layers it consists of, with its ancestors.
     pub layers: usize,
@@ -42,8 +42,8 @@ impl History {
     }
 }
 
-/// The config's history. One that does not fit the layers is made up for by an
-/// entry for each. `None`: there is no chain for such a config.
+/// The config's history. A history that does not fit the layers is replaced by an entry for each
+/// layer. `None`: there is no chain for such a config.
 fn history(config: &[u8], layers: usize) -> Option<Vec<History>> {
     #[derive(Deserialize)]
     struct Document {
@@ -55,7 +55,7 @@ fn history(config: &[u8], layers: usize) -> Option<Vec<History>> {
         return None;
     }
     let document: Document = serde_json::from_slice(config).ok()?;
-    // An artifact's.
+    // The config of an artifact has no `rootfs`.
     document.rootfs?;
     let mut history = document.history.unwrap_or_default();
     if history.iter().filter(|entry| !entry.is_empty()).count() != layers {
@@ -69,8 +69,8 @@ fn history(config: &[u8], layers: usize) -> Option<Vec<History>> {
 }
 
 impl Chain {
-    /// The chain for an image of these layers. `None`: it cannot be shown as one,
-    /// as with artifacts.
+    /// The chain for an image of these layers. `None`: it cannot be shown as one, because it is an
+    /// artifact.
     pub fn new(config: &[u8], layers: &[Digest]) -> Option<Chain> {
         let history = history(config, layers.len())?;
         let (mut rest, mut parent, mut links) = (layers.iter(), String::new(), Vec::new());
@@ -108,9 +108,9 @@ impl Chain {
         self.0[..=at].iter().rev().map(|link| link.id).collect()
     }
 
-    /// The JSON of the image `at` that place of the chain, which was made of this
-    /// config. `Size` is there where nothing was changed: that of others is known
-    /// only once their layers were read.
+    /// The JSON of the image `at` a place of the chain. `config` is what the chain was made of. It
+    /// says `Size` only where nothing was changed, because other sizes are known only when the
+    /// layers were read.
     pub fn json(&self, at: usize, config: &[u8]) -> Result<Vec<u8>, Error> {
         #[derive(Serialize)]
         struct Image<'a> {

@@ -1,6 +1,6 @@
-//! Docker's first image format, in which an image is a chain: each has an id, a
-//! JSON document, one layer and a parent. Here is what turns such chains into
-//! manifests ([`made`]) and manifests into such chains ([`derived`]). No I/O.
+//! Docker's first image format, in which an image is a chain: each image has an id, a JSON
+//! document, one layer and a parent. [`to_manifest`] turns such chains into manifests, and
+//! [`from_manifest`] manifests into such chains. Nothing here does I/O.
 
 pub mod from_manifest;
 pub mod to_manifest;
@@ -12,14 +12,13 @@ use serde::Deserialize;
 
 use crate::oci::{Algorithm, Digest};
 
-/// Most images of a chain. Docker 1 stopped at 127.
+/// Maximum number of images of a chain. Docker 1 stopped at 127.
 pub const CHAIN_MAX: usize = 500;
-/// Largest JSON document of an image, in bytes.
+/// Maximum size of an image's JSON document, in bytes.
 pub const JSON_MAX: usize = 4 << 20;
 
-/// A tar without members, compressed by gzip: what stands for the layer of an
-/// image that changes no file. Docker's own bytes, since ids are made of their
-/// digest.
+/// A tar without members, compressed by gzip: the layer of an image that changes no file. The bytes
+/// are Docker's own, because ids are made of their digest.
 pub const EMPTY_LAYER: [u8; 32] = [
     0x1f, 0x8b, 8, 0, 0, 9, 0x6e, 0x88, 0, 0xff, 0x62, 0x18, 5, 0xa3, 0x60, 0x14, 0x8c, 0x58, 0, 8,
     0, 0, 0xff, 0xff, 0x2e, 0xaf, 0xb5, 0xef, 0, 4, 0, 0,
@@ -32,19 +31,19 @@ pub fn empty_layer() -> Digest {
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    #[error("{0:?} is not the id of an image: want 64 lowercase hex digits")]
+    #[error("{0:?} is not the id of an image, which has 64 lowercase hex digits")]
     Id(String),
     #[error("the image's JSON is not valid: {0}")]
     Json(String),
-    #[error("the image's JSON says that its id is {found:?}, the address {wanted}")]
+    #[error("the image's JSON has the id {found:?}, but the URL has {wanted}")]
     OtherId { found: String, wanted: ImageId },
     #[error("the image has more than {CHAIN_MAX} ancestors")]
     Depth,
-    #[error("what the images' JSON says together is longer than a config may be")]
+    #[error("the JSON documents of the images together are longer than a config may be")]
     Size,
 }
 
-/// The id of an image: whoever made it chose 256 bits.
+/// The id of an image: 256 bits that the client which made it has chosen.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ImageId([u8; 32]);
 
@@ -81,7 +80,7 @@ impl fmt::Debug for ImageId {
     }
 }
 
-/// What a pushed image's JSON says of its place in the chain.
+/// The place of a pushed image in its chain, as its JSON says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
     pub id: ImageId,
@@ -110,8 +109,8 @@ impl Place {
     }
 }
 
-/// The checksum that clients send of an image: over its JSON, a line feed and the
-/// layer, both as sent.
+/// The checksum that clients send of an image: over its JSON, a line feed and the layer, both as
+/// they were sent.
 pub fn checksum(json: &[u8]) -> crate::oci::Hasher {
     let mut hasher = Algorithm::Sha256.hasher();
     hasher.update(json);

@@ -1,11 +1,10 @@
-//! A manifest for a chain of images, so that it can be pulled as any other. The
-//! same chain gives the same bytes on every server: keys are sorted or in the
-//! order of the structs here, and nothing comes from the clock.
+//! A manifest for a chain of images, so that it can be pulled as any other. The same chain gives
+//! the same bytes on every server: keys are sorted, or in the order of the structs here, and
+//! nothing depends on the clock.
 //!
-//! The config is the topmost image's JSON without what belongs to the chain, with
-//! a history of the chain and the layers' diff_ids (as Docker 1.10 migrated its
-//! images; Docker image spec v1.2). [`ID`] is added, so that two images that
-//! differ in nothing but their ids do not become one.
+//! The config is the topmost image's JSON without the fields that belong to the chain, with a
+//! history of the chain and the layers' diff_ids (as Docker 1.10 migrated its images; Docker image
+//! spec v1.2). [`ID`] is added, so that two images that differ only in their ids do not become one.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -16,16 +15,16 @@ use crate::oci::{Algorithm, Digest, MediaType};
 
 /// The config's field that holds the id of the topmost image.
 const ID: &str = "v1_id";
-/// What an image that says nothing of it was made for.
+/// The platform of an image that does not name one.
 const ARCHITECTURE: &str = "amd64";
 const OS: &str = "linux";
 
 const CONFIG: &str = "application/vnd.docker.container.image.v1+json";
-/// Clients look at the bytes to learn how they are compressed.
+/// Clients look at the bytes to find out how they are compressed.
 const LAYER: &str = "application/vnd.docker.image.rootfs.diff.tar.gzip";
 const LAYER_TAR: &str = "application/vnd.docker.image.rootfs.diff.tar";
 
-/// What of an image's JSON is not the config's.
+/// Fields of an image's JSON that do not belong into the config.
 const CHAINS: [&str; 9] =
     ["id", "parent", "parent_id", "layer_id", "throwaway", "Size", "rootfs", "history", "checksum"];
 
@@ -36,7 +35,7 @@ pub struct Layer {
     pub size: u64,
     pub compressed: bool,
     pub diff_id: Digest,
-    /// It changes nothing, and is left out.
+    /// It changes nothing, so the manifest leaves it out.
     pub empty: bool,
 }
 
@@ -80,7 +79,7 @@ struct Manifest<'a> {
     layers: Vec<Descriptor<'a>>,
 }
 
-/// A chain on its way to become a manifest, base first.
+/// A chain that becomes a manifest, base first.
 #[derive(Debug, Default)]
 pub struct Builder {
     history: Vec<History>,
@@ -125,7 +124,7 @@ impl Builder {
         let history = serde_json::to_value(self.history).map_err(invalid)?;
         config.insert("history".into(), history);
         config.insert(ID.into(), id.to_string().into());
-        // A map without preserved order: sorted.
+        // The map is sorted by its keys.
         let config = serde_json::to_vec(&config).map_err(invalid)?;
         if config.len() > CONFIG_MAX {
             return Err(Error::Size);
@@ -168,7 +167,7 @@ impl History {
             #[serde(rename = "Cmd")]
             command: Option<Command>,
         }
-        // Docker before 1.0 wrote some as one string.
+        // Docker before 1.0 wrote some commands as one string.
         #[derive(Deserialize)]
         #[serde(untagged)]
         enum Command {
@@ -191,7 +190,7 @@ impl History {
         })
     }
 
-    /// About how many bytes it takes as JSON.
+    /// The number of bytes that it takes as JSON, about.
     fn size(&self) -> usize {
         let texts = [&self.created, &self.author, &self.comment];
         let texts = texts.into_iter().flatten().map(String::len);
@@ -218,8 +217,8 @@ mod tests {
         }
     }
 
-    /// Golden bytes: two servers must make the same, so a change here makes other
-    /// digests of the same images.
+    /// Golden bytes: two servers must make the same bytes, so a change here gives the same images
+    /// other digests.
     #[test]
     fn manifest_of_a_chain() {
         let empty = Layer {

@@ -72,8 +72,7 @@ impl Index {
         Ok(page)
     }
 
-    /// Whether every repository of the store is in the catalog; otherwise how
-    /// many are so far.
+    /// Whether every repository of the store is in the catalog. The error says how many are so far.
     pub fn catalog_complete(&self) -> Result<(), u64> {
         if self.catalog.complete.load(Ordering::Acquire) {
             Ok(())
@@ -82,7 +81,7 @@ impl Index {
         }
     }
 
-    /// Whether it once was, in this process or before.
+    /// Whether the catalog was complete once, in this process or before.
     pub fn catalog_was_complete(&self) -> Result<bool> {
         if self.catalog.complete.load(Ordering::Acquire) {
             return Ok(true);

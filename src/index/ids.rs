@@ -6,9 +6,9 @@
 //! The kinds are kept apart, in the order in which they count: a client chooses the ids of the
 //! first API, and may push any document as a config, so neither may stand before a manifest.
 //!
-//! Rows are written after the manifest and removed after it, so the store is
-//! asked whether a row's manifest is still there. What a crash or another server
-//! left undone is made up for by the next scan of the store (`registry::maintenance`).
+//! Rows are written after the manifest and removed after it, so readers ask the store whether a
+//! row's manifest is still there. The next scan of the store (`registry::maintenance`) completes
+//! what a crash, or another server, has left undone.
 
 use rocksdb::{ColumnFamily, Direction, IteratorMode, ReadOptions, WriteBatch};
 
@@ -25,7 +25,7 @@ pub enum IdKind {
     Manifest = b'0',
     Index = b'1',
     Config = b'2',
-    /// Not of a digest: an id of the first API.
+    /// It is no digest, but an id of the first API.
     V1 = b'3',
 }
 
@@ -45,7 +45,7 @@ fn key(id: &str, kind: IdKind, repository: &Repository, manifest: &Digest) -> St
     format!("{id}\0{}{repository}\0{manifest}", kind.digit())
 }
 
-/// A meaning of an id in a repository.
+/// What an id means in a repository.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImageRow {
     /// All hex digits, without the algorithm.
@@ -53,7 +53,7 @@ pub struct ImageRow {
     pub repository: Repository,
     pub manifest: Digest,
     pub kind: IdKind,
-    /// What the id of the first API means: so many layers of the manifest's.
+    /// For an id of the first API: how many of the manifest's layers it means.
     pub layers: Option<usize>,
 }
 
@@ -94,9 +94,9 @@ impl ImageRow {
 /// The ids that lead to a manifest.
 #[derive(Clone, Debug, Default)]
 pub struct Ids {
-    /// None: it is an index.
+    /// `None`: the manifest is an index.
     pub config: Option<Digest>,
-    /// Those of the first API, base first, with their numbers of layers.
+    /// The ids of the first API, base first, with their numbers of layers.
     pub chain: Vec<(ImageId, usize)>,
 }
 
@@ -124,7 +124,7 @@ impl Index {
         self.db.cf_handle(FAMILY).expect("opened with the database")
     }
 
-    /// Makes the ids known that lead to a manifest of the repository.
+    /// Adds the ids that lead to a manifest of the repository.
     pub fn add_images(&self, repository: &Repository, manifest: &Digest, ids: &Ids) -> Result<()> {
         let mut batch = WriteBatch::default();
         for (key, value) in ids.rows(repository, manifest) {
@@ -133,7 +133,7 @@ impl Index {
         self.db.write(batch).map_err(|e| self.failed(e))
     }
 
-    /// Forgets them.
+    /// Removes the ids that lead to a manifest of the repository.
     pub fn remove_images(
         &self,
         repository: &Repository,
@@ -147,7 +147,7 @@ impl Index {
         self.db.write(batch).map_err(|e| self.failed(e))
     }
 
-    /// The id in the first API of a manifest's image, as far as it is known.
+    /// The id in the first API of a manifest's image, if it is known.
     pub fn v1_id(&self, repository: &Repository, manifest: &Digest) -> Result<Option<ImageId>> {
         let key = key(&manifest.hex(), IdKind::Manifest, repository, manifest);
         let value = self.db.get_cf(self.images(), key);
@@ -160,7 +160,7 @@ impl Index {
     /// is `prefix`, [`ImageRow::after`] or [`ImageRow::after_id`].
     pub fn find_images(&self, prefix: &str, from: &str, n: usize) -> Result<Vec<ImageRow>> {
         let mut options = ReadOptions::default();
-        // Digits sort below this.
+        // Hex digits sort below this character.
         options.set_iterate_upper_bound(format!("{prefix}\x7f"));
         let start = IteratorMode::From(from.as_bytes(), Direction::Forward);
         let mut found = Vec::new();

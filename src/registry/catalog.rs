@@ -10,7 +10,7 @@ use crate::oci::Repository;
 
 /// Names read from the catalog at a time.
 const READ: usize = 1000;
-/// Repositories looked at for one page: those that hold nothing are passed over.
+/// Repositories looked at for one page: those that hold nothing are skipped.
 const LOOKED_AT: usize = 10 * READ;
 /// How long a request waits for a catalog that is being built.
 const WAIT: Duration = Duration::from_secs(5);

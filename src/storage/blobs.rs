@@ -1,5 +1,5 @@
-//! Blobs: read, link into repositories, unlink. A blob lies once in the store;
-//! a repository's link decides whether it may be read there.
+//! Blobs: read, link into repositories, unlink. A blob lies in the store once; the links of a
+//! repository decide whether it may be read there.
 
 use std::fs::{self, File};
 use std::io;
@@ -34,7 +34,7 @@ impl Blob {
         Ok(bytes.into())
     }
 
-    /// The whole content, from its start. Others may read at the same time.
+    /// The whole content, from its start. Several readers can read at the same time.
     pub fn reader(&self) -> impl io::Read {
         Reader { blob: self, offset: 0 }
     }
@@ -43,7 +43,7 @@ impl Blob {
         self.file
     }
 
-    /// What to say of an error that reading this blob gave.
+    /// The error for an I/O error that reading this blob returned.
     pub fn failed(&self, cause: io::Error) -> Error {
         Error::io("read", &self.path, cause)
     }
@@ -57,16 +57,15 @@ impl Blob {
 
     fn map(&self, range: Range<u64>) -> io::Result<Bytes> {
         let length = usize::try_from(range.end - range.start).map_err(io::Error::other)?;
-        // SAFETY: the file behind a mapping must not change. A blob gets its
-        // name by a rename, complete and synced; from then on this server never
-        // opens it for writing, and a second push of the same digest puts
-        // another file in its place. Deleting it leaves the mapped file alive.
-        // Whoever truncates a blob behind the server's back breaks the store:
-        // populating reports that as an error, a plain send as EFAULT.
+        // SAFETY: the file behind a mapping must not change. A blob gets its name by a rename,
+        // complete and synced; from then on this server never opens it for writing, and a second
+        // push of the same digest puts another file in its place. Deleting the blob leaves the
+        // mapped file alive. A program that truncates a blob behind the server's back breaks the
+        // store: populating reports that as an error, a plain send as EFAULT.
         #[allow(unsafe_code)]
         let map = unsafe { MmapOptions::new().offset(range.start).len(length).map(&self.file) }?;
         match map.advise(Advice::PopulateRead) {
-            // Before Linux 5.14: the pages come in when they are read.
+            // Before Linux 5.14 the pages come in when they are read.
             Err(e) if e.raw_os_error() == Some(libc::EINVAL) => {}
             other => other?,
         }
@@ -99,7 +98,7 @@ impl Storage {
         if let Some(size) = self.cached_blob_size(repository, digest) {
             return Ok(size);
         }
-        // As for manifests: behind a long change, read without keeping.
+        // While a change holds the lock, the size is read without keeping it, as for manifests.
         match self.try_lock(repository) {
             Some(_lock) => self.blob_size_locked(repository, digest),
             None => Ok(self.open_blob(repository, digest)?.size),
@@ -115,16 +114,15 @@ impl Storage {
         Ok(size)
     }
 
-    /// Opens a blob that the repository links. Distribution links a blob pushed
-    /// under another algorithm to its sha256, so the link says where the content
-    /// lies.
+    /// Opens a blob that the repository links. Distribution links a blob that was pushed under
+    /// another algorithm to its sha256, so the link says where the content lies.
     pub fn open_blob(&self, repository: &Repository, digest: &Digest) -> Result<Blob> {
         let unknown = || Error::BlobUnknown { repository: repository.clone(), digest: *digest };
         let target = read_link(&self.layout.layer_link(repository, digest))?.ok_or_else(unknown)?;
         self.open_content(&target)?.ok_or_else(unknown)
     }
 
-    /// Opens what the store holds under a digest, whoever may read it.
+    /// Opens what the store holds under a digest, without regard to who may read it.
     pub fn open_content(&self, digest: &Digest) -> Result<Option<Blob>> {
         let path = self.layout.blob_data(digest);
         let file = match File::open(&path) {
@@ -144,7 +142,7 @@ impl Storage {
         digest: &Digest,
         from: &Repository,
     ) -> Result<Option<bool>> {
-        // Where the content lies: not always under `digest`, see above.
+        // The content does not always lie under `digest`, see [`Storage::open_blob`].
         match read_link(&self.layout.layer_link(from, digest))? {
             Some(target) => self.link_blob(to, digest, &target),
             None => Ok(None),
@@ -171,9 +169,9 @@ impl Storage {
         Ok(Some(new))
     }
 
-    /// Gives the synced file `data` the name of its digest, and the repository a
-    /// link to it. A copy that is there already is replaced: the same bytes, and
-    /// sound ones if it was not. `true`: the repository had no link.
+    /// Gives the synced file `data` the name of its digest, and links it in the repository. A copy
+    /// that exists is replaced: the bytes are the same, and are sound even if the copy was not.
+    /// `true`: the repository had no link.
     pub(super) fn install_blob(
         &self,
         repository: &Repository,
@@ -184,14 +182,14 @@ impl Storage {
         let blob = self.layout.blob_data(digest);
         let there = size(&blob)?;
         let mended = there.is_some() && there != size(data)?;
-        // Written before the blob gets its name, so that a disk that is full by
-        // now keeps nothing of it.
+        // The link is written before the blob gets its name, so that nothing of the blob is kept if
+        // the disk is full by now.
         let aside = {
             let _lock = self.lock(repository);
             self.durable.prepare(&link, digest.to_string().as_bytes())?
         };
         let installed = self.durable.install(data, &blob).and_then(|()| {
-            // Other repositories link it too, and not all under `digest`.
+            // Other repositories link it too, perhaps under another digest.
             if mended {
                 self.blob_sizes.clear();
             }
@@ -211,7 +209,7 @@ impl Storage {
         let link = self.layout.layer_link(repository, digest);
         let folder = link.parent().expect("a link lies in a folder of its own");
         let removed = self.durable.remove(folder);
-        // Also after an error: the link may be gone.
+        // The link may be gone even if there was an error.
         self.blob_sizes.remove(&BlobKey(repository, digest));
         if removed? {
             Ok(())
@@ -221,7 +219,7 @@ impl Storage {
     }
 }
 
-/// The size of a file; `None` without the file.
+/// The size of a file. `None`: it does not exist.
 fn size(path: &Path) -> Result<Option<u64>> {
     match fs::metadata(path) {
         Ok(metadata) => Ok(Some(metadata.len())),

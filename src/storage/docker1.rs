@@ -42,7 +42,7 @@ impl Pusher {
     }
 }
 
-/// Safe as the name of a file.
+/// It is safe as the name of a file.
 impl fmt::Display for Pusher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&Digest::Sha256(self.0).hex())
@@ -60,8 +60,7 @@ impl fmt::Debug for Pusher {
 pub struct StoredImage {
     pub json: Vec<u8>,
     pub layer: Digest,
-    /// What its push was checked against. Images that were pushed as part of a
-    /// manifest have none.
+    /// What its push was checked against. Images that were derived from a manifest have none.
     pub checksum: Option<Digest>,
 }
 
@@ -71,7 +70,7 @@ pub struct LayerUpload {
     storage: Arc<Storage>,
     pusher: Pusher,
     id: ImageId,
-    /// What the image's JSON was when the layer began.
+    /// The digest of the image's JSON when the layer began.
     json: Digest,
     path: PathBuf,
     file: Option<File>,
@@ -85,7 +84,7 @@ pub struct LayerUpload {
 impl Storage {
     /// Serialises changes to an image.
     fn lock_image(&self, id: &ImageId) -> MutexGuard<'_, ()> {
-        // Random by nature, as far as honest clients go.
+        // The ids of honest clients are random.
         let shard = usize::from(id.as_bytes()[0]) % SHARDS;
         self.shards[shard].lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
@@ -112,25 +111,24 @@ impl Storage {
         text.lines().map(|line| line.parse().map_err(|_| damaged())).collect()
     }
 
-    /// Whether an image is complete, and this pusher is one of those who have
-    /// pushed it.
+    /// Whether an image is complete and this pusher has pushed it.
     pub fn has_pushed(&self, pusher: &Pusher, id: &ImageId) -> Result<bool> {
         exists(&self.layout.v1_pusher(id, pusher))
     }
 
-    /// Begins to push an image, or begins anew. Its parent is complete.
+    /// Begins the push of an image, or begins it again. Its parent is complete.
     pub fn put_image_json(&self, pusher: &Pusher, place: &Place, json: &[u8]) -> Result<()> {
         let _lock = self.lock_image(&place.id);
         let folder = self.layout.v1_pushing(pusher, &place.id);
         let path = folder.join("json");
         if read_small(&path, JSON_MAX)?.is_some_and(|before| before != json) {
-            // Their checksums cover what is replaced.
+            // The checksums of these layers cover the JSON that is replaced.
             self.durable.remove(&folder.join("layers"))?;
         }
         self.durable.write(&path, json)
     }
 
-    /// Begins to push a layer of an image whose JSON is here.
+    /// Begins to receive a layer of an image whose JSON was pushed.
     pub fn write_layer(self: &Arc<Self>, pusher: &Pusher, id: &ImageId) -> Result<LayerUpload> {
         let path = self.layout.v1_pushing(pusher, id).join("json");
         let json = read_small(&path, JSON_MAX)?.ok_or(Error::ImageUnknown(*id))?;
@@ -150,9 +148,8 @@ impl Storage {
         })
     }
 
-    /// Ends the push of an image: it is visible from now on, and not changed any
-    /// more. Gives its layer. With another checksum than that of what was pushed,
-    /// all of it is removed.
+    /// Ends the push of an image. From now on the image is visible, and does not change any more.
+    /// Returns its layer. If no layer with this checksum was pushed, all of the push is removed.
     pub fn complete_image(&self, pusher: &Pusher, id: &ImageId, said: &str) -> Result<Digest> {
         let _lock = self.lock_image(id);
         let folder = self.layout.v1_pushing(pusher, id);
@@ -173,10 +170,10 @@ impl Storage {
         };
         let file = layers.join(layer_name(checksum, layer));
         if let Some(there) = self.image(id)? {
-            // Another's. Whoever has the same may use it.
+            // Another pusher was first. A pusher that has the same bytes may use the image.
             let same = there.json == json && there.layer == *layer;
             if same {
-                // Which mends a layer that was lost.
+                // This also restores a lost layer.
                 self.durable.install(&file, &self.layout.blob_data(layer))?;
                 self.add_pusher(pusher, id)?;
             }
@@ -247,7 +244,7 @@ impl Storage {
         Ok(self.install_image(&place, &json, layer, None)?)
     }
 
-    /// Remembers of which image a manifest was made.
+    /// Notes the image that a manifest was made of.
     pub fn set_made_of(&self, manifest: &Digest, id: &ImageId) -> Result<()> {
         let path = self.layout.v1_manifest(manifest);
         self.durable.write(&path, id.to_string().as_bytes())
@@ -277,8 +274,8 @@ impl Storage {
         Ok(digest)
     }
 
-    /// Makes the layer of an image that was pushed as such readable in a repository. The caller has
-    /// made sure that whoever tags the image there may read the layer.
+    /// Links the layer of an image that was pushed as such in a repository. The caller has made
+    /// sure that the layer may be read there.
     pub fn link_layer(&self, repository: &Repository, layer: &Digest) -> Result<()> {
         self.link_blob(repository, layer, layer).map(drop)
     }
@@ -288,7 +285,7 @@ impl Storage {
         self.open_content(layer)?.ok_or(Error::ImageUnknown(*id))
     }
 
-    /// Whether a repository may be read only by those who have a name.
+    /// Whether only clients with a name may read a repository.
     pub fn is_private(&self, repository: &Repository) -> Result<bool> {
         if let Some(private) = self.private.get(repository) {
             return Ok(private);
@@ -315,12 +312,12 @@ impl Storage {
         changed
     }
 
-    /// Removes the images being pushed to which nothing came for `ttl`.
+    /// Removes the pushes of images that received nothing for `ttl`. Returns their number.
     pub(super) fn purge_images(&self, ttl: Duration) -> Result<usize> {
         let mut purged = 0;
         for pusher in entries(&self.layout.v1_pushing_all())? {
             for image in entries(&pusher)? {
-                // A layer that came changes the folder.
+                // The folder changes when a layer is added.
                 let newest = [image.join("layers"), image.clone()]
                     .iter()
                     .filter_map(|path| fs::metadata(path).ok()?.modified().ok())
@@ -341,8 +338,8 @@ impl LayerUpload {
         let length: usize = pieces.iter().map(bytes::Bytes::len).sum();
         let LayerUpload { file, digest, checksum, path, .. } = &mut self;
         let file = file.as_mut().expect("taken only by finish");
-        // Two hashes over everything take longer than all else, so with much to do
-        // each has a core.
+        // Two hashes over all bytes take longer than everything else, so where there is much to
+        // hash each of them gets a core.
         let written = thread::scope(|scope| {
             if length >= HASHED_APART {
                 thread::Builder::new().spawn_scoped(scope, || update(checksum, pieces))?;
@@ -367,8 +364,8 @@ impl LayerUpload {
         Ok(self)
     }
 
-    /// Ends the layer, which from now on waits for its checksum; gives that and its
-    /// digest.
+    /// Ends the layer, which waits for its checksum from now on. Returns the checksum and the
+    /// layer's digest.
     pub fn finish(mut self) -> Result<(Digest, Digest)> {
         let file = self.file.take().expect("taken here only");
         file.sync_all().map_err(|e| Error::io("sync", &self.path, e))?;
@@ -394,7 +391,7 @@ impl LayerUpload {
 
 impl Drop for LayerUpload {
     fn drop(&mut self) {
-        // Gone already from the end on.
+        // `finish()` has already moved the file.
         discard(&self.path);
     }
 }
@@ -417,7 +414,7 @@ fn pushed_layers(folder: &Path) -> Result<Vec<(Digest, Digest)>> {
     Ok(entries(folder)?.into_iter().filter_map(parse).collect())
 }
 
-/// What is in a folder; nothing if there is none.
+/// The entries of a folder. Empty if the folder does not exist.
 fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
     let failed = |e| Error::io("list", folder, e);
     match fs::read_dir(folder) {
@@ -427,7 +424,7 @@ fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
     }
 }
 
-/// A small file; `None` without it.
+/// A small file. `None`: it does not exist.
 fn read_small(path: &Path, limit: usize) -> Result<Option<Vec<u8>>> {
     match fs::read(path) {
         Ok(bytes) if bytes.len() > limit => Err(Error::Damaged {
@@ -458,7 +455,7 @@ mod tests {
         Place { id: ImageId::from_bytes(ID), parent }
     }
 
-    /// JSON and a layer; gives the checksum.
+    /// Pushes JSON and a layer; returns the checksum.
     fn push(storage: &Arc<Storage>, pusher: &Pusher, layer: &'static [u8]) -> String {
         let json = format!(r#"{{"id":"{}"}}"#, ImageId::from_bytes(ID));
         let place = place(None);
@@ -495,7 +492,7 @@ mod tests {
         assert!(storage.has_pushed(&a, &id).unwrap());
         assert!(!storage.has_pushed(&b, &id).unwrap());
 
-        // The same again makes another pusher, another layer changes nothing.
+        // The same bytes make another pusher; another layer changes nothing.
         let other = push(&storage, &b, b"other");
         let refused = storage.complete_image(&b, &id, &other);
         assert!(matches!(refused, Err(Error::ImageExists(_))), "{refused:?}");

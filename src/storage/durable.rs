@@ -1,6 +1,5 @@
-//! Changes to the store that survive power loss: a file is written aside,
-//! synced, renamed to its name, and the directories that now name it are
-//! synced before anybody is told.
+//! Changes to the store that survive power loss. A file is written aside, synced and renamed to its
+//! name, and the directories that now name it are synced before the client gets an answer.
 
 use std::collections::HashSet;
 use std::fs::{self, File};
@@ -12,22 +11,22 @@ use uuid::Uuid;
 
 use super::{Error, Result};
 
-/// Directories remembered as synced; past this the memory starts anew.
+/// Directories remembered as synced. Beyond this number all are forgotten.
 const KNOWN_MAX: usize = 16 << 10;
 
 #[derive(Debug)]
 pub struct Durable {
-    /// What was synced when the store was opened, and all above it.
+    /// This was synced when the store was opened, with everything above it.
     root: PathBuf,
     scratch: PathBuf,
-    /// Directories whose entry in their parent this process has synced. That
-    /// a directory exists is not enough: whoever made it, another thread or a
-    /// process since killed, may not have come to the sync.
+    /// Directories whose entry in their parent this process has synced. It is not enough that a
+    /// directory exists: another thread, or a process that was killed, may have made it and not yet
+    /// synced it.
     known: Mutex<HashSet<PathBuf>>,
 }
 
 impl Durable {
-    /// Both folders are of one file system.
+    /// Both folders lie on one file system.
     pub fn new(root: PathBuf, scratch: PathBuf) -> Durable {
         Durable { root, scratch, known: Mutex::default() }
     }
@@ -37,7 +36,7 @@ impl Durable {
         self.scratch.join(Uuid::new_v4().simple().to_string())
     }
 
-    /// Makes `path` and what is missing above it.
+    /// Makes `path` and the folders above it that are missing.
     pub fn directory(&self, path: &Path) -> Result<()> {
         if self.known.lock().expect("never poisoned: no panic inside").contains(path) {
             return Ok(());
@@ -55,7 +54,7 @@ impl Durable {
                     _ => {}
                 }
             }
-            // Above the store, opening it has synced what is needed.
+            // Opening the store has synced what is above it.
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists && path.starts_with(&self.root) => {
                 self.directory(parent)?;
             }
@@ -80,8 +79,7 @@ impl Durable {
         sync_directory(parent)
     }
 
-    /// Makes a folder of small files, which appears in one step. Fails where there
-    /// is one already.
+    /// Makes a folder of small files, which appears in one step. Fails if there is one already.
     pub fn write_folder(&self, to: &Path, files: &[(&str, &[u8])]) -> Result<()> {
         let aside = self.scratch_path();
         let made = fs::create_dir(&aside)
@@ -103,8 +101,8 @@ impl Durable {
         self.install(&aside, to).inspect_err(|_| discard(&aside))
     }
 
-    /// Does all of [`Durable::write`] that takes space on the disk. What it
-    /// gives is to be installed as `to`, or discarded.
+    /// Does the part of [`Durable::write`] that takes space on the disk. The file that it returns
+    /// has to be installed as `to`, or discarded.
     pub fn prepare(&self, to: &Path, bytes: &[u8]) -> Result<PathBuf> {
         self.directory(to.parent().expect("a file of the store lies in a folder"))?;
         let aside = self.scratch_path();
@@ -115,16 +113,15 @@ impl Durable {
         Ok(aside)
     }
 
-    /// Takes a tree away in one step, then frees its space. `false`: it was
-    /// not there.
+    /// Removes a tree in one step, then frees its space. `false`: it was not there.
     pub fn remove(&self, path: &Path) -> Result<bool> {
         let folder = path.parent().expect("a folder of the store lies in a folder");
         let removed = self.remove_all(folder, [path.to_owned()])?;
         Ok(removed > 0)
     }
 
-    /// Takes trees of one folder away, each in one step, with one sync for all
-    /// of them; gives their number.
+    /// Removes trees of one folder, each in one step, with one sync for all of them. Returns their
+    /// number.
     pub fn remove_all(
         &self,
         folder: &Path,
@@ -161,7 +158,7 @@ impl Durable {
     }
 }
 
-/// Frees what has no name in the store any more. A failure costs space only,
+/// Frees the space of a tree that has no name in the store any more. A failure costs only space,
 /// and the next start clears the scratch folder.
 pub fn discard(path: &Path) {
     let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
@@ -173,14 +170,14 @@ pub fn discard(path: &Path) {
     }
 }
 
-/// Makes a folder, with those above it, so that it is there after power loss.
+/// Makes a folder and those above it, so that they survive power loss.
 pub fn create_root(path: &Path) -> Result<()> {
     fs::create_dir_all(path).map_err(|e| Error::io("create", path, e))?;
     for folder in path.ancestors().skip(1) {
-        // Above a relative path of one part stands the current folder.
+        // The parent of a relative path of one part is the current folder.
         let current = folder.as_os_str().is_empty();
         match sync_directory(if current { Path::new(".") } else { folder }) {
-            // One that this process may not read, or cannot sync, it did not make.
+            // This process did not make a folder that it cannot read or sync.
             Err(Error::Io { cause, .. })
                 if matches!(
                     cause.kind(),

@@ -1,7 +1,6 @@
-//! Where things lie: the layout that distribution (`registry:2`, `registry:3`)
-//! uses below its root, described in its `registry/storage/paths.go`, with
-//! sha512 beside sha256 and `_referrers` added. This is the only module that
-//! builds a path, and it takes nothing but parsed types.
+//! Where files lie: the layout that distribution (`registry:2`, `registry:3`) uses below its root,
+//! described in its `registry/storage/paths.go`, with sha512 beside sha256 and `_referrers` added.
+//! This is the only module that builds a path, and it accepts only parsed types.
 
 use std::path::{Path, PathBuf};
 
@@ -24,18 +23,18 @@ impl Layout {
         Layout { base: root.join("docker/registry/v2"), v1: root.join("docker/registry/v1") }
     }
 
-    /// `docker/registry`: above all that is written.
+    /// `docker/registry`: everything that is written lies below it.
     pub fn root(&self) -> &Path {
         self.base.parent().unwrap_or(&self.base)
     }
 
-    /// `docker/registry/v2`: what one server locks.
+    /// `docker/registry/v2`: the folder that a server locks.
     pub fn base(&self) -> &Path {
         &self.base
     }
 
-    /// Files on their way to a name of their own, and trees on their way out.
-    /// Distribution looks into `blobs` and `repositories` only.
+    /// Files that are not complete yet, and trees that are being removed. Distribution reads only
+    /// `blobs` and `repositories`.
     pub fn scratch(&self) -> PathBuf {
         self.base.join("_tmp")
     }
@@ -68,7 +67,7 @@ impl Layout {
         self.repository(repository).join("_manifests")
     }
 
-    /// Folder of the revisions' digests of one algorithm.
+    /// The folder of the digests of manifests, of one algorithm.
     pub fn revisions(&self, repository: &Repository, algorithm: Algorithm) -> PathBuf {
         self.manifests(repository).join("revisions").join(algorithm.as_str())
     }
@@ -86,17 +85,17 @@ impl Layout {
         self.tags(repository).join(tag.as_str())
     }
 
-    /// `_manifests/tags/TAG/current/link`: what the tag names now.
+    /// `_manifests/tags/TAG/current/link`: the manifest that the tag names now.
     pub fn tag_current(&self, repository: &Repository, tag: &Tag) -> PathBuf {
         self.tag(repository, tag).join("current/link")
     }
 
-    /// `_manifests/tags/TAG/index/sha256/HEX/link`: what the tag has named.
+    /// `_manifests/tags/TAG/index/sha256/HEX/link`: a manifest that the tag has named.
     pub fn tag_index(&self, repository: &Repository, tag: &Tag, digest: &Digest) -> PathBuf {
         link(self.tag(repository, tag).join("index"), digest)
     }
 
-    /// Folder of the referrers of `subject` that one algorithm names.
+    /// The folder of the referrers of `subject`, of one algorithm.
     pub fn referrers(
         &self,
         repository: &Repository,
@@ -133,12 +132,12 @@ impl Layout {
         self.v1.join("images").join(&id[..2]).join(&id)
     }
 
-    /// `v1/images/ab/abcd…/pushers/KEY`: who has pushed it.
+    /// `v1/images/ab/abcd…/pushers/KEY`: this pusher has pushed the image.
     pub fn v1_pusher(&self, id: &ImageId, pusher: &Pusher) -> PathBuf {
         self.v1_image(id).join("pushers").join(pusher.to_string())
     }
 
-    /// Folders of images being pushed, by who pushes.
+    /// The folder of images that are being pushed, one folder for each pusher.
     pub fn v1_pushing_all(&self) -> PathBuf {
         self.v1.join("pushing")
     }
@@ -153,7 +152,7 @@ impl Layout {
         self.v1.join("manifests").join(digest.algorithm().as_str()).join(digest.hex()).join("image")
     }
 
-    /// `_private`: nobody without a name may read the repository.
+    /// `_private`: only clients with a name may read the repository.
     pub fn private(&self, repository: &Repository) -> PathBuf {
         self.repository(repository).join("_private")
     }

@@ -1,10 +1,9 @@
 //! Manifests, tags and referrers.
 //!
-//! A manifest is a blob with a revision link in its repository; a tag is a
-//! link to a revision. The order of the steps keeps every moment consistent: a
-//! push links blob, referrer, revision, tags; a delete goes the other way, so
-//! a tag never names a manifest that is not there, and no manifest is missing
-//! among its subject's referrers. A referrer without its revision is passed over.
+//! A manifest is a blob with a revision link in its repository; a tag is a link to a revision. The
+//! order of the steps keeps the store consistent at every moment. A push links blob, referrer,
+//! revision and tags; a delete goes the other way. So a tag never names a manifest that is missing,
+//! and every manifest is among its subject's referrers. Readers skip a referrer without a revision.
 
 use std::collections::HashSet;
 use std::fs;
@@ -28,11 +27,10 @@ pub struct StoredManifest {
     pub bytes: Bytes,
 }
 
-/// By repository and what the client asked for, so that a pull by tag is one
-/// look-up.
+/// Manifests by repository and by what the client asked for, so that a pull by tag is one look-up.
 pub type ManifestCache = Cache<(Repository, Reference), Arc<StoredManifest>, ByBytes>;
 
-/// A manifest counts as often as it is named: a bound from above.
+/// Counts a manifest once for each name under which it is cached.
 #[derive(Clone, Debug)]
 pub struct ByBytes;
 
@@ -59,8 +57,7 @@ impl quick_cache::Equivalent<(Repository, Reference)> for ManifestKey<'_> {
 
 /// Referrers listed on one page.
 const REFERRERS_PAGE: usize = 100;
-/// What is read for one page, whatever the filter lets through: so many, and so
-/// many bytes of them.
+/// Manifests, and bytes of them, that are read for one page, whatever the filter selects.
 const REFERRERS_READ: usize = 1000;
 const REFERRERS_READ_BYTES: usize = 1 << 20;
 
@@ -82,8 +79,8 @@ impl Storage {
         if let Some(manifest) = self.cached_manifest(repository, reference) {
             return Ok(manifest);
         }
-        // Behind a long change, read without keeping: a reader that waited would
-        // take a thread from all others.
+        // While a change holds the lock, the manifest is read without keeping it: a reader that
+        // waited would take a thread from all others.
         let Some(_lock) = self.try_lock(repository).filter(|_| self.is_owned()) else {
             return self.load(repository, reference);
         };
@@ -92,7 +89,7 @@ impl Storage {
         Ok(manifest)
     }
 
-    /// Whether the repository has a manifest, which is not read.
+    /// Whether the repository has a manifest. The manifest is not read.
     pub fn holds_manifest(&self, repository: &Repository, digest: &Digest) -> Result<bool> {
         exists(&self.layout.revision_link(repository, digest))
     }
@@ -141,11 +138,12 @@ impl Storage {
         self.check_blobs(repository, manifest)?;
         let new = !exists(&self.layout.manifests(repository))?;
         let link = digest.to_string();
-        // By this folder distribution knows a repository; without it, its
-        // garbage-collect would remove the manifest.
+        // Distribution knows a repository by this folder. Without it, its garbage-collect would
+        // remove the manifest.
         self.durable.directory(&self.layout.layers(repository))?;
         self.durable.write(&self.layout.blob_data(digest), bytes)?;
-        // Before the revision: one that is there shows among its referrers.
+        // The referrer comes before the revision, so that a manifest that exists is listed among
+        // the referrers.
         if let Some(subject) = &manifest.subject {
             self.durable
                 .write(&self.layout.referrer_link(repository, subject, digest), link.as_bytes())?;
@@ -156,7 +154,7 @@ impl Storage {
             self.durable.write(&self.layout.tag_index(repository, tag, digest), link.as_bytes())?;
             let moved =
                 self.durable.write(&self.layout.tag_current(repository, tag), link.as_bytes());
-            // Also after an error: the rename may have happened.
+            // The rename may have happened even if there was an error.
             self.forget(repository, &Reference::Tag(tag.clone()));
             moved?;
         }
@@ -171,7 +169,7 @@ impl Storage {
     }
 
     fn check_blobs(&self, repository: &Repository, manifest: &Manifest) -> Result<()> {
-        // The config says what the image is; without it there is no image.
+        // The config describes the image, so it is required even where layers may be absent.
         let required = if self.sparse_images {
             manifest.blobs.get(..1).unwrap_or_default()
         } else {
@@ -234,7 +232,7 @@ impl Storage {
         }
     }
 
-    /// Takes a tag away, and nothing else; gives the manifest that it named.
+    /// Deletes a tag, and nothing else. Returns the manifest that it named.
     pub fn delete_tag(&self, repository: &Repository, tag: &Tag) -> Result<Digest> {
         let _lock = self.lock(repository);
         let reference = Reference::Tag(tag.clone());
@@ -247,11 +245,11 @@ impl Storage {
         removed.map(|_| named)
     }
 
-    /// Takes a manifest away, with the tags that name it, which it gives.
+    /// Deletes a manifest and the tags that name it. Returns these.
     pub fn delete_manifest(&self, repository: &Repository, digest: &Digest) -> Result<Vec<Tag>> {
         let _lock = self.lock(repository);
         let reference = Reference::Digest(*digest);
-        // Also to learn its subject. One that cannot be read may be deleted.
+        // It is read for its subject. A manifest that cannot be read can be deleted.
         let subject = match self.load(repository, &reference) {
             Ok(stored) => {
                 Manifest::parse(&stored.bytes, None).ok().and_then(|manifest| manifest.subject)
@@ -294,7 +292,7 @@ impl Storage {
         if !self.repository_exists(repository)? {
             return Err(Error::RepositoryUnknown(repository.clone()));
         }
-        // Distribution's crashes leave folders without a link.
+        // A crash of distribution leaves folders without a link.
         let wanted = |tag: &Tag| exists(&self.layout.tag_current(repository, tag));
         Page::smallest(self.tag_names(repository)?, last, n, wanted)
     }
@@ -330,7 +328,7 @@ impl Storage {
         let mut page = Page { items: Vec::new(), next: None };
         let (mut size, mut read) = (0, 0);
         for digest in digests {
-            // Not through the cache: a long list would push out what is pulled.
+            // This bypasses the cache: a long list would push out what is pulled.
             let stored = match self.load(repository, &Reference::Digest(digest)) {
                 Ok(stored) => stored,
                 Err(Error::ManifestUnknown { .. }) => continue,
@@ -344,7 +342,7 @@ impl Storage {
             size += stored.bytes.len();
             read += 1;
             let full = page.items.len() >= REFERRERS_PAGE || read > REFERRERS_READ;
-            // One is read whatever its size, so that every page goes on.
+            // The first manifest is read whatever its size, so that every page makes progress.
             if full || (size > REFERRERS_READ_BYTES && page.next.is_some()) {
                 return Ok(page);
             }
@@ -417,7 +415,7 @@ impl Storage {
                     Ok(stored) => visit(&stored)?,
                     Err(Error::ManifestUnknown { .. }) => {}
                     Err(error @ Error::Damaged { .. }) => {
-                        tracing::warn!(%repository, %error, "passed over a manifest");
+                        tracing::warn!(%repository, %error, "skipped a manifest");
                     }
                     Err(e) => return Err(e.into()),
                 }
@@ -426,10 +424,9 @@ impl Storage {
         Ok(())
     }
 
-    /// Links a manifest to its subject, if it has one, for a store that a server
-    /// without the referrers API has written (distribution-spec, "Enabling the
-    /// Referrers API"). Its repository is locked, see
-    /// [`Storage::read_manifests`].
+    /// Links a manifest to its subject, if it has one. A store that was written by a server without
+    /// the referrers API lacks such links (distribution-spec, "Enabling the Referrers API"). The
+    /// caller holds the repository's lock, see [`Storage::read_manifests`].
     pub fn link_referrer(&self, repository: &Repository, stored: &StoredManifest) -> Result<()> {
         let subject =
             Manifest::parse(&stored.bytes, None).ok().and_then(|manifest| manifest.subject);

@@ -1,9 +1,9 @@
-//! The truth: blobs, uploads, manifests and tags as plain files, in the layout
-//! of distribution ([`layout`]). Everything here is blocking code.
+//! The truth: blobs, uploads, manifests and tags as plain files, in the layout of distribution
+//! ([`layout`]). All calls block.
 //!
-//! One server owns a store (it holds a lock on it), so what is cached here is
-//! never stale. Whatever changes or fills a cached thing holds the
-//! repository's lock; a reader that finds it cached takes none.
+//! One server owns a store and holds a lock on it, so what is cached here is never stale. Code that
+//! changes something, or fills a cache, holds the repository's lock; a reader that finds it in the
+//! cache takes no lock.
 
 mod blobs;
 pub mod docker1;
@@ -48,7 +48,7 @@ pub enum Error {
     )]
     ManifestBlobUnknown { repository: Repository, missing: Vec<Digest> },
     #[error(
-        "upload {id} is not known in repository {repository}: it was finished, cancelled or has expired; start anew"
+        "upload {id} is not known in repository {repository}: it was finished, cancelled or has expired; start a new one"
     )]
     UploadUnknown { repository: Repository, id: uuid::Uuid },
     #[error(
@@ -58,25 +58,27 @@ pub enum Error {
     #[error("another request is writing to upload {id}: wait for it, then ask for its status")]
     UploadBusy { id: uuid::Uuid },
     #[error("the content's digest is {actual}, not {expected}: nothing was stored")]
-    // Boxed: two digests make an error too large to pass around.
+    // The digests are boxed, because two of them make the error too large to pass around.
     DigestMismatch { expected: Box<Digest>, actual: Box<Digest> },
     #[error("the disk is full: cannot {action} {path}; free space there and push again")]
     DiskFull { action: &'static str, path: PathBuf },
-    // Not `source`: the message has the cause already.
+    // The field is not called `source`, because the message includes the cause already.
     #[error("cannot {action} {path}: {cause}")]
     Io { action: &'static str, path: PathBuf, cause: io::Error },
     #[error("image {0} is not known")]
     ImageUnknown(ImageId),
-    // What Docker 1 looks for, to go on with the next image.
+    // Docker 1 looks for this text, and continues with the next image.
     #[error("Image already exists")]
     ImageExists(ImageId),
     #[error("no layer of image {0} waits for its checksum: push its JSON and its layer first")]
     ChecksumUnexpected(ImageId),
     #[error(
-        "the checksum of image {image} is not {said}: what was pushed of it is removed, push it again"
+        "the checksum of image {image} is not {said}: the push was discarded, push the image again"
     )]
     ChecksumMismatch { image: ImageId, said: String },
-    #[error("the JSON of image {0} was pushed again while its layer came: push the layer again")]
+    #[error(
+        "the JSON of image {0} was pushed again while its layer was received: push the layer again"
+    )]
     ImageChanged(ImageId),
     #[error("{path} is damaged: {why}")]
     Damaged { path: PathBuf, why: String },
@@ -104,11 +106,11 @@ impl Error {
     }
 }
 
-/// Locks that repositories share by hash.
+/// Locks, which repositories share by their hash.
 const SHARDS: usize = 64;
 /// Bytes of manifests kept in memory.
 const MANIFEST_CACHE: u64 = 16 << 20;
-/// Blob sizes kept in memory, an entry about 200 bytes.
+/// Blob sizes kept in memory. An entry takes about 200 bytes.
 const BLOB_CACHE: usize = 32 << 10;
 
 #[derive(Debug)]
@@ -123,7 +125,7 @@ pub struct Storage {
     sessions: uploads::Sessions,
     /// Whether repositories are private, as far as that is known.
     private: Cache<Repository, bool>,
-    /// `None`: somebody else may be writing, so nothing is remembered.
+    /// `None`: another process may be writing, so nothing is cached.
     lock: Option<File>,
 }
 
@@ -147,7 +149,8 @@ impl Storage {
         }
         let lock = lock(layout.base(), options.read_only)?;
         if !options.read_only {
-            // What a killed server left; the lock says nobody else uses it.
+            // A killed server may have left files here. The lock says that no other server uses
+            // them.
             match fs::remove_dir_all(&scratch) {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => {
                     return Err(Error::io("clear", &scratch, e));
@@ -181,7 +184,7 @@ impl Storage {
         }
     }
 
-    /// Whether what is remembered of the store stays true.
+    /// Whether what is cached stays true.
     fn is_owned(&self) -> bool {
         self.lock.is_some()
     }
@@ -189,7 +192,7 @@ impl Storage {
     /// Serialises changes to a repository, and cache fills with them.
     fn lock(&self, repository: &Repository) -> MutexGuard<'_, ()> {
         let shard = self.hash.hash_one(repository) as usize % SHARDS;
-        // The lock guards no data of its own, so a panic broke none.
+        // The lock guards no data of its own, so a panic under it broke none.
         self.shards[shard].lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
@@ -228,8 +231,8 @@ impl Storage {
         Ok(false)
     }
 
-    /// When a manifest last came to the repository or went from it, in
-    /// nanoseconds since 1970; `None` when it holds none.
+    /// When a manifest was last added to the repository or removed from it, in nanoseconds since
+    /// 1970. `None`: it holds none.
     pub fn manifests_changed(&self, repository: &Repository) -> Result<Option<u64>> {
         if !self.has_manifests(repository)? {
             return Ok(None);
@@ -250,9 +253,9 @@ impl Storage {
         Ok(Some(changed))
     }
 
-    /// Calls `visit` for every repository of the store, in no order. Costs a
-    /// listing a repository; what lies in the `_` folders is not read. Foreign
-    /// folders are logged and passed over.
+    /// Calls `visit` for every repository of the store, in no order. This lists one folder for each
+    /// repository, and reads nothing in the `_` folders. Folders that no registry made are logged
+    /// and skipped.
     pub fn walk<E: From<Error>>(
         &self,
         mut visit: impl FnMut(&Repository) -> Result<(), E>,
@@ -265,7 +268,7 @@ impl Storage {
                 Ok(entries) => entries,
                 Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
                 Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                    tracing::warn!(path = %path.display(), %error, "passed over a folder in the store");
+                    tracing::warn!(path = %path.display(), %error, "skipped a folder in the store");
                     continue;
                 }
                 Err(e) => return Err(Error::io("list", &path, e).into()),
@@ -285,7 +288,7 @@ impl Storage {
             if is_repository {
                 match name.parse() {
                     Ok(repository) => visit(&repository)?,
-                    Err(error) => tracing::warn!(%error, "passed over a folder in the store"),
+                    Err(error) => tracing::warn!(%error, "skipped a folder in the store"),
                 }
             }
         }
@@ -293,7 +296,7 @@ impl Storage {
     }
 }
 
-/// What a store has under a part of repositories' names.
+/// What exists under a part of repositories' names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Folder {
     /// One component of a name.
@@ -305,19 +308,19 @@ pub struct Folder {
 }
 
 impl Storage {
-    /// The next components of the names that begin with `prefix`, which is empty
-    /// or the beginning of a name up to a slash, without it. In no order; `None`:
-    /// there are none. Costs a listing each.
+    /// The next components of the names that begin with `prefix`, which is empty, or the beginning
+    /// of a name up to a slash, without the slash. In no order. `None`: there are none. This lists
+    /// one folder for each.
     pub fn folders(&self, prefix: &str) -> Result<Option<Vec<Folder>>> {
         let path = self.layout.repositories().join(prefix);
         let Some(children) = folders_in(path.clone())? else {
-            // Nothing was pushed to it ever.
+            // Nothing was ever pushed below this prefix.
             return Ok(prefix.is_empty().then(Vec::new));
         };
         let mut folders = Vec::new();
         for name in children {
             let name = name?;
-            // Names that are none were not made by a registry.
+            // Invalid names were not made by a registry.
             if name.starts_with('_') || name.parse::<Repository>().is_err() {
                 continue;
             }
@@ -334,8 +337,8 @@ impl Storage {
         Ok(Some(folders))
     }
 
-    /// When [`Storage::folders`] last changed for `prefix`; `None`: no names go on below it. A
-    /// server keeps this time exact, see [`Storage::touch`]; before its first push it is the time
+    /// When [`Storage::folders`] last changed for `prefix`. `None`: no names continue below it. A
+    /// server keeps this time exact, see [`Storage::touch`]. Before its first push it is the time
     /// at which the last repository was created.
     pub fn folders_changed(&self, prefix: &str) -> Result<Option<SystemTime>> {
         let path = self.layout.repositories().join(prefix);
@@ -357,8 +360,8 @@ impl Storage {
         }
     }
 
-    /// Notes the time at which what a mount lists of a repository has changed: in the folder that
-    /// the repository's folder lies in, and, where the repository is new, in all above.
+    /// Notes that what a mount lists of a repository has changed: in the folder that the
+    /// repository's folder lies in and, if the repository is new, in all folders above.
     fn touch(&self, repository: &Repository, new: bool) {
         let root = self.layout.repositories();
         let path = self.layout.repository(repository);
@@ -372,7 +375,7 @@ impl Storage {
     }
 }
 
-/// The folders in a folder; `None`: it does not exist, or may not be read.
+/// The folders in a folder. `None`: it does not exist, or may not be read.
 fn folders_in(path: PathBuf) -> Result<Option<impl Iterator<Item = Result<String>>>> {
     use io::ErrorKind::{NotADirectory, NotFound, PermissionDenied};
     let entries = match fs::read_dir(&path) {
@@ -416,12 +419,12 @@ pub fn denied_permissions(root: &Path) -> Result<u32> {
     }
 }
 
-/// Whether there is something; an error is not an absence.
+/// Whether there is a file of that name. An error does not count as absence.
 fn exists(path: &Path) -> Result<bool> {
     path.try_exists().map_err(|e| Error::io("read", path, e))
 }
 
-/// The digest that a link file holds; `None` without the file.
+/// The digest in a link file. `None`: the file does not exist.
 fn read_link(path: &Path) -> Result<Option<Digest>> {
     match fs::read_to_string(path) {
         Ok(text) => match text.trim().parse() {
@@ -430,7 +433,7 @@ fn read_link(path: &Path) -> Result<Option<Digest>> {
                 Err(Error::Damaged { path: path.to_owned(), why: format!("a link file: {e}") })
             }
         },
-        // NotADirectory: a tag named like a file on the way cannot be either.
+        // NotADirectory: a tag cannot exist if its name leads through a file.
         Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
             Ok(None)
         }
@@ -447,9 +450,9 @@ pub struct Page<T> {
 }
 
 impl Page<Tag> {
-    /// The `n` smallest of `names` above `last` that are `wanted`, whatever order
-    /// they come in. Memory follows `n`, not the number of names; asked is only
-    /// for those that would stand on the page.
+    /// The `n` smallest of `names` above `last` that are `wanted`, whatever order they come in.
+    /// Memory follows `n`, not the number of names. `wanted` is called only for names that would be
+    /// on the page.
     fn smallest(
         names: impl Iterator<Item = Result<Tag>>,
         last: &str,

@@ -41,7 +41,7 @@ pub type Sessions = Mutex<HashMap<(Repository, Uuid), Arc<Session>>>;
 
 #[derive(Debug)]
 pub struct Session {
-    /// Bytes received, also while somebody is writing.
+    /// The bytes received, also while a request is writing.
     offset: AtomicU64,
     /// Set while another request may still be writing.
     cancelled: AtomicBool,
@@ -152,7 +152,7 @@ impl Storage {
         });
         let mut sessions = self.sessions.lock().expect("never poisoned: no panic inside");
         make_room(&mut sessions);
-        // Two requests may both have found it forgotten: the first one counts.
+        // If two requests found it forgotten, the first one counts.
         sessions.entry((repository.clone(), id)).or_insert(session).clone()
     }
 
@@ -213,7 +213,7 @@ impl Storage {
         let state = match slot {
             Slot::Idle(state) => state,
             Slot::Busy => return Err(Error::UploadBusy { id }),
-            // Opened only while nobody else can finish it: its file becomes a
+            // The file is opened only while no other request can finish the upload: it becomes a
             // blob, and a blob never changes.
             Slot::Unread => match self.reopen(repository, id) {
                 Ok((offset, state)) => {
@@ -315,7 +315,7 @@ impl Storage {
                 if SystemTime::now().duration_since(modified).is_ok_and(|age| age > ttl) {
                     match self.cancel_upload(repository, id) {
                         Ok(()) => purged += 1,
-                        // Finished or cancelled just now.
+                        // Another request has just finished or cancelled it.
                         Err(Error::UploadUnknown { .. }) => {}
                         Err(e) => return Err(e),
                     }
@@ -457,7 +457,7 @@ impl UploadWriter {
         let state = self.state();
         let mut hasher = state.hasher.clone();
         if hasher.algorithm() != digest.algorithm() {
-            // The client named the algorithm only now.
+            // The client has named the algorithm only now.
             hasher = digest.algorithm().hasher();
             File::open(&data)
                 .and_then(|mut file| hash_file(&mut file, &mut hasher))
@@ -490,8 +490,8 @@ impl Drop for UploadWriter {
     }
 }
 
-/// Asks the kernel to start writing a range out. A hint: the sync at the end
-/// is what counts, and reports what fails.
+/// Asks the kernel to start writing a range out. This is a hint: the sync at the end decides, and
+/// reports what fails.
 pub(super) fn start_writeback(file: &File, offset: u64, length: u64) {
     let (Ok(offset), Ok(length)) = (i64::try_from(offset), i64::try_from(length)) else {
         return;

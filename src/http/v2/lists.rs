@@ -20,7 +20,7 @@ use crate::registry::Page;
 /// Names on a page: at most, and where the request does not say how many.
 const PAGE_MAX: usize = 1000;
 
-/// What may stand unescaped in the value of a query parameter.
+/// The characters that need no escape in the value of a query parameter.
 const VALUE: &AsciiSet =
     &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'/').remove(b':');
 

@@ -39,7 +39,7 @@ pub async fn manifest(
             let stored = match registry.cached_manifest(&repository, &reference) {
                 Some(stored) => stored,
                 None => {
-                    // Paid for before it is read: its size is not known.
+                    // It is paid for before it is read, because its size is not known.
                     context.pay_ahead(app, MANIFEST_MAX).await?;
                     blocking(move || registry.manifest(&repository, &reference)).await?
                 }

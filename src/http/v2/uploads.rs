@@ -139,8 +139,7 @@ async fn write(app: &Arc<App>, repository: &Repository, id: Uuid) -> Result<Uplo
     blocking(move || registry.write_upload(&repository, id)).await
 }
 
-/// A chunk says where it belongs; a streamed body does not, and goes to the
-/// end.
+/// Checks where a chunk belongs. A streamed body does not say so, and is appended.
 fn check_range(
     context: &RequestContext,
     repository: &Repository,
@@ -154,7 +153,7 @@ fn check_range(
     let text = value.to_str().map_err(|_| refused())?;
     let number =
         |s: &str| -> Option<u64> { s.bytes().all(|b| b.is_ascii_digit()).then(|| s.parse().ok())? };
-    // Some clients write it as HTTP does.
+    // Some clients write it in the form that HTTP defines.
     let text = text.strip_prefix("bytes ").unwrap_or(text);
     let text = text.split_once('/').map_or(text, |(range, _)| range);
     let (first, last) = text
@@ -190,8 +189,8 @@ impl Sink for LayerUpload {
     }
 }
 
-/// Writes a body to where it goes. While one batch is hashed and written, the next
-/// gathers; no thread is held while the client is slow.
+/// Writes a body to its sink. While one batch is hashed and written, the next one is gathered; no
+/// thread waits for a slow client.
 pub async fn receive<W: Sink>(app: &App, writer: W, body: &mut RequestBody) -> Result<W> {
     let mut idle = Some(writer);
     let mut writing: Option<JoinHandle<registry::Result<W>>> = None;
@@ -224,12 +223,13 @@ pub async fn receive<W: Sink>(app: &App, writer: W, body: &mut RequestBody) -> R
             else => break,
         }
     }
-    // Only now, with all that came written: the client may go on from there.
+    // The end is reported only after all that came is written, so that the client can continue from
+    // there.
     end.expect("the loop ends after the body")?;
     Ok(idle.expect("the loop ends when nothing is being written"))
 }
 
-/// What is written in one go, and the room it takes in memory.
+/// The pieces that are written in one go, and the room that they take in memory.
 #[derive(Default)]
 struct Batch {
     pieces: Vec<Bytes>,
