@@ -74,6 +74,16 @@ pub enum Error {
     Storage(#[from] storage::Error),
 }
 
+impl Error {
+    /// Whether it says that the image's repository does not hold one of its layers.
+    pub(super) fn lacks_layer(&self) -> bool {
+        matches!(
+            self,
+            Error::ForeignLayer { .. } | Error::Storage(storage::Error::BlobUnknown { .. })
+        )
+    }
+}
+
 /// What a prefix may mean.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Candidate {

@@ -115,26 +115,41 @@ impl Images {
         permitted: &dyn Fn(&Repository) -> bool,
     ) -> Result<Arc<Image>> {
         let mut unfit = HashSet::new();
+        let mut lacking = None;
         loop {
-            let located = self.locate_part(id, permitted, &unfit)?;
-            let Located { repository, reference, layers, by_config } = located;
-            let image = match self.open_part(&repository, &reference, platform, layers) {
+            let located = match self.locate_part(id, permitted, &unfit) {
+                Err(Error::ConfigMismatch(_)) if lacking.is_some() => None,
+                located => Some(located?),
+            };
+            let Some(Located { repository, reference, layers, by_config }) = located else {
+                return Err(lacking.unwrap_or_else(|| Error::Unknown(id.to_string())));
+            };
+            match (self.open_part(&repository, &reference, platform, layers), id, &reference) {
+                // Anybody may push a config of somebody else's with other layers. Under the config's
+                // digest only the layers that it describes are shown.
+                (Ok(image), ..) if by_config && !image.is_described => {
+                    unfit.insert((repository, image.manifest));
+                }
+                (Ok(image), ..) => return Ok(image),
                 // As hex digits, it is an id that no image has.
-                Err(Error::Storage(storage::Error::ManifestUnknown { .. }))
-                    if matches!(id, Id::Hex { .. }) =>
-                {
+                (
+                    Err(Error::Storage(storage::Error::ManifestUnknown { .. })),
+                    Id::Hex { .. },
+                    _,
+                ) => {
                     return Err(Error::Unknown(id.to_string()));
                 }
-                opened => opened?,
-            };
-            // Anybody may push a config of somebody else's with other layers. Under the config's
-            // digest only the layers that it describes are shown.
-            if !by_config || image.is_described {
-                return Ok(image);
+                // A repository may lack layers that another one has.
+                (Err(error), Id::Hex { .. }, Reference::Digest(manifest))
+                    if error.lacks_layer() =>
+                {
+                    unfit.insert((repository, *manifest));
+                    lacking.get_or_insert(error);
+                }
+                (Err(error), ..) => return Err(error),
             }
-            unfit.insert((repository, image.manifest));
             if unfit.len() == UNFIT_MAX {
-                return Err(Error::ConfigMismatch(id.to_string()));
+                return Err(lacking.unwrap_or_else(|| Error::ConfigMismatch(id.to_string())));
             }
         }
     }

@@ -46,11 +46,6 @@ impl NewManifest {
     pub fn subject(&self) -> Option<Digest> {
         self.manifest.subject
     }
-
-    /// The blobs that it names.
-    pub(super) fn blobs(&self) -> &[Digest] {
-        &self.manifest.blobs
-    }
 }
 
 /// How images are found.

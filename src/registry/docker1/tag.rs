@@ -90,19 +90,22 @@ impl Registry {
     ) -> Result<NewManifest> {
         let (from, reference) = (&shown.repository, Reference::Digest(shown.manifest));
         let stored = self.storage.manifest(from, &reference)?;
-        let chain = self.images.chain(from, &Contents::parse(&stored.bytes)?)?;
+        let contents = Contents::parse(&stored.bytes)?;
+        let chain = self.images.chain(from, &contents)?;
         let unknown = StorageError::ImageUnknown(*id);
-        let Some((chain, config)) = chain else { return Err(unknown.into()) };
+        let (Some((chain, bytes)), Contents::Image { config, layers }) = (chain, contents) else {
+            return Err(unknown.into());
+        };
         let Some(at) = chain.position(id) else { return Err(unknown.into()) };
         if at + 1 < chain.0.len() {
-            self.adopt(&chain, at, &config)?;
+            self.adopt(&chain, at, &bytes)?;
             return self.made_manifest(repository, id);
         }
-        let manifest = NewManifest::parse(stored.bytes.clone(), None, &reference)?;
-        for blob in manifest.blobs() {
+        // All layers, also those that are not for distribution and that a push may lack.
+        for blob in layers.iter().map(|layer| &layer.digest).chain([&config]) {
             self.storage.mount_blob(repository, blob, from)?;
         }
-        Ok(manifest)
+        NewManifest::parse(stored.bytes.clone(), None, &reference)
     }
 
     /// Makes the images of a chain up to the one `at` a place complete, as if they had been pushed
