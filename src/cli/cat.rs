@@ -10,7 +10,7 @@ use clap::Args;
 
 use super::image::ImageArgs;
 use super::output::{Stdout, complain};
-use crate::image::Image;
+use crate::image::FileTree;
 
 /// Bytes that are read at a time.
 const PIECE: usize = 1 << 20;
@@ -32,7 +32,7 @@ pub fn run(args: &CatArgs) -> Result<ExitCode> {
     let mut buffer = vec![0; PIECE];
     let mut code = ExitCode::SUCCESS;
     for path in &args.paths {
-        if let Err(error) = print(&image, path.as_bytes(), &mut buffer, &mut stdout) {
+        if let Err(error) = print(&*image, path.as_bytes(), &mut buffer, &mut stdout) {
             if stdout.is_closed() {
                 break;
             }
@@ -45,11 +45,11 @@ pub fn run(args: &CatArgs) -> Result<ExitCode> {
     stdout.end(Ok(code))
 }
 
-fn print(image: &Image, path: &[u8], buffer: &mut [u8], stdout: &mut Stdout) -> Result<()> {
-    let file = image.file(path)?;
+fn print(tree: &dyn FileTree, path: &[u8], buffer: &mut [u8], stdout: &mut Stdout) -> Result<()> {
+    let file = tree.file(path)?;
     let mut offset = 0;
     loop {
-        let read = image.read(&file, offset, buffer)?;
+        let read = tree.read(&file, offset, buffer)?;
         if read == 0 {
             return Ok(());
         }

@@ -6,7 +6,6 @@ use std::io::{BufWriter, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
@@ -15,7 +14,7 @@ use flate2::write::GzEncoder;
 
 use super::image::ImageArgs;
 use super::output::Stdout;
-use crate::image::{Image, Node};
+use crate::image::{FileTree, Node, write_tar};
 
 /// The flags of `registry export`.
 #[derive(Args, Clone, Debug)]
@@ -45,24 +44,24 @@ pub fn run(args: &ExportArgs) -> Result<ExitCode> {
     let image = args.image.open()?;
     let node = image.node(args.path.as_bytes(), true)?;
     let Some(path) = &args.output else {
-        let result = write(&image, &node, args.gzip, &mut stdout);
+        let result = write(&*image, &node, args.gzip, &mut stdout);
         return stdout.end(result.map(|()| ExitCode::SUCCESS));
     };
     let failed = || format!("{} is incomplete", path.display());
     let file = File::create(path).with_context(|| format!("cannot create {}", path.display()))?;
     let mut file = BufWriter::new(file);
-    write(&image, &node, args.gzip, &mut file).with_context(failed)?;
+    write(&*image, &node, args.gzip, &mut file).with_context(failed)?;
     file.flush().with_context(failed)?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn write(image: &Arc<Image>, node: &Node, gzip: bool, output: &mut impl Write) -> Result<()> {
+fn write(tree: &dyn FileTree, node: &Node, gzip: bool, output: &mut impl Write) -> Result<()> {
     if gzip {
         let mut compressed = GzEncoder::new(output, Compression::fast());
-        image.write_tar(node, &mut compressed)?;
+        write_tar(tree, node, &mut compressed)?;
         compressed.finish()?;
     } else {
-        image.write_tar(node, output)?;
+        write_tar(tree, node, output)?;
     }
     Ok(())
 }

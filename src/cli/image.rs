@@ -1,13 +1,11 @@
 //! The image that a command reads.
 
-use std::sync::Arc;
-
 use anyhow::Result;
 use clap::Args;
 
 use super::output::complain;
 use crate::cli::args::{IndexArgs, StoreArgs};
-use crate::image::{Id, Image, Platform};
+use crate::image::{Id, Opened, Platform};
 
 /// Which image, and where it is stored.
 #[derive(Args, Clone, Debug)]
@@ -19,7 +17,7 @@ pub struct ImageArgs {
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     pub platform: Option<Platform>,
 
-    /// The image: NAME[:TAG][@DIGEST], the digest of its manifest or config, or at least the first 12 digits of one
+    /// The image or artifact: NAME[:TAG][@DIGEST], the digest of its manifest or config, or at least the first 12 digits of one
     pub reference: Id,
 
     #[command(flatten, next_help_heading = "Indexing, for layers that have no index yet")]
@@ -27,13 +25,15 @@ pub struct ImageArgs {
 }
 
 impl ImageArgs {
-    /// Opens the image, and prints its warnings to stderr.
-    pub fn open(&self) -> Result<Arc<Image>> {
+    /// Opens the image or artifact, and prints its warnings to stderr.
+    pub fn open(&self) -> Result<Opened> {
         let images = self.store.open(&self.index.check()?)?;
-        let image = images.open(&self.reference, self.platform.as_ref())?;
-        for warning in &image.warnings {
-            complain(format_args!("warning: {warning}"));
+        let opened = images.open(&self.reference, self.platform.as_ref())?;
+        if let Opened::Image(image) = &opened {
+            for warning in &image.warnings {
+                complain(format_args!("warning: {warning}"));
+            }
         }
-        Ok(image)
+        Ok(opened)
     }
 }

@@ -110,8 +110,8 @@ fn serve_mount(args: &MountArgs) -> Result<ExitCode> {
     let images = args.store.open(&options)?;
     let image = match &args.image {
         Some(id) => {
-            let image = images.open(id, args.platform.as_ref())?;
-            Some((id.to_string(), image.repository.clone(), image as _))
+            let opened = images.open(id, args.platform.as_ref())?;
+            Some((id.to_string(), opened.repository().clone(), opened.into_tree()))
         }
         None => None,
     };

@@ -223,7 +223,7 @@ impl Tree {
             Inode::Leaf(leaf, _) => (Arc::clone(&leaf.root), leaf.path.as_ref().into()),
         };
         let image = self.image(&root, may_block)?;
-        let node = image.node(&path)?;
+        let node = image.node(&path, false)?;
         let open = Arc::new(Open { root, image, node });
         self.nodes.insert(number, Arc::clone(&open));
         Ok(Some(open))

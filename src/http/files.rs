@@ -1,6 +1,6 @@
-//! What is in an image: directories, files, and whole subtrees as tars. The same
-//! answers for an image found anywhere (`/v1/images/ID/…`) and for one of a
-//! repository (`/v2/NAME/_files/…`).
+//! What is in an image or artifact: directories, files, and whole subtrees as tars. The same answers
+//! for what is found anywhere (`/v1/images/ID/…`) and for what one repository holds
+//! (`/v2/NAME/_files/…`).
 
 use std::io::{self, BufWriter, Write};
 use std::sync::Arc;
@@ -24,7 +24,7 @@ use super::route::{Files, Scope, View};
 use super::{App, RequestContext, blocking};
 use crate::auth::{Access, Identity, Right};
 use crate::image::listing::{JsonListing, Listing, Stop, url_path};
-use crate::image::{Image, Images, Node, Platform};
+use crate::image::{FileTree, Images, Node, Opened, Platform, write_tar};
 use crate::oci::{Digest, Reference, Repository};
 
 pub async fn answer(
@@ -57,7 +57,7 @@ struct Place {
 
 impl Place {
     /// May wait for the index of a layer to be made.
-    fn open(&self) -> Result<Arc<Image>> {
+    fn open(&self) -> Result<Opened> {
         let platform = self.platform.as_ref();
         Ok(match &self.files.image {
             Scope::Any(id) => {
@@ -246,23 +246,28 @@ async fn tree(
 /// The first piece of a listing, so that what goes wrong at once has a status,
 /// and the address of the next page.
 fn begin(place: &Place, asked: Asked, known: &Listings) -> Result<(ListingBody, Option<String>)> {
-    let image = place.open()?;
+    let opened = place.open()?;
+    // The listings of an artifact depend on the blobs that its repository holds, so they are not kept.
+    let (is_image, layers) = match &opened {
+        Opened::Image(image) => (true, image.ids.as_ref().map(|_| image.layers.len())),
+        Opened::Artifact(_) => (false, None),
+    };
     let key = Key {
-        manifest: image.manifest,
-        layers: image.ids.as_ref().map(|_| image.layers.len()),
+        manifest: opened.manifest(),
+        layers,
         path: place.files.path.clone(),
         recursive: asked.recursive,
         limit: asked.limit,
         after: asked.after,
     };
     let next = |directory: &[u8], last: &[u8]| next_page(place, &key, directory, last);
-    if let Some(listed) = known.get(&key).filter(|_| !asked.head) {
+    if let Some(listed) = known.get(&key).filter(|_| is_image && !asked.head) {
         let last = listed.last.as_ref();
         let next = last.map(|last| next(&listed.directory, last));
         return Ok((ListingBody::Whole(listed.json.clone()), next));
     }
 
-    let mut listing = Listing::new(image, &key.path, key.recursive)?;
+    let mut listing = Listing::new(opened, &key.path, key.recursive)?;
     let directory = listing.shown().path.clone();
     if let Some(limit) = key.limit {
         listing = listing.limit(limit);
@@ -299,7 +304,9 @@ fn begin(place: &Place, asked: Asked, known: &Listings) -> Result<(ListingBody, 
     first.shrink_to_fit();
     let first = Bytes::from(first);
     let listed = Listed { json: first.clone(), directory, last };
-    known.insert(key, Arc::new(listed));
+    if is_image {
+        known.insert(key, Arc::new(listed));
+    }
     Ok((ListingBody::Whole(first), next))
 }
 
@@ -351,7 +358,7 @@ pub async fn stream<S: Send + 'static>(
 /// Content being read.
 #[derive(Clone)]
 struct Reading {
-    image: Arc<Image>,
+    opened: Opened,
     node: Arc<Node>,
     parts: Parts,
 }
@@ -368,7 +375,7 @@ impl Reading {
                     let start = piece.len();
                     let length = (range.end - range.start) as usize;
                     piece.resize(start + length, 0);
-                    let read = self.image.read(&self.node, range.start, &mut piece[start..])?;
+                    let read = self.opened.read(&self.node, range.start, &mut piece[start..])?;
                     if read < length {
                         // A file that ends too early is noticed by the body.
                         piece.truncate(start + read);
@@ -398,15 +405,15 @@ async fn file(
     let request = std::mem::take(&mut context.headers);
     let head = context.method == Method::HEAD;
     let (mut response, begun) = look(app, move || {
-        let image = place.open()?;
-        let node = Arc::new(image.file(&place.files.path)?);
+        let opened = place.open()?;
+        let node = Arc::new(opened.file(&place.files.path)?);
         let etag = node.entry.sha256.map(|hash| Digest::Sha256(hash).to_string());
         let (response, parts) = content(&request, head, etag, node.entry.size, place.is_lasting())?;
         let Some(parts) = parts else {
             return Ok((response, Begun::Nothing));
         };
         let length = parts.length();
-        let mut reading = Reading { image, node, parts };
+        let mut reading = Reading { opened, node, parts };
         let again = reading.clone();
         let first = reading.piece()?.unwrap_or_default();
         let begun = if first.len() as u64 == length {
@@ -431,10 +438,10 @@ async fn file(
 
 async fn tar(app: &Arc<App>, context: &mut RequestContext, place: Place) -> Result<Response<Body>> {
     let gzip = flag(context, "gzip")?;
-    let (image, node) = look(app, move || {
-        let image = place.open()?;
-        let node = image.node(&place.files.path, true)?;
-        Ok((image, node))
+    let (opened, node) = look(app, move || {
+        let opened = place.open()?;
+        let node = opened.node(&place.files.path, true)?;
+        Ok((opened, node))
     })
     .await?;
     let mut response = Response::new(Body::Empty);
@@ -451,7 +458,7 @@ async fn tar(app: &Arc<App>, context: &mut RequestContext, place: Place) -> Resu
     let permit = Arc::new(permit);
     let exporting = Arc::clone(&permit);
     tokio::task::spawn_blocking(move || {
-        export(&image, &node, gzip, pieces);
+        export(&*opened, &node, gzip, pieces);
         drop(exporting);
     });
     let (first, tar) = blocking(move || Ok::<_, Error>((receive(&mut tar)?, tar))).await?;
@@ -470,15 +477,15 @@ type Sent = Result<Option<Vec<u8>>>;
 
 /// Works on a thread of its own, since a tar is written from front to back and
 /// cannot be left and taken up again. It ends when nobody receives any more.
-fn export(image: &Arc<Image>, node: &Node, gzip: bool, pieces: SyncSender<Sent>) {
+fn export(tree: &dyn FileTree, node: &Node, gzip: bool, pieces: SyncSender<Sent>) {
     let write = || {
         let mut buffer = BufWriter::with_capacity(PIECE, Pieces(&pieces));
         if gzip {
             let mut compressed = GzEncoder::new(&mut buffer, Compression::fast());
-            image.write_tar(node, &mut compressed)?;
+            write_tar(tree, node, &mut compressed)?;
             compressed.finish().map_err(crate::image::Error::Write)?;
         } else {
-            image.write_tar(node, &mut buffer)?;
+            write_tar(tree, node, &mut buffer)?;
         }
         buffer.flush().map_err(crate::image::Error::Write)?;
         Ok(None)

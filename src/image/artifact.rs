@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
-use super::source::Nodes;
-use super::view::PATH_MAX;
+use super::source::{Nodes, time};
+use super::view::{NAME_MAX, PATH_MAX};
 use super::{At, Content, Entry, Error, FileTree, Identity, Kind, MayBlock, Node, Result, Time};
 use crate::index::Layers;
 use crate::oci::{Digest, Reference, Repository};
@@ -20,6 +20,8 @@ use crate::storage::StoredManifest;
 const MANIFEST: &[u8] = b"manifest.json";
 /// Files of one artifact that are shown.
 const FILES_MAX: usize = 1 << 16;
+/// Components of a title. Without a limit, the directories of one manifest could fill the memory.
+const TITLE_DEPTH_MAX: usize = 16;
 
 /// The descriptors of a manifest, as far as they matter here.
 #[derive(Deserialize)]
@@ -58,15 +60,32 @@ impl Descriptor {
         self.media_type.as_deref().is_none_or(|name| CONFIGS.contains(&name))
     }
 
-    /// The path that its title gives it, if it can be one.
+    /// The path that its title gives it, if it can be one. The name of a digest always means the blob
+    /// that has it.
     fn title(&self) -> Option<&[u8]> {
         let title = self.annotations.as_ref()?.get("org.opencontainers.image.title")?.as_str()?;
         let title = title.strip_prefix("./").unwrap_or(title).as_bytes();
         let component = |name: &[u8]| {
-            !matches!(name, b"" | b"." | b"..") && name.len() <= 255 && !name.contains(&0)
+            !matches!(name, b"" | b"." | b"..") && name.len() <= NAME_MAX && !name.contains(&0)
         };
-        (title.len() < PATH_MAX && title.split(|&b| b == b'/').all(component)).then_some(title)
+        let names = || title.split(|&b| b == b'/');
+        let first = names().next().unwrap_or_default();
+        let is_path = title.len() < PATH_MAX
+            && names().count() <= TITLE_DEPTH_MAX
+            && names().all(component)
+            && !is_digest_name(first);
+        is_path.then_some(title)
     }
+}
+
+/// The name of a blob without a title.
+fn digest_name(digest: &Digest) -> String {
+    digest.to_string().replace(':', "-")
+}
+
+fn is_digest_name(name: &[u8]) -> bool {
+    let name = std::str::from_utf8(name).unwrap_or_default();
+    name.replacen('-', ":", 1).parse::<Digest>().is_ok()
 }
 
 /// A file: a blob, or the manifest itself.
@@ -115,32 +134,45 @@ impl Artifact {
         source: &Arc<Layers>,
         repository: &Repository,
         stored: &StoredManifest,
-        changed: Time,
         reason: Option<String>,
     ) -> Result<Artifact> {
+        let storage = source.storage();
+        let target = storage.target(repository, &Reference::Digest(stored.digest))?;
+        let changed = target.map_or(Time::default(), |(_, changed)| time(changed));
         let own = File { digest: stored.digest, size: stored.bytes.len() as u64, inode: 0 };
         let mut files = BTreeMap::from([(Vec::new(), None), (MANIFEST.to_vec(), Some(own))]);
+        let mut missing = Vec::new();
         // What cannot be parsed has its own text alone.
         let manifest = serde_json::from_slice::<Manifest>(&stored.bytes);
         let descriptors = manifest.into_iter().flat_map(|m| m.config.into_iter().chain(m.layers));
         for (descriptor, inode) in descriptors.take(FILES_MAX).zip(1..) {
             let digest = descriptor.digest.as_deref().and_then(|digest| digest.parse().ok());
             let Some(digest) = digest else { continue };
-            let size = match source.storage().blob_size(repository, &digest) {
+            let by_title = descriptor.title().filter(|title| add_directories(&mut files, title));
+            let path = by_title.map_or_else(|| digest_name(&digest).into_bytes(), <[u8]>::to_vec);
+            let size = match storage.blob_size(repository, &digest) {
                 Ok(size) => size,
-                Err(crate::storage::Error::BlobUnknown { .. }) => continue,
+                // It keeps its path, which would mean another blob otherwise until this one comes.
+                Err(crate::storage::Error::BlobUnknown { .. }) => {
+                    missing.push(path.clone());
+                    0
+                }
                 Err(error) => return Err(error.into()),
             };
-            let by_title = descriptor.title().filter(|title| add_directories(&mut files, title));
-            let by_digest = digest.to_string().replace(':', "-").into_bytes();
-            let path = by_title.map_or(by_digest, <[u8]>::to_vec);
             files.entry(path).or_insert(Some(File { digest, size, inode }));
+        }
+        for path in missing {
+            files.remove(&path);
         }
         let (repository, manifest) = (repository.clone(), stored.digest);
         Ok(Artifact { repository, manifest, changed, files, reason, source: Arc::clone(source) })
     }
 
-    fn file(&self, node: &Node) -> Result<&File> {
+    pub(super) fn repository(&self) -> &Repository {
+        &self.repository
+    }
+
+    fn document(&self, node: &Node) -> Result<&File> {
         match self.files.get(&node.path) {
             Some(Some(file)) => Ok(file),
             Some(None) => Err(Error::IsDirectory(At::new(self, &node.path))),
@@ -182,11 +214,31 @@ impl FileTree for Artifact {
         self.manifest
     }
 
-    fn node(&self, path: &[u8]) -> Result<Node> {
-        match self.files.get(path) {
-            Some(file) => Ok(self.show(path, file.as_ref())),
-            None => Err(Error::NotFound(At::new(self, path))),
+    fn node(&self, path: &[u8], _: bool) -> Result<Node> {
+        if path.len() > PATH_MAX {
+            return Err(Error::NameTooLong(At::new(self, path)));
         }
+        let mut node = self.show(b"", None);
+        for name in path.split(|&b| b == b'/') {
+            if !name.is_empty() && !node.is_directory() {
+                return Err(Error::NotADirectory(At::new(self, path)));
+            }
+            match name {
+                b"" | b"." => {}
+                b".." => {
+                    let parent = node.path.iter().rposition(|&b| b == b'/').unwrap_or(0);
+                    node = self.show(&node.path[..parent], None);
+                }
+                _ => match self.lookup(&node, name)? {
+                    Some(child) => node = child,
+                    None if name.len() > NAME_MAX => {
+                        return Err(Error::NameTooLong(At::new(self, path)));
+                    }
+                    None => return Err(Error::NotFound(At::new(self, path))),
+                },
+            }
+        }
+        Ok(node)
     }
 
     fn lookup(&self, directory: &Node, name: &[u8]) -> Result<Option<Node>> {
@@ -218,11 +270,11 @@ impl FileTree for Artifact {
     }
 
     fn layer(&self, node: &Node) -> Option<Digest> {
-        self.file(node).ok().map(|file| file.digest)
+        self.document(node).ok().map(|file| file.digest)
     }
 
     fn read(&self, node: &Node, offset: u64, buffer: &mut [u8]) -> Result<usize> {
-        let file = self.file(node)?;
+        let file = self.document(node)?;
         let end = offset.saturating_add(buffer.len() as u64).min(file.size);
         let (Some(length), storage) = (end.checked_sub(offset), self.source.storage()) else {
             return Ok(0);
@@ -249,7 +301,7 @@ impl FileTree for Artifact {
     ) -> Result<Option<usize>> {
         match may_block {
             MayBlock::No => Ok(None),
-            MayBlock::Yes => self.read(&self.node(path)?, offset, buffer).map(Some),
+            MayBlock::Yes => self.read(&self.node(path, false)?, offset, buffer).map(Some),
         }
     }
 
@@ -316,6 +368,14 @@ mod tests {
             ("a//b", None),
             ("a/", None),
             ("a\0b", None),
+            (&format!("sha256-{}", "0a".repeat(32)), None),
+            (&format!("sha256-{}/x", "0a".repeat(32)), None),
+            ("sha256-0a", Some("sha256-0a")),
+            (
+                &format!("{}x", "d/".repeat(TITLE_DEPTH_MAX - 1)),
+                Some(&format!("{}x", "d/".repeat(15))),
+            ),
+            (&format!("{}x", "d/".repeat(TITLE_DEPTH_MAX)), None),
         ] {
             assert_eq!(title(text).as_deref(), want, "{text:?}");
         }

@@ -1,4 +1,4 @@
-//! A directory of an image as a tar stream, as `docker export` gives one: names
+//! A directory of an image or artifact as a tar stream, as `docker export` gives one: names
 //! without `./`, no entry for the directory itself, entries by name, numeric owners
 //! only. What a plain ustar header has no room for stands in a PAX header before
 //! it (POSIX pax, "pax Extended Header"); xattrs as `SCHILY.xattr.`, sparse files
@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use quick_cache::unsync::Cache;
 
-use super::{Error, Image, Node, Result, Walk};
+use super::{Error, FileTree, MayBlock, Node, Result, Walk};
 use crate::index::records::{Entry, Extent, Kind, Time};
 
 const BLOCK: usize = 512;
@@ -27,36 +27,34 @@ const FIRST_NAMES: usize = 1 << 14;
 const SMALL_MAX: u64 = 0o7777777;
 const LARGE_MAX: u64 = 0o77777777777;
 
-impl Image {
-    /// Writes what lies below a directory, or another node by itself.
-    pub fn write_tar(self: &Arc<Image>, node: &Node, to: impl Write) -> Result<()> {
-        let mut archive = Archive {
-            image: self,
-            // With its slash.
-            prefix: match node.path.len() {
-                0 => 0,
-                length if node.is_directory() => length + 1,
-                length => length - node.name().len(),
-            },
-            root: node,
-            to,
-            first_names: Cache::new(FIRST_NAMES),
-            buffer: vec![0; CHUNK],
-        };
-        if node.is_directory() {
-            for node in Walk::new(Arc::clone(self), node.clone()) {
-                archive.add(&node?)?;
-            }
-        } else {
-            archive.add(node)?;
+/// Writes what lies below a directory, or another node by itself.
+pub fn write_tar(tree: &dyn FileTree, node: &Node, to: impl Write) -> Result<()> {
+    let mut archive = Archive {
+        tree,
+        // With its slash.
+        prefix: match node.path.len() {
+            0 => 0,
+            length if node.is_directory() => length + 1,
+            length => length - node.name().len(),
+        },
+        root: node,
+        to,
+        first_names: Cache::new(FIRST_NAMES),
+        buffer: vec![0; CHUNK],
+    };
+    if node.is_directory() {
+        for node in Walk::new(tree, node.clone()) {
+            archive.add(&node?)?;
         }
-        archive.write(&[0; 2 * BLOCK])?;
-        archive.to.flush().map_err(Error::Write)
+    } else {
+        archive.add(node)?;
     }
+    archive.write(&[0; 2 * BLOCK])?;
+    archive.to.flush().map_err(Error::Write)
 }
 
 struct Archive<'a, W> {
-    image: &'a Image,
+    tree: &'a dyn FileTree,
     root: &'a Node,
     /// Bytes of a path that its name in the archive does not have.
     prefix: usize,
@@ -99,7 +97,10 @@ impl<W: Write> Archive<'_, W> {
 
     /// The first name below the root of what has several.
     fn first_name(&mut self, node: &Node) -> Result<Option<Arc<[u8]>>> {
-        if node.is_directory() || !self.root.is_directory() || self.image.has_one_name(node) {
+        if node.is_directory()
+            || !self.root.is_directory()
+            || self.tree.links(node, MayBlock::No)? == Some(1)
+        {
             return Ok(None);
         }
         let inode = (node.layer, node.entry.inode);
@@ -108,7 +109,7 @@ impl<W: Write> Archive<'_, W> {
         }
         let mut first: Arc<[u8]> = node.path.as_slice().into();
         let (root, prefix) = (&self.root.path, self.prefix);
-        self.image.names(node, |path| {
+        self.tree.names(node, &mut |path| {
             let below = path.starts_with(root)
                 && path.get(..prefix).is_some_and(|p| p.ends_with(b"/") || p.is_empty());
             if below && before(path, &first) {
@@ -149,7 +150,7 @@ impl<W: Write> Archive<'_, W> {
         let end = offset.saturating_add(length).min(node.entry.size);
         while offset < end {
             let want = usize::try_from(end - offset).map_or(CHUNK, |left| left.min(CHUNK));
-            let read = self.image.read(node, offset, &mut self.buffer[..want])?;
+            let read = self.tree.read(node, offset, &mut self.buffer[..want])?;
             self.to.write_all(&self.buffer[..read]).map_err(Error::Write)?;
             offset += read as u64;
         }

@@ -69,7 +69,7 @@ impl Image {
             return Ok(count);
         }
         let mut count = 0u32;
-        self.names(node, |_| count = count.saturating_add(1))?;
+        self.names(node, &mut |_| count = count.saturating_add(1))?;
         self.links.counts.insert(key(node), count);
         Ok(count)
     }
@@ -104,13 +104,13 @@ impl Image {
     }
 
     /// Whether that is certain at once. `node` is not a directory.
-    pub(super) fn has_one_name(&self, node: &Node) -> bool {
+    fn has_one_name(&self, node: &Node) -> bool {
         node.entry.links <= 1 && node.target.is_none() && !self.linked_from_above(node)
     }
 
     /// Calls `visit` with every name of the node's inode in this image, in no
     /// order.
-    pub(super) fn names(&self, node: &Node, mut visit: impl FnMut(&[u8])) -> Result<()> {
+    pub(super) fn names(&self, node: &Node, visit: &mut dyn FnMut(&[u8])) -> Result<()> {
         if node.entry.links > 1 {
             let number = self.layers[node.layer].record.number;
             for path in self.source.index().names(number, node.entry.inode) {

@@ -6,12 +6,11 @@
 //! path, from outside, is where a page goes on.
 
 use std::borrow::Cow;
-use std::sync::Arc;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 use serde::Serialize;
 
-use super::{Image, Node, Result, Walk};
+use super::{FileTree, Node, Opened, Result, Walk};
 use crate::index::records::{Entry, Kind, Time};
 
 /// What stands for itself in a path of a URL.
@@ -21,7 +20,7 @@ const PATH: &AsciiSet =
 /// What a listing shows.
 #[derive(Clone, Debug)]
 pub struct Listing {
-    image: Arc<Image>,
+    opened: Opened,
     shown: Node,
     recursive: bool,
     /// Entries left to show.
@@ -44,17 +43,13 @@ pub enum Stop {
 impl Listing {
     /// What `ls` shows of a path: what is in a directory, also through a symlink;
     /// anything else by itself.
-    pub fn new(image: Arc<Image>, path: &[u8], recursive: bool) -> Result<Listing> {
-        let shown = match image.node(path, true) {
+    pub fn new(opened: Opened, path: &[u8], recursive: bool) -> Result<Listing> {
+        let shown = match opened.node(path, true) {
             Ok(node) if node.is_directory() => node,
             // The link, whether it leads anywhere or not.
-            _ => image.node(path, false)?,
+            _ => opened.node(path, false)?,
         };
-        Ok(Listing { image, shown, recursive, left: u64::MAX, at: None })
-    }
-
-    pub fn image(&self) -> &Arc<Image> {
-        &self.image
+        Ok(Listing { opened, shown, recursive, left: u64::MAX, at: None })
     }
 
     /// What is listed: a directory, or the one entry.
@@ -84,7 +79,7 @@ impl Listing {
 
     /// Shows entries until there are no more or `visit` says `false`.
     pub fn visit(&mut self, mut visit: impl FnMut(&Node) -> bool) -> Result<Stop> {
-        let Listing { image, shown, recursive, left, at } = self;
+        let Listing { opened, shown, recursive, left, at } = self;
         if !shown.is_directory() {
             if at.is_none() {
                 visit(shown);
@@ -93,10 +88,9 @@ impl Listing {
             return Ok(Stop::End);
         }
         let nodes: Box<dyn Iterator<Item = Result<Node>>> = if *recursive {
-            let (image, shown) = (Arc::clone(image), shown.clone());
             Box::new(match at {
-                Some(at) => Walk::after(image, shown, at)?,
-                None => Walk::new(image, shown),
+                Some(at) => Walk::after(&**opened, shown.clone(), at)?,
+                None => Walk::new(&**opened, shown.clone()),
             })
         } else {
             let rest = at.as_deref().and_then(|at| below(at, &shown.path));
@@ -106,7 +100,7 @@ impl Listing {
                 // The first name after it.
                 name => [name, b"\0"].concat(),
             };
-            Box::new(image.children(shown, &from)?)
+            opened.children(shown, &from)?
         };
         for node in nodes {
             let node = node?;
@@ -151,9 +145,9 @@ fn below<'a>(path: &'a [u8], directory: &[u8]) -> Option<&'a [u8]> {
 #[derive(Debug)]
 pub struct JsonListing {
     listing: Listing,
-    config: String,
-    /// Their digests, and the images they came with where that was asked for. An
-    /// image without layers has a root all the same.
+    /// The id of what is listed.
+    id: String,
+    /// The digests of an image's layers, and the images they came with where that was asked for.
     layers: Vec<(String, Option<String>)>,
     state: JsonState,
 }
@@ -167,27 +161,24 @@ enum JsonState {
 
 impl JsonListing {
     pub fn new(listing: Listing) -> JsonListing {
-        let image = listing.image();
-        JsonListing {
-            config: image.config.hex(),
-            layers: image
-                .layers
-                .iter()
-                .enumerate()
-                .map(|(at, layer)| {
+        let (id, layers) = match &listing.opened {
+            Opened::Image(image) => {
+                let layers = image.layers.iter().enumerate().map(|(at, layer)| {
                     let ids = image.ids.as_ref();
                     let id = ids.and_then(|ids| ids.get(at)).cloned();
                     (layer.digest.to_string(), id)
-                })
-                .collect(),
-            listing,
-            state: JsonState::Start,
-        }
+                });
+                (image.config.hex(), layers.collect())
+            }
+            // Artifacts often share one empty config, which identifies none of them.
+            Opened::Artifact(artifact) => (artifact.manifest().hex(), Vec::new()),
+        };
+        JsonListing { listing, id, layers, state: JsonState::Start }
     }
 
     /// Appends about `size` bytes of the array; `None` when it is complete already.
     pub fn write(&mut self, size: usize, buffer: &mut Vec<u8>) -> Result<Option<Stop>> {
-        let JsonListing { listing, config, layers, state } = self;
+        let JsonListing { listing, id, layers, state } = self;
         if *state == JsonState::End {
             return Ok(None);
         }
@@ -195,15 +186,15 @@ impl JsonListing {
             JsonState::Start => "[",
             JsonState::Middle | JsonState::End => ",\n",
         };
+        let opened = listing.opened.clone();
         let stop = listing.visit(|node| {
             buffer.extend_from_slice(separator.as_bytes());
             separator = ",\n";
-            let (layer, id) = match layers.get(node.layer) {
-                Some((layer, id)) => (layer.as_str(), id.as_ref()),
-                None => ("", None),
+            let (layer, image) = match layers.get(node.layer) {
+                Some((layer, image)) => (Some(Cow::from(layer)), image.as_ref()),
+                None => (opened.layer(node).map(|blob| blob.to_string().into()), None),
             };
-            let image = id.unwrap_or(config);
-            write_entry(buffer, &node.path, &node.entry, image, layer);
+            write_entry(buffer, &node.path, &node.entry, image.unwrap_or(id), layer.as_deref());
             buffer.len() < size
         })?;
         if stop == Stop::Pause {
@@ -246,12 +237,13 @@ struct EntryJson<'a> {
     major: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     minor: Option<u32>,
-    layer: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    layer: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     digest: Option<&'a str>,
 }
 
-fn write_entry(buffer: &mut Vec<u8>, path: &[u8], entry: &Entry, config: &str, layer: &str) {
+fn write_entry(buffer: &mut Vec<u8>, path: &[u8], entry: &Entry, image: &str, layer: Option<&str>) {
     let path = absolute(path, entry);
     let device = matches!(entry.kind, Kind::Character | Kind::Block).then_some(entry.device);
     let linkname = (entry.kind == Kind::Symlink).then_some(entry.link.as_slice());
@@ -263,7 +255,7 @@ fn write_entry(buffer: &mut Vec<u8>, path: &[u8], entry: &Entry, config: &str, l
         size: entry.size,
         mode: entry.mode,
         mtime: milliseconds(entry.mtime),
-        image: config,
+        image,
         linkname: linkname.map(String::from_utf8_lossy),
         linkname_bytes: linkname.and_then(encoded),
         uid: entry.uid,
@@ -359,7 +351,7 @@ mod tests {
             let mut entry = Entry::implicit(Kind::Regular);
             change(&mut entry);
             let mut buffer = Vec::new();
-            write_entry(&mut buffer, path, &entry, "c0", "sha256:00");
+            write_entry(&mut buffer, path, &entry, "c0", Some("sha256:00"));
             String::from_utf8(buffer).expect("JSON")
         };
         let common = r#""image":"c0""#;

@@ -1,9 +1,10 @@
-//! From a reference or an id to the layers of one image. The store is asked each
+//! From a reference or an id to the layers of one image, or to an artifact. The store is asked each
 //! time what a tag or digest means and what a repository holds; only what the
 //! answer means is kept. Sources: image-spec image-index.md; the choice among
 //! platforms is containerd's (`images.Manifest`, `platforms`).
 
 use std::collections::{BTreeSet, HashSet};
+use std::ops::Deref;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -12,7 +13,8 @@ use quick_cache::sync::Cache;
 
 use super::id::{LATEST, digits};
 use super::{
-    Candidate, Error, FOREIGN_LINKS_MAX, Id, Image, LAYERS_MAX, Node, Platform, Result, links, view,
+    Artifact, Candidate, Error, FOREIGN_LINKS_MAX, FileTree, Id, Image, LAYERS_MAX, Node, Platform,
+    Result, links, view,
 };
 use crate::index::Layers;
 use crate::index::ids::{IdKind, ImageRow};
@@ -45,6 +47,41 @@ const AVAILABLE: usize = 50;
 type Asked = (Repository, Digest, Option<Platform>, Option<usize>);
 /// And what it means.
 type Known = Cache<Asked, Arc<Image>>;
+
+/// What a reference or an id leads to.
+#[derive(Clone, Debug)]
+pub enum Opened {
+    Image(Arc<Image>),
+    Artifact(Arc<Artifact>),
+}
+
+impl Opened {
+    /// Where it was found, and so who may read it.
+    pub fn repository(&self) -> &Repository {
+        match self {
+            Opened::Image(image) => &image.repository,
+            Opened::Artifact(artifact) => artifact.repository(),
+        }
+    }
+
+    pub fn into_tree(self) -> Arc<dyn FileTree> {
+        match self {
+            Opened::Image(image) => image,
+            Opened::Artifact(artifact) => artifact,
+        }
+    }
+}
+
+impl Deref for Opened {
+    type Target = dyn FileTree;
+
+    fn deref(&self) -> &(dyn FileTree + 'static) {
+        match self {
+            Opened::Image(image) => &**image,
+            Opened::Artifact(artifact) => &**artifact,
+        }
+    }
+}
 
 /// Where an id leads.
 struct Located {
@@ -100,10 +137,9 @@ impl Images {
         &self.layers
     }
 
-    /// The image that `id` means, wherever it is. Without a platform, an index
-    /// stands for its image for the host. Waits for layers that have to be
-    /// indexed first.
-    pub fn open(&self, id: &Id, platform: Option<&Platform>) -> Result<Arc<Image>> {
+    /// The image or artifact that `id` means, wherever it is. Without a platform, an index stands
+    /// for its image for the host. Waits for layers that have to be indexed first.
+    pub fn open(&self, id: &Id, platform: Option<&Platform>) -> Result<Opened> {
         self.open_where(id, platform, &|_| true)
     }
 
@@ -113,7 +149,7 @@ impl Images {
         id: &Id,
         platform: Option<&Platform>,
         permitted: &dyn Fn(&Repository) -> bool,
-    ) -> Result<Arc<Image>> {
+    ) -> Result<Opened> {
         let mut unfit = HashSet::new();
         let mut lacking = None;
         loop {
@@ -126,11 +162,14 @@ impl Images {
             };
             match (self.open_part(&repository, &reference, platform, layers), id, &reference) {
                 // Anybody may push a config of somebody else's with other layers. Under the config's
-                // digest only the layers that it describes are shown.
-                (Ok(image), ..) if by_config && !image.is_described => {
-                    unfit.insert((repository, image.manifest));
+                // digest only the layers that it describes are shown, and so nothing of an artifact.
+                (Ok(opened), ..)
+                    if by_config
+                        && !matches!(&opened, Opened::Image(image) if image.is_described) =>
+                {
+                    unfit.insert((repository, opened.manifest()));
                 }
-                (Ok(image), ..) => return Ok(image),
+                (Ok(opened), ..) => return Ok(opened),
                 // As hex digits, it is an id that no image has.
                 (
                     Err(Error::Storage(storage::Error::ManifestUnknown { .. })),
@@ -297,15 +336,29 @@ impl Images {
         known.filter(|image| image.renewed == renewed)
     }
 
-    /// [`Images::open_in`], if it was opened a short time ago: waits for nothing.
+    /// [`Images::open_in`], if that waits for nothing: an artifact, or an image that was opened a
+    /// short time ago.
     pub fn opened_in(
         &self,
         repository: &Repository,
         reference: &Reference,
         platform: Option<&Platform>,
-    ) -> Result<Option<Arc<Image>>> {
+    ) -> Result<Option<Opened>> {
         let stored = self.layers.storage().manifest(repository, reference)?;
-        self.recall(&(repository.clone(), stored.digest, platform.cloned(), None))
+        let asked = (repository.clone(), stored.digest, platform.cloned(), None);
+        match self.recall(&asked)? {
+            Some(image) => Ok(Some(Opened::Image(image))),
+            None => self.artifact(repository, &stored),
+        }
+    }
+
+    /// The artifact that a manifest is; `None`: it says that it is an image.
+    fn artifact(&self, repository: &Repository, stored: &StoredManifest) -> Result<Option<Opened>> {
+        if !Artifact::is_one(stored) {
+            return Ok(None);
+        }
+        let artifact = Artifact::new(&self.layers, repository, stored, None)?;
+        Ok(Some(Opened::Artifact(Arc::new(artifact))))
     }
 
     /// The platforms that an index names and that are here; `None` for anything else.
@@ -330,13 +383,13 @@ impl Images {
         Ok(Some(platforms))
     }
 
-    /// An image of one repository.
+    /// An image or artifact of one repository.
     pub fn open_in(
         &self,
         repository: &Repository,
         reference: &Reference,
         platform: Option<&Platform>,
-    ) -> Result<Arc<Image>> {
+    ) -> Result<Opened> {
         self.open_part(repository, reference, platform, None)
     }
 
@@ -346,25 +399,32 @@ impl Images {
         reference: &Reference,
         platform: Option<&Platform>,
         layers: Option<usize>,
-    ) -> Result<Arc<Image>> {
+    ) -> Result<Opened> {
         let storage = self.layers.storage();
         let stored = storage.manifest(repository, reference)?;
         let asked = (repository.clone(), stored.digest, platform.cloned(), layers);
         if let Some(image) = self.recall(&asked)? {
-            return Ok(image);
+            return Ok(Opened::Image(image));
+        }
+        // An id of the first API means an image, whatever the manifest says of itself: otherwise a
+        // pushed artifact with the same layers would show in the image's place.
+        if layers.is_none()
+            && let Some(artifact) = self.artifact(repository, &stored)?
+        {
+            return Ok(artifact);
         }
         let leaf = self.leaf(repository, &stored, platform)?;
-        let by_itself = (repository.clone(), leaf.digest, None, layers);
-        let image = match self.known(&by_itself) {
-            Some(image) => image,
-            None => {
-                let image = Arc::new(self.load(repository, leaf, layers)?);
-                self.known.insert(by_itself, Arc::clone(&image));
-                image
+        let opened = match platform {
+            None if leaf.digest == stored.digest => {
+                Opened::Image(Arc::new(self.load(repository, leaf, layers)?))
             }
+            // The same image has other names: it is kept once.
+            _ => self.open_part(repository, &Reference::Digest(leaf.digest), None, layers)?,
         };
-        self.known.insert(asked, Arc::clone(&image));
-        Ok(image)
+        if let Opened::Image(image) = &opened {
+            self.known.insert(asked, Arc::clone(image));
+        }
+        Ok(opened)
     }
 
     /// The image manifest that a manifest is or leads to.

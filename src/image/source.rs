@@ -1,5 +1,6 @@
-//! What the mount stands on: a [`View`] names images, a [`FileTree`] is one of them. [`Images`] and
-//! [`Image`] implement them over a local store; a view of another server can implement them too.
+//! What the faces stand on: a [`View`] names images for the mount, a [`FileTree`] is an image or an
+//! [`Artifact`]. [`Images`] and [`Image`] implement them over a local store; a view of another server
+//! can implement them too.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -7,7 +8,8 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::{
-    Artifact, Content, Error, Folder, Identity, Image, Images, Node, Platform, Result, Time,
+    Artifact, At, Content, Error, Folder, Identity, Image, Images, Kind, Node, Opened, Platform,
+    Result, Time,
 };
 use crate::oci::{Digest, ManifestError, Reference, Repository, Tag};
 
@@ -72,13 +74,24 @@ pub trait View: fmt::Debug + Send + Sync {
     ) -> Result<Option<Arc<dyn FileTree>>>;
 }
 
-/// The files of one image. What they say never changes.
+/// The files of one image or artifact. What they say never changes.
 pub trait FileTree: fmt::Debug + fmt::Display + Send + Sync {
     /// The digest of the image's own manifest.
     fn manifest(&self) -> Digest;
 
-    /// What lies at a path, without following a symbolic link at its end.
-    fn node(&self, path: &[u8]) -> Result<Node>;
+    /// What lies at a path, with or without slashes at its ends. Symbolic links on the way are
+    /// followed; with `follow`, the last one too.
+    fn node(&self, path: &[u8], follow: bool) -> Result<Node>;
+
+    /// The regular file at a path, symbolic links followed.
+    fn file(&self, path: &[u8]) -> Result<Node> {
+        let node = self.node(path, true)?;
+        match node.entry.kind {
+            Kind::Regular => Ok(node),
+            _ if node.is_directory() => Err(Error::IsDirectory(At::new(self, path))),
+            _ => Err(Error::NotAFile(At::new(self, path))),
+        }
+    }
 
     fn lookup(&self, directory: &Node, name: &[u8]) -> Result<Option<Node>>;
 
@@ -91,7 +104,13 @@ pub trait FileTree: fmt::Debug + fmt::Display + Send + Sync {
     /// How many names lead to a node's inode. `None`: they would have to be counted.
     fn links(&self, node: &Node, may_block: MayBlock) -> Result<Option<u32>>;
 
-    /// The digest of the layer that a node comes from.
+    /// Calls `visit` with every name of the inode of a node that is no directory, in no order.
+    fn names(&self, node: &Node, visit: &mut dyn FnMut(&[u8])) -> Result<()> {
+        visit(&node.path);
+        Ok(())
+    }
+
+    /// The digest of the layer or blob that a node comes from.
     fn layer(&self, node: &Node) -> Option<Digest>;
 
     /// Reads a regular file from `offset` on, holes as zeros. Fills `buffer` unless the file ends;
@@ -119,7 +138,7 @@ pub trait FileTree: fmt::Debug + fmt::Display + Send + Sync {
 pub type Nodes<'a> = Box<dyn Iterator<Item = Result<Node>> + 'a>;
 
 /// Times before 1970 count as 1970.
-fn time(time: SystemTime) -> Time {
+pub(super) fn time(time: SystemTime) -> Time {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     Time {
         seconds: i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
@@ -171,29 +190,23 @@ impl View for Images {
         may_block: MayBlock,
     ) -> Result<Option<Arc<dyn FileTree>>> {
         let reference = Reference::Digest(*digest);
-        let stored = self.layers().storage().manifest(repository, &reference)?;
-        let documents = |reason: Option<Error>| {
-            let target = View::target(self, repository, &reference)?;
-            let changed = target.map_or(Time::default(), |target| target.changed);
-            let reason = reason.map(|error| error.to_string());
-            let artifact = Artifact::new(self.layers(), repository, &stored, changed, reason)?;
-            Ok(Some(Arc::new(artifact) as Arc<dyn FileTree>))
-        };
-        if Artifact::is_one(&stored) {
-            return documents(None);
-        }
         let opened = match may_block {
             MayBlock::Yes => self.open_in(repository, &reference, platform).map(Some),
             MayBlock::No => self.opened_in(repository, &reference, platform),
         };
         match opened {
-            Ok(image) => Ok(image.map(|image| image as Arc<dyn FileTree>)),
+            Ok(opened) => Ok(opened.map(Opened::into_tree)),
             // Nothing is damaged, but there is nothing to merge here.
             Err(
                 error @ (Error::NoPlatform { .. }
                 | Error::ForeignLayer { .. }
                 | Error::Manifest { cause: ManifestError::Schema1, .. }),
-            ) => documents(Some(error)),
+            ) => {
+                let stored = self.layers().storage().manifest(repository, &reference)?;
+                let reason = Some(error.to_string());
+                let artifact = Artifact::new(self.layers(), repository, &stored, reason)?;
+                Ok(Some(Arc::new(artifact)))
+            }
             Err(error) => Err(error),
         }
     }
@@ -204,8 +217,8 @@ impl FileTree for Image {
         self.manifest
     }
 
-    fn node(&self, path: &[u8]) -> Result<Node> {
-        self.node(path, false)
+    fn node(&self, path: &[u8], follow: bool) -> Result<Node> {
+        self.node(path, follow)
     }
 
     fn lookup(&self, directory: &Node, name: &[u8]) -> Result<Option<Node>> {
@@ -225,6 +238,10 @@ impl FileTree for Image {
             MayBlock::No if !self.knows_links(node) => Ok(None),
             _ => self.links(node).map(Some),
         }
+    }
+
+    fn names(&self, node: &Node, visit: &mut dyn FnMut(&[u8])) -> Result<()> {
+        self.names(node, visit)
     }
 
     fn layer(&self, node: &Node) -> Option<Digest> {

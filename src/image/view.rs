@@ -12,7 +12,7 @@ use crate::index::records::{Entry, Extent, Kind};
 
 /// Longest path in bytes, and longest name that can be missing.
 pub(super) const PATH_MAX: usize = 4096;
-const NAME_MAX: usize = 255;
+pub(super) const NAME_MAX: usize = 255;
 /// Links followed on one path, as in Linux (`MAXSYMLINKS`).
 const LINKS_MAX: u32 = 40;
 /// Components looked up on one path, those of links included. A path has room

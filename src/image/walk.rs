@@ -4,9 +4,8 @@
 //! the way only where to go on: a step down and up again costs a look-up.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
-use super::{At, Error, Image, Node, Result};
+use super::{At, Error, FileTree, Node, Result};
 
 /// Children read at a time. The rest of them is dropped when the walk goes down,
 /// so it starts with few.
@@ -18,8 +17,8 @@ const PAGE_BYTES: usize = 1 << 20;
 /// Walks below a directory: each directory comes before what it has, and names in
 /// order. After an error it ends.
 #[derive(Debug)]
-pub struct Walk {
-    image: Arc<Image>,
+pub struct Walk<'a> {
+    tree: &'a dyn FileTree,
     levels: Vec<Level>,
     /// Read ahead in the last level.
     page: VecDeque<Node>,
@@ -47,10 +46,10 @@ fn after(name: &[u8]) -> Vec<u8> {
     [name, b"\0"].concat()
 }
 
-impl Walk {
-    pub fn new(image: Arc<Image>, directory: Node) -> Walk {
+impl<'a> Walk<'a> {
+    pub fn new(tree: &'a dyn FileTree, directory: Node) -> Walk<'a> {
         Walk {
-            image,
+            tree,
             levels: vec![Level::new(directory)],
             page: VecDeque::new(),
             size: PAGE_FIRST,
@@ -58,22 +57,22 @@ impl Walk {
         }
     }
 
-    /// The same from behind `path` on, a path of the image below the directory.
-    /// What the walk gave last can be it; but it need not exist.
-    pub fn after(image: Arc<Image>, directory: Node, path: &[u8]) -> Result<Walk> {
+    /// Goes on behind `path`, a path below the directory, such as the one that another walk returned
+    /// last. It need not exist.
+    pub fn after(tree: &'a dyn FileTree, directory: Node, path: &[u8]) -> Result<Walk<'a>> {
         let below = match path.strip_prefix(directory.path.as_slice()) {
             Some(below) if directory.path.is_empty() => below,
             Some([b'/', below @ ..]) => below,
             Some([]) => b"",
-            _ => return Err(Error::NotFound(At::new(&image, path))),
+            _ => return Err(Error::NotFound(At::new(tree, path))),
         };
-        let mut walk = Walk::new(image, directory);
+        let mut walk = Walk::new(tree, directory);
         for name in below.split(|&b| b == b'/').filter(|name| !name.is_empty()) {
             let Some(level) = walk.levels.last_mut() else {
                 break;
             };
             level.from = Some(after(name));
-            match walk.image.lookup(&level.directory, name)? {
+            match tree.lookup(&level.directory, name)? {
                 Some(child) if child.is_directory() => walk.levels.push(Level::new(child)),
                 _ => break,
             }
@@ -106,7 +105,7 @@ impl Walk {
                 continue;
             };
             let (mut full, mut bytes) = (false, 0);
-            for child in self.image.children(&level.directory, from)? {
+            for child in self.tree.children(&level.directory, from)? {
                 let child = child?;
                 bytes += child.bytes();
                 self.page.push_back(child);
@@ -121,7 +120,7 @@ impl Walk {
     }
 }
 
-impl Iterator for Walk {
+impl Iterator for Walk<'_> {
     type Item = Result<Node>;
 
     fn next(&mut self) -> Option<Result<Node>> {

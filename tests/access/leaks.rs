@@ -3,7 +3,7 @@
 use registry::oci::Algorithm;
 use serde_json::{Value, json};
 
-use crate::common::{OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, descriptor, image_manifest};
+use crate::common::{OCI_CONFIG, OCI_EMPTY, OCI_LAYER, OCI_MANIFEST, descriptor, image_manifest};
 use crate::support::{folder, get_as, push, send_as, start, user};
 
 #[test]
@@ -93,6 +93,44 @@ fn ids_and_their_beginnings() {
         assert_eq!(tree(&stranger, id).status, 404, "{id}: gone from where he may read");
         assert_eq!(tree(&user("reader"), id).status, 200, "{id}");
     }
+}
+
+/// The documents of an artifact are found where the user may read them, and only there.
+#[test]
+fn artifacts() {
+    let dir = folder();
+    let registry = start(dir.path(), &[]);
+    let (empty, kind) = ((OCI_EMPTY, "{}"), json!({"artifactType": "application/x.test"}));
+    let blobs = [("text/plain", "secret", Some("note"))];
+    let push = |name: &str| registry.push_artifact(name, "note", empty, &blobs, kind.clone());
+    let digest = push("team/app");
+    let (reader, stranger) = (user("reader"), user("stranger"));
+    let statuses = |who: &str| {
+        let ids = [digest.to_string(), digest.hex(), digest.hex()[..12].to_owned()];
+        let ids = ids.into_iter().chain(["team%2Fapp:note".to_owned()]);
+        let mut urls: Vec<String> = ids.map(|id| format!("/v1/images/{id}/VIEW")).collect();
+        urls.extend(
+            ["note", &digest.to_string()].map(|name| format!("/v2/team/app/_files/VIEW/{name}")),
+        );
+        let views = [("tree", ""), ("blobs", "/note"), ("blobs", "/manifest.json"), ("tar", "")];
+        let get = |url: &String, (view, path): (&str, &str)| {
+            get_as(&registry, Some(who), &(url.replace("VIEW", view) + path)).status
+        };
+        urls.iter().map(|url| views.map(|view| get(url, view))).collect::<Vec<_>>()
+    };
+    assert_eq!(statuses(&reader), [[200; 4]; 6]);
+    assert_eq!(statuses(&stranger), [[404; 4]; 6]);
+    assert_eq!(push("other/app"), digest);
+    // The digest leads where it may be read, the name of the other repository nowhere.
+    let (found, hidden) = ([200; 4], [404; 4]);
+    assert_eq!(statuses(&stranger), [found, found, found, hidden, hidden, hidden]);
+    // A blob that only the other repository holds is left out.
+    let path = format!("/v2/other/app/blobs/{}", Algorithm::Sha256.digest(b"secret"));
+    assert_eq!(registry.delete(&path).status, 202);
+    let there = get_as(&registry, Some(&stranger), "/v2/other/app/_files/tree/note/");
+    assert!(there.status == 200 && !there.text().contains("/note\""), "{}", there.text());
+    let url = "/v2/other/app/_files/blobs/note/note";
+    assert_eq!(get_as(&registry, Some(&stranger), url).status, 404);
 }
 
 #[test]

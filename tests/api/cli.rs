@@ -24,7 +24,7 @@ fn output(dir: &Path, arguments: &[&str]) -> Output {
 
 /// What a command prints that must succeed and not complain.
 #[track_caller]
-fn printed(dir: &Path, arguments: &[&str]) -> Vec<u8> {
+pub fn printed(dir: &Path, arguments: &[&str]) -> Vec<u8> {
     let output = output(dir, arguments);
     let complaint = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{arguments:?}: {complaint}");
@@ -33,13 +33,13 @@ fn printed(dir: &Path, arguments: &[&str]) -> Vec<u8> {
 }
 
 #[track_caller]
-fn text(dir: &Path, arguments: &[&str]) -> String {
+pub fn text(dir: &Path, arguments: &[&str]) -> String {
     String::from_utf8(printed(dir, arguments)).expect("UTF-8")
 }
 
 /// Checks a failure: its exit code, and what stderr says.
 #[track_caller]
-fn fails(dir: &Path, arguments: &[&str], code: i32, complaint: &str) -> Vec<u8> {
+pub fn fails(dir: &Path, arguments: &[&str], code: i32, complaint: &str) -> Vec<u8> {
     let output = output(dir, arguments);
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(code), "{arguments:?}: {stderr}");

@@ -109,7 +109,7 @@ fn field<'a>(entries: &'a [Value], name: &str) -> Vec<&'a str> {
     entries.iter().map(text).collect()
 }
 
-fn paths(reply: &Reply) -> Vec<String> {
+pub fn paths(reply: &Reply) -> Vec<String> {
     let entries = listing(reply);
     let paths = field(&entries, "path");
     paths.into_iter().map(str::to_owned).collect()
@@ -291,7 +291,7 @@ const ALL: [&str; 18] = [
 ];
 
 /// All pages, each of at most `limit` entries.
-fn paged(registry: &Registry, first: &str, limit: usize) -> Vec<String> {
+pub fn paged(registry: &Registry, first: &str, limit: usize) -> Vec<String> {
     let mut all = Vec::new();
     let mut next = Some(first.to_owned());
     while let Some(path) = next {
@@ -536,7 +536,7 @@ fn ranges() {
 }
 
 /// What `tar -tv` says of an archive.
-fn table(archive: &[u8], gzip: bool) -> Vec<String> {
+pub fn table(archive: &[u8], gzip: bool) -> Vec<String> {
     let mut tar = Command::new("tar")
         .args(["--utc", "--full-time", "--numeric-owner"])
         .arg(if gzip { "-tzvf" } else { "-tvf" })

@@ -4,6 +4,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod artifacts;
 mod blobs;
 mod browser;
 mod catalog;

@@ -225,6 +225,37 @@ impl Registry {
         assert_eq!(reply.status, 201, "{}", reply.text());
         Algorithm::Sha256.digest(manifest.as_bytes())
     }
+
+    /// Pushes a manifest of blobs: their media types, contents and titles. `more` is added to the
+    /// manifest.
+    pub fn push_artifact(
+        &self,
+        repository: &str,
+        tag: &str,
+        config: (&str, &str),
+        blobs: &[(&str, &str, Option<&str>)],
+        more: Value,
+    ) -> Digest {
+        let blob = |kind: &str, content: &str| {
+            descriptor(kind, &self.push_blob(repository, content.as_bytes()), content.len())
+        };
+        let layers = blobs.iter().map(|(kind, content, title)| {
+            let mut layer = blob(kind, content);
+            if let Some(title) = title {
+                layer["annotations"] = json!({"org.opencontainers.image.title": title});
+            }
+            layer
+        });
+        let mut manifest = json!({"schemaVersion": 2, "mediaType": OCI_MANIFEST,
+            "config": blob(config.0, config.1), "layers": layers.collect::<Vec<_>>()});
+        if let Value::Object(more) = more {
+            manifest.as_object_mut().expect("an object").extend(more);
+        }
+        let text = manifest.to_string();
+        let reply = self.push_manifest(repository, tag, OCI_MANIFEST, text.as_bytes());
+        assert_eq!(reply.status, 201, "{}", reply.text());
+        Algorithm::Sha256.digest(text.as_bytes())
+    }
 }
 
 impl Drop for Registry {

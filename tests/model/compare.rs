@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::sync::Arc;
 
-use registry::image::{Error, Image, Node, Walk};
+use registry::image::{Error, Image, Node, Walk, write_tar};
 use registry::index;
 use registry::index::records::Kind;
 
@@ -32,7 +32,7 @@ pub fn compare(store: &Store, layers: &[Vec<Member>]) {
 
 fn walk(image: &Arc<Image>) -> Vec<Node> {
     let root = image.root().clone();
-    Walk::new(Arc::clone(image), root).collect::<Result<_, _>>().unwrap()
+    Walk::new(&**image, root).collect::<Result<_, _>>().unwrap()
 }
 
 fn text(path: &[u8]) -> &str {
@@ -164,7 +164,7 @@ fn pages(image: &Arc<Image>, nodes: &[Node]) {
     }
     for (place, node) in nodes.iter().enumerate() {
         let root = image.root().clone();
-        let rest: Vec<Vec<u8>> = Walk::after(Arc::clone(image), root, &node.path)
+        let rest: Vec<Vec<u8>> = Walk::after(&**image, root, &node.path)
             .unwrap()
             .map(|node| node.unwrap().path)
             .collect();
@@ -177,7 +177,7 @@ fn pages(image: &Arc<Image>, nodes: &[Node]) {
 fn archive(store: &Store, image: &Arc<Image>, tree: &Tree) {
     let export = |image: &Arc<Image>| {
         let mut tar = Vec::new();
-        image.write_tar(image.root(), &mut tar).unwrap();
+        write_tar(&**image, image.root(), &mut tar).unwrap();
         tar
     };
     let tar = export(image);

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::common::tar::Tar;
 use super::common::{OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST, descriptor};
 use super::compare;
-use super::store::Store;
+use super::store::{Store, an_image};
 
 const AMD64: (&str, &str) = ("linux", "amd64");
 
@@ -43,7 +43,7 @@ fn store() -> Store {
 }
 
 fn open(store: &Store, text: &str) -> Result<Arc<Image>> {
-    store.images.open(&id(text), None)
+    store.images.open(&id(text), None).map(an_image)
 }
 
 fn child(digest: &Digest, platform: Option<&str>) -> Value {
@@ -98,9 +98,9 @@ fn by_reference_and_id() {
     assert!(!unknown("team/app:other"));
 
     let tag = Reference::Tag("1.4".parse().unwrap());
-    let image = store.images.open_in(&app, &tag, None).unwrap();
+    let image = store.images.open_in(&app, &tag, None).map(an_image).unwrap();
     assert_eq!(image.manifest, two);
-    let again = store.images.open_in(&app, &tag, None).unwrap();
+    let again = store.images.open_in(&app, &tag, None).map(an_image).unwrap();
     assert!(Arc::ptr_eq(&image, &again), "kept");
 
     // A repository called like an id.
@@ -120,7 +120,7 @@ fn the_store_is_the_truth() {
     assert_eq!(found_in(&hex), a);
     let only_b = |repository: &Repository| *repository == b;
     let permitted = store.images.open_where(&id(&hex[..12]), None, &only_b);
-    assert_eq!(permitted.unwrap().repository, b);
+    assert_eq!(*permitted.unwrap().repository(), b);
     let error = |name: &str| {
         let opened = store.images.open_where(&id(name), None, &only_b);
         opened.unwrap_err().to_string()
@@ -175,7 +175,7 @@ fn an_existing_store() {
         let store = Store::new();
         let app = repository("app");
         let image = store.push_tars(&app, "t", &[tar("x")], AMD64);
-        let config = store.images.open(&id("app:t"), None).unwrap().config;
+        let config = store.images.open(&id("app:t"), None).map(an_image).unwrap().config;
         store.index.remove_images(&app, &image, &ids(config)).unwrap();
         assert!(matches!(
             open(&store, &config.hex()),
@@ -223,19 +223,19 @@ fn platforms() {
     ] {
         let platform: Platform = wanted.parse().unwrap();
         for text in ["app:many".to_owned(), many.hex()] {
-            let image = store.images.open(&id(&text), Some(&platform)).unwrap();
+            let image = store.images.open(&id(&text), Some(&platform)).map(an_image).unwrap();
             assert_eq!(image.manifest, want, "{wanted}");
         }
     }
     let host = Platform::host();
     let by_default = open(&store, "app:many").map(|image| image.manifest);
     let by_host = store.images.open(&id("app:many"), Some(&host));
-    assert_eq!(by_default.ok(), by_host.ok().map(|image| image.manifest));
+    assert_eq!(by_default.ok(), by_host.ok().map(|image| image.manifest()));
 
     let failed = |reference: &str, platform: &str| {
         let platform: Platform = platform.parse().unwrap();
         let opened = store.images.open(&id(reference), Some(&platform));
-        match opened.map(|image| image.manifest) {
+        match opened.map(|image| image.manifest()) {
             Err(Error::NoPlatform { available, .. }) => available.join(" "),
             Err(Error::Storage(storage::Error::ManifestUnknown { reference, .. })) => {
                 reference.to_string()
@@ -260,7 +260,7 @@ fn indexes_of_indexes() {
     let platform: Platform = "linux/amd64".parse().unwrap();
     let open = |tag: &str| {
         let opened = store.images.open(&id(&format!("app:{tag}")), Some(&platform));
-        opened.map(|image| image.manifest)
+        opened.map(|image| image.manifest())
     };
     let mut inner = image;
     for depth in 1..=10 {
@@ -384,7 +384,7 @@ fn a_layer_indexed_anew() {
     let manifest = store.push_tars(&app, "t", &[tar("x")], AMD64);
     let open = || {
         let reference = Reference::Digest(manifest);
-        store.images.open_in(&app, &reference, None).unwrap()
+        store.images.open_in(&app, &reference, None).map(an_image).unwrap()
     };
     let before = open();
     assert!(Arc::ptr_eq(&before, &open()));
@@ -427,7 +427,7 @@ fn a_copy_that_is_gone() {
     let layer = encoder.finish().unwrap();
     let manifest = store.push_tars(&app, "t", &[layer], AMD64);
     let reference = Reference::Digest(manifest);
-    let image = store.images.open_in(&app, &reference, None).unwrap();
+    let image = store.images.open_in(&app, &reference, None).map(an_image).unwrap();
     assert!(image.layers[0].record.copied);
     std::fs::remove_dir_all(store.db.with_file_name("seekable")).unwrap();
     let images = Images::new(Arc::clone(store.images.layers()));

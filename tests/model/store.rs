@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use registry::image::{Image, Images, Result};
+use registry::image::{Image, Images, Opened, Result};
 use registry::index::ids::Ids;
 use registry::index::{Index, LayerOptions, Layers, Limits};
 use registry::oci::{Algorithm, Contents, Digest, Manifest, Reference, Repository, Tag};
@@ -113,12 +113,21 @@ impl Store {
         self.images_made.set(number + 1);
         let tag = format!("t{number}");
         let digest = self.push_tars(&repository, &tag, tars, ("linux", "amd64"));
-        self.images.open_in(&repository, &Reference::Digest(digest), None)
+        self.images.open_in(&repository, &Reference::Digest(digest), None).map(an_image)
     }
 
     pub fn image(&self, layers: &[Vec<Member>]) -> Result<Arc<Image>> {
         let tars: Vec<Vec<u8>> = layers.iter().map(|layer| tar(layer)).collect();
         self.image_of_tars(&tars)
+    }
+}
+
+/// What was opened, which must be an image.
+#[track_caller]
+pub fn an_image(opened: Opened) -> Arc<Image> {
+    match opened {
+        Opened::Image(image) => image,
+        Opened::Artifact(artifact) => panic!("{artifact} is an artifact"),
     }
 }
 

@@ -5,46 +5,13 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::process::Command;
 
-use registry::oci::{Algorithm, Digest};
+use registry::oci::Algorithm;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::common::mount::Mount;
-use crate::common::{
-    OCI_CONFIG, OCI_EMPTY, OCI_INDEX, OCI_MANIFEST, Registry, descriptor, need, run,
-};
+use crate::common::{OCI_CONFIG, OCI_EMPTY, OCI_INDEX, Registry, descriptor, need, run};
 use crate::support::{layer, list, push, push_for, push_index, set, xattr};
-
-const TITLE: &str = "org.opencontainers.image.title";
-
-/// Pushes a manifest of blobs: their media types, contents and titles.
-fn push_artifact(
-    registry: &Registry,
-    tag: &str,
-    config: (&str, &str),
-    blobs: &[(&str, &str, Option<&str>)],
-    more: Value,
-) -> Digest {
-    let blob = |kind: &str, content: &str| {
-        descriptor(kind, &registry.push_blob("app", content.as_bytes()), content.len())
-    };
-    let layers = blobs.iter().map(|(kind, content, title)| {
-        let mut layer = blob(kind, content);
-        if let Some(title) = title {
-            layer["annotations"] = json!({ TITLE: title });
-        }
-        layer
-    });
-    let mut manifest = json!({"schemaVersion": 2, "mediaType": OCI_MANIFEST,
-        "config": blob(config.0, config.1), "layers": layers.collect::<Vec<_>>()});
-    if let Value::Object(more) = more {
-        manifest.as_object_mut().unwrap().extend(more);
-    }
-    let text = manifest.to_string();
-    let reply = registry.push_manifest("app", tag, OCI_MANIFEST, text.as_bytes());
-    assert_eq!(reply.status, 201, "{}", reply.text());
-    Algorithm::Sha256.digest(text.as_bytes())
-}
 
 /// Pushes an image with all that tools put beside it.
 fn stock(registry: &Registry) {
@@ -54,13 +21,13 @@ fn stock(registry: &Registry) {
     let config = r#"{"architecture":"","os":"","rootfs":{"type":"layers","diff_ids":[]}}"#;
     let signature = "application/vnd.dev.cosign.simplesigning.v1+json";
     let blobs = [(signature, r#"{"critical":{"type":"cosign"}}"#, None)];
-    push_artifact(registry, &tag(".sig"), (OCI_CONFIG, config), &blobs, Value::Null);
+    registry.push_artifact("app", &tag(".sig"), (OCI_CONFIG, config), &blobs, Value::Null);
     let blobs = [("text/spdx+json", r#"{"spdxVersion":"SPDX-2.3"}"#, None)];
-    push_artifact(registry, &tag(".sbom"), (OCI_CONFIG, config), &blobs, Value::Null);
+    registry.push_artifact("app", &tag(".sbom"), (OCI_CONFIG, config), &blobs, Value::Null);
     // As Helm makes it.
     let chart = "application/vnd.cncf.helm.chart.content.v1.tar+gzip";
     let config = ("application/vnd.cncf.helm.config.v1+json", r#"{"name":"app"}"#);
-    push_artifact(registry, "chart", config, &[(chart, "no real tar", None)], Value::Null);
+    registry.push_artifact("app", "chart", config, &[(chart, "no real tar", None)], Value::Null);
     // As ORAS makes it, of files and with titles that no path can be.
     let tar = "application/vnd.oci.image.layer.v1.tar";
     let blobs = [
@@ -70,7 +37,7 @@ fn stock(registry: &Registry) {
         (tar, "a fake\n", Some("manifest.json")),
     ];
     let kind = json!({"artifactType": "application/vnd.example"});
-    push_artifact(registry, "files", (OCI_EMPTY, "{}"), &blobs, kind);
+    registry.push_artifact("app", "files", (OCI_EMPTY, "{}"), &blobs, kind);
     // An index with nothing for this machine, and one as old clients make it of referrers.
     let other = push_for(registry, "linux/s390x", "app", "s390x", &[layer("for", "them")]);
     push_index(registry, "app", "other", &[("linux/s390x", other)]);
