@@ -106,7 +106,7 @@ fn wrong_checksum() {
         ok(put_json(&registry, base), "json");
         ok(put_layer(&registry, base), "layer");
         let message = refused(&put_checksum(&registry, base, &said), 400, why);
-        assert!(message.contains("removed"), "{message}");
+        assert!(message.contains("discarded"), "{message}");
         assert_eq!(registry.get(&at(&base.id, "json")).status, 404);
         refused(&put_layer(&registry, base), 404, "the JSON is gone too");
         let right = put_checksum(&registry, base, &base.checksum());
