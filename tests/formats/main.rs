@@ -4,6 +4,6 @@
 mod common;
 
 mod compression;
+mod go;
 mod tar;
 mod tar_mangle;
-mod tar_peers;

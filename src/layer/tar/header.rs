@@ -1,10 +1,7 @@
-//! One header block of 512 bytes: V7, ustar and GNU, which share all but the
-//! last third.
+//! One header block of 512 bytes: V7, ustar, star and GNU, which share all but the last third.
 //!
-//! Fields are those of POSIX.1-2008 (`pax`, "ustar Interchange Format") and of
-//! the GNU tar manual ("Basic Tar Format"). GNU tar, Python's `tarfile` and Go's
-//! `archive/tar` read malformed numbers each in its own way, so a number is
-//! taken only in a form in which they agree.
+//! Fields are those of POSIX.1-2008 (`pax`, "ustar Interchange Format") and of the GNU tar manual
+//! ("Basic Tar Format"). What stands in them is read as Go's `archive/tar` reads it.
 
 use super::{Problem, Time};
 
@@ -14,9 +11,12 @@ pub type Block = [u8; BLOCK];
 /// What the magic says about the fields behind the link name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
-    /// No magic; or one that Go takes for none.
+    /// No magic, or an unknown one.
     V7,
+    /// ustar and PAX, of any version.
     Ustar,
+    /// ustar with times in the last bytes of the prefix.
+    Star,
     Gnu,
 }
 
@@ -27,18 +27,20 @@ pub struct Header<'a> {
     pub format: Format,
     pub flag: u8,
     /// The name field alone.
-    pub name: &'a [u8],
+    name: &'a [u8],
     /// Stands before the name, with a slash; may be empty.
-    pub prefix: &'a [u8],
+    prefix: &'a [u8],
     pub link: &'a [u8],
     pub mode: u16,
-    pub uid: u32,
-    pub gid: u32,
-    pub size: u64,
+    pub uid: i64,
+    pub gid: i64,
+    pub size: i64,
     pub mtime: Time,
+    /// Major and minor number. V7 has no fields for them, so they are 0 there.
+    pub device: (i64, i64),
 }
 
-/// True for the block that ends a tar.
+/// True for a block of the two that end a tar.
 pub fn is_zero(block: &Block) -> bool {
     block.iter().all(|&byte| byte == 0)
 }
@@ -54,42 +56,36 @@ pub fn checksum_holds(block: &Block) -> bool {
         unsigned += i64::from(byte);
         signed += i64::from(byte.cast_signed());
     }
-    i64::try_from(stored).is_ok_and(|stored| stored == unsigned || stored == signed)
+    stored == unsigned || stored == signed
 }
 
 impl<'a> Header<'a> {
     /// Reads a block whose checksum holds.
     pub fn read(block: &'a Block) -> Result<Header<'a>, Problem> {
         let format = match &block[257..265] {
-            b"ustar\x0000" => Format::Ustar,
+            [b'u', b's', b't', b'a', b'r', 0, ..] if block[508..] == *b"tar\0" => Format::Star,
+            [b'u', b's', b't', b'a', b'r', 0, ..] => Format::Ustar,
             b"ustar  \0" => Format::Gnu,
             _ => Format::V7,
         };
-        // `tarfile` reads these of every member, and stops where it cannot.
-        for field in [&block[329..337], &block[337..345]] {
-            if number(field).is_none() && field.iter().any(|&byte| byte != b' ') {
-                return Err(Problem::Number("device"));
-            }
-        }
-        let id = |field, name| {
-            let value = number(field).and_then(|value| u32::try_from(value).ok());
-            value.ok_or(Problem::Number(name))
-        };
-        let mode = number(&block[100..108]).filter(|&mode| u64::try_from(mode).is_ok());
-        let seconds = number(&block[136..148]).and_then(|time| i64::try_from(time).ok());
-        let flag = block[156];
+        let field =
+            |at: usize, length, name| number(&block[at..at + length]).ok_or(Problem::Number(name));
         Ok(Header {
             block,
             format,
-            flag,
+            flag: block[156],
             name: text(&block[..100]),
-            prefix: prefix(block, format, flag)?,
+            prefix: prefix(block, format)?,
             link: text(&block[157..257]),
-            mode: (mode.ok_or(Problem::Number("mode"))? & 0o7777) as u16,
-            uid: id(&block[108..116], "uid")?,
-            gid: id(&block[116..124], "gid")?,
-            size: size(&block[124..136])?,
-            mtime: Time { seconds: seconds.ok_or(Problem::Number("mtime"))?, nanoseconds: 0 },
+            mode: (field(100, 8, "mode")? & 0o7777) as u16,
+            uid: field(108, 8, "uid")?,
+            gid: field(116, 8, "gid")?,
+            size: field(124, 12, "size")?,
+            mtime: Time { seconds: field(136, 12, "mtime")?, nanoseconds: 0 },
+            device: match format {
+                Format::V7 => (0, 0),
+                _ => (field(329, 8, "device")?, field(337, 8, "device")?),
+            },
         })
     }
 
@@ -101,42 +97,22 @@ impl<'a> Header<'a> {
             [self.prefix, b"/", self.name].concat()
         }
     }
-
-    /// Major and minor number of a device, which must be there.
-    pub fn device(&self) -> Result<(u32, u32), Problem> {
-        let part = |field: &[u8]| {
-            let given = field[0] & 0x80 != 0 || field.iter().any(u8::is_ascii_digit);
-            let value = number(field).and_then(|value| i32::try_from(value).ok());
-            match value.map(u32::try_from) {
-                Some(Ok(value)) if given => Ok(value),
-                _ => Err(Problem::Device),
-            }
-        };
-        if self.format == Format::V7 {
-            return Err(Problem::Device);
-        }
-        Ok((part(&self.block[329..337])?, part(&self.block[337..345])?))
-    }
 }
 
-/// Only ustar has a prefix. `tarfile` takes whatever stands there for one, so
-/// other formats must have nothing there; but GNU's, made with `--incremental`,
-/// has times, and whoever reads images (Go, GNU tar) knows that.
-fn prefix(block: &Block, format: Format, flag: u8) -> Result<&[u8], Problem> {
-    let field = text(&block[345..500]);
-    let harmless = match format {
-        // star's prefix is shorter, and its own times follow.
-        Format::Ustar => field.len() <= 131 || block[508..] != *b"tar\0",
-        Format::Gnu => {
-            field.is_empty() || [345, 357].iter().all(|&at| number(&block[at..at + 12]).is_some())
-        }
-        Format::V7 => field.is_empty(),
-    };
+/// GNU has times in place of a prefix. Writers of before 2017 put a prefix there nevertheless
+/// (<https://go.dev/issue/12594>), so ASCII text that is no time is one.
+fn prefix(block: &Block, format: Format) -> Result<&[u8], Problem> {
+    let time = |at: usize| number(&block[at..at + 12]);
     match format {
-        // The names of extension headers mean nothing.
-        _ if !harmless && !matches!(flag, b'L' | b'K' | b'x' | b'g') => Err(Problem::Prefix),
-        Format::Ustar => Ok(field),
-        _ => Ok(b""),
+        Format::V7 => Ok(b""),
+        Format::Ustar => Ok(text(&block[345..500])),
+        Format::Star if time(476).and(time(488)).is_some() => Ok(text(&block[345..476])),
+        Format::Star => Err(Problem::Number("time")),
+        Format::Gnu => {
+            let are_times = [345, 357].iter().all(|&at| block[at] == 0 || time(at).is_some());
+            let text = text(&block[345..500]);
+            Ok(if are_times || !text.is_ascii() { b"" } else { text })
+        }
     }
 }
 
@@ -145,56 +121,42 @@ pub fn text(field: &[u8]) -> &[u8] {
     &field[..end.unwrap_or(field.len())]
 }
 
-pub fn size(field: &[u8]) -> Result<u64, Problem> {
-    number(field)
-        .and_then(|size| i64::try_from(size).ok())
-        .and_then(|size| u64::try_from(size).ok())
-        .ok_or(Problem::Number("size"))
+/// A number in octal digits, or in base 256: the first bit is set, the second is the sign of a
+/// big-endian number in two's complement. `None` if it is neither, or does not fit.
+pub fn number(field: &[u8]) -> Option<i64> {
+    let lead = field[0];
+    if lead & 0x80 == 0 {
+        return octal(field);
+    }
+    let sign = if lead & 0x40 == 0 { 0 } else { -1 };
+    let first = i128::from(lead & 0x3f) | (sign & !0x3f);
+    // At most 11 bytes follow, so nothing is shifted out.
+    let value = field[1..].iter().fold(first, |value, &byte| (value << 8) | i128::from(byte));
+    i64::try_from(value).ok()
 }
 
-/// Octal, or GNU's base-256: 0x80 or 0xff, then a big-endian number, in two's
-/// complement. Only what GNU tar, `tarfile` and Go all read, and alike.
-fn number(field: &[u8]) -> Option<i128> {
-    match field[0] {
-        lead @ (0x80 | 0xff) => {
-            let start = if lead == 0xff { -1 } else { 0 };
-            // At most 11 bytes follow, so nothing is shifted out.
-            let digits = field[1..].iter();
-            Some(digits.fold(start, |value: i128, &byte| (value << 8) | i128::from(byte)))
-        }
-        _ => octal(field).map(i128::from),
-    }
-}
-
-/// Spaces, digits, spaces, then NUL or the field's end. Without digits it must
-/// be NULs to the end: blanks alone GNU tar refuses, and what stands behind a
-/// leading NUL only some read.
-fn octal(field: &[u8]) -> Option<u64> {
-    let spaces = |bytes: &[u8]| bytes.iter().take_while(|&&byte| byte == b' ').count();
-    let field = &field[spaces(field)..];
-    let digits = field.iter().take_while(|byte| matches!(byte, b'0'..=b'7'));
-    let digits = &field[..digits.count()];
-    let rest = &field[digits.len()..];
-    if digits.is_empty() {
-        return (!rest.is_empty() && rest.iter().all(|&byte| byte == 0)).then_some(0);
-    }
-    let rest = &rest[spaces(rest)..];
-    if !matches!(rest.first(), None | Some(0)) {
-        return None;
-    }
+/// Octal digits up to a NUL, with spaces and NULs around them. Without any digit it is 0.
+fn octal(field: &[u8]) -> Option<i64> {
+    let blank = |byte: &u8| matches!(byte, b' ' | 0);
+    let Some(start) = field.iter().position(|byte| !blank(byte)) else {
+        return Some(0);
+    };
+    let end = field.iter().rposition(|byte| !blank(byte)).map_or(start, |last| last + 1);
     // At most 12 digits: 36 bits.
-    let digits = digits.iter();
-    Some(digits.fold(0, |value, &digit| value * 8 + u64::from(digit - b'0')))
+    text(&field[start..end]).iter().try_fold(0, |value, &byte| {
+        matches!(byte, b'0'..=b'7').then(|| value * 8 + i64::from(byte - b'0'))
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// Values are those of Go 1.19's `archive/tar`.
     #[test]
-    fn numbers_are_read_as_gnu_tar_tarfile_and_go_agree() {
+    fn numbers() {
         // Field, value, why.
-        let cases: &[(&[u8], Option<i128>, &str)] = &[
+        let cases: &[(&[u8], Option<i64>, &str)] = &[
             (b"0000644\0", Some(0o644), "as POSIX has it"),
             (b"00000644", Some(0o644), "all digits"),
             (b"   644 \0", Some(0o644), "V7 padded with spaces"),
@@ -202,34 +164,25 @@ mod tests {
             (b"644\0junk", Some(0o644), "text ends at NUL"),
             (b"\0\0\0\0\0\0\0\0", Some(0), "blank"),
             (b"       \0", Some(0), "spaces and NUL"),
-            (b"        ", None, "GNU tar: blanks where a number is expected"),
-            (b"\x00000644\0", None, "GNU tar skips one leading NUL"),
-            (b"  \0  644", None, "Go trims NULs on the left"),
-            (b"644 junk", None, "GNU tar takes it, tarfile does not"),
+            (b"        ", Some(0), "spaces"),
+            (b"\x00000644\0", Some(0o644), "a leading NUL"),
+            (b"  \0  644", Some(0o644), "blanks of both kinds before it"),
+            (b"644 junk", None, "junk behind a space"),
             (b"0000648\0", None, "8 is no octal digit"),
-            (b"-000644\0", None, "tarfile takes signs, GNU tar base 64"),
-            (b"0o00644\0", None, "Python's own prefix"),
-            (b"6_40000\0", None, "Python's own separator"),
-            (b"\t000644\0", None, "Go trims no tabs"),
-            (b"\x80\0\0\0\0\0\x01\x02", Some(258), "base-256"),
-            (b"\x80\xff\xff\xff\xff\xff\xff\xff", Some(0xff_ffff_ffff_ffff), "base-256, all of it"),
-            (b"\xff\xff\xff\xff\xff\xff\xff\xfe", Some(-2), "base-256, negative"),
-            (b"\x81\0\0\0\0\0\0\0", None, "only Go reads the seventh bit"),
-            (b"\xc0\0\0\0\0\0\0\0", None, "negative for Go only"),
+            (b"-000644\0", None, "a sign"),
+            (b"0o00644\0", None, "a prefix"),
+            (b"6_40000\0", None, "a separator"),
+            (b"\t000644\0", None, "a tab"),
+            (b"\x80\0\0\0\0\0\x01\x02", Some(258), "base 256"),
+            (b"\x80\xff\xff\xff\xff\xff\xff\xff", Some(0xff_ffff_ffff_ffff), "all of it"),
+            (b"\xff\xff\xff\xff\xff\xff\xff\xfe", Some(-2), "base 256, negative"),
+            (b"\x81\0\0\0\0\0\0\0", Some(1 << 56), "the low bits of the first byte count"),
+            (b"\xc0\0\0\0\0\0\0\0", Some(-1 << 62), "as far below zero as 8 bytes go"),
+            (b"\x80\0\0\0\x80\0\0\0\0\0\0\0", None, "2^63"),
+            (b"\xff\xff\xff\xff\x80\0\0\0\0\0\0\0", Some(i64::MIN), "-2^63"),
         ];
         for (field, value, why) in cases {
             assert_eq!(number(field), *value, "{why}: {}", field.escape_ascii());
         }
-        assert_eq!(
-            size(b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff"),
-            Err(Problem::Number("size")),
-            "below zero"
-        );
-        assert_eq!(size(b"\x80\0\0\0\x7f\xff\xff\xff\xff\xff\xff\xff"), Ok(i64::MAX as u64));
-        assert_eq!(
-            size(b"\x80\0\0\0\x80\0\0\0\0\0\0\0"),
-            Err(Problem::Number("size")),
-            "over off_t"
-        );
     }
 }

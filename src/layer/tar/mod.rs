@@ -1,20 +1,15 @@
 //! A tar, as its bytes come: members, and where their content lies. No I/O; the
 //! caller gives bytes in pieces of any size and gets the same events.
 //!
-//! Read are V7, ustar, GNU and PAX. A tar that GNU tar, Python's `tarfile` or
-//! Go's `archive/tar` (Docker, containerd) would clearly read differently is
-//! refused, so that nobody sees other files here than in a container. What that
-//! means for single cases stands where they are decided, here and in the
-//! submodules; these are the ones without a place of their own:
-//! - The first block of zeros ends the tar, as for GNU tar and `tarfile`, also
-//!   when no second one follows; whatever follows is skipped.
-//! - A tar may end without such a block, and without its last member's padding:
-//!   `umoci insert` writes such layers, which Docker and containerd take; the
-//!   others list all members before they complain. No bytes at all are no tar.
-//! - `LIBARCHIVE.xattr.` records are ignored: runtimes apply `SCHILY.xattr.`
-//!   only, which libarchive writes beside them.
-//! - Types that only GNU's backups have, and unknown ones, are refused, as
-//!   runtimes do.
+//! Read are V7, ustar, star, GNU and PAX, as Go's `archive/tar` reads them, because Docker,
+//! containerd and podman unpack layers by it, and users shall see here what a container sees. What
+//! it refuses is refused, and so is what the runtimes cannot make of what it reads, such as types
+//! that only GNU's backups have. In detail:
+//! - Two blocks of zeros end a tar, and whatever follows is skipped. A tar may also end without
+//!   them, without its last member's padding (`umoci insert` writes such layers), or be empty.
+//! - Global extended headers change nothing.
+//! - `LIBARCHIVE.xattr.` records are ignored: runtimes apply `SCHILY.xattr.` only, which libarchive
+//!   writes beside them.
 
 mod header;
 mod pax;
@@ -27,8 +22,8 @@ use serde::{Deserialize, Serialize};
 use header::{BLOCK, Block, Format, Header};
 pub use sparse::Extent;
 
-/// GNU tar and others write a few hundred bytes; an attacker, what he likes.
-const PAX_MAX: u64 = 1 << 20;
+/// Bytes of an extended header, as in Go. Writers need a few hundred; attackers send what they like.
+const EXTENSION_MAX: u64 = 1 << 20;
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
@@ -45,44 +40,24 @@ pub enum Problem {
     Truncated(&'static str),
     #[error("a header with a wrong checksum")]
     Checksum,
+    #[error("a header between the two blocks of zeros that end a tar")]
+    End,
     #[error("a header whose {0} is no number, or out of range")]
     Number(&'static str),
-    #[error("a device without numbers")]
-    Device,
-    #[error("something in place of the name's prefix")]
-    Prefix,
     #[error("a member of type {:?}", char::from(*.0))]
     Type(u8),
-    #[error("data after a header of type {:?}", char::from(*.0))]
-    Data(u8),
-    #[error("a file whose name ends in a slash")]
-    Slash,
     #[error("a link without target")]
     NoTarget,
     #[error("a name or link target of more than {0} bytes")]
     TooLong(usize),
     #[error("an extended header of {0} bytes")]
     ExtensionSize(u64),
-    #[error("a second extended header of type {:?} for one member", char::from(*.0))]
-    Repeated(u8),
-    #[error("two different names, or link targets, for one member")]
-    Conflict,
-    #[error("an extended header with an empty name")]
-    NoName,
-    #[error("an extended header without a member")]
-    Dangling,
-    #[error("something between an extended header and the next block")]
-    ExtensionPadding,
     #[error("a malformed record in a PAX header")]
     PaxRecord,
     #[error("a malformed value in a PAX header")]
     PaxValue,
     #[error("extended attributes of more than {0} bytes")]
     Xattrs(usize),
-    #[error("a global PAX header that sets {0}, which only some programs heed")]
-    Global(String),
-    #[error("part of an incremental or multi-volume archive")]
-    Volume,
     #[error("a sparse file with {0}")]
     Sparse(&'static str),
     #[error("a tar of more bytes than can be counted")]
@@ -192,6 +167,8 @@ enum State {
     Padding {
         left: u64,
     },
+    /// After a block of zeros.
+    HalfEnded,
     Ended,
     Failed(Error),
 }
@@ -203,8 +180,6 @@ struct Pending {
     pax: Option<pax::Records>,
     name: Option<Vec<u8>>,
     link: Option<Vec<u8>>,
-    /// A global header has no effect, but `tarfile` fails when it is the last.
-    global: bool,
 }
 
 impl Parser {
@@ -234,17 +209,18 @@ impl Parser {
     pub fn finish(&mut self) -> Result<(), Error> {
         let part = match &self.state {
             State::Failed(error) => return Err(error.clone()),
-            State::Ended => return Ok(()),
+            State::Ended | State::Padding { .. } | State::Content { left: 0, .. } => return Ok(()),
+            State::Header | State::HalfEnded if self.filled == 0 => return Ok(()),
             State::Header if self.offset < BLOCK as u64 => {
                 return Err(self.fail(Error::NotTar));
             }
-            State::Header if self.filled == 0 => {
-                return self.check_boundary(self.offset).map_err(|error| self.fail(error));
+            // What an extended header has announced need not come, nor its padding.
+            State::Extension { content, size, .. } if content.len() as u64 == *size => {
+                return Ok(());
             }
-            State::Header => "header",
+            State::Header | State::HalfEnded => "header",
             State::Extension { .. } => "extended header",
             State::OldGnuMap(..) | State::LinesMap(..) => "sparse file's map",
-            State::Content { left: 0, .. } | State::Padding { .. } => return Ok(()),
             State::Content { .. } => "member's content",
         };
         Err(self.fail(at(self.offset, Problem::Truncated(part))))
@@ -283,7 +259,7 @@ impl Parser {
                     return Ok(Some(Event::Content(piece)));
                 }
                 State::Extension { .. } => self.extension(input)?,
-                State::Header | State::OldGnuMap(..) | State::LinesMap(..) => {
+                State::Header | State::HalfEnded | State::OldGnuMap(..) | State::LinesMap(..) => {
                     let wanted = (BLOCK - self.filled) as u64;
                     let piece = self.take(input, wanted)?;
                     self.block[self.filled..][..piece.len()].copy_from_slice(piece);
@@ -310,22 +286,18 @@ impl Parser {
         Ok(piece)
     }
 
-    /// No extended header may come last.
-    fn check_boundary(&self, offset: u64) -> Result<(), Error> {
-        if self.pending.start.is_some() || self.pending.global {
-            return Err(at(offset, Problem::Dangling));
-        }
-        Ok(())
-    }
-
     fn whole_block(&mut self) -> Result<Option<Box<Member>>, Error> {
         let start = self.offset - BLOCK as u64;
         let done = match std::mem::replace(&mut self.state, State::Header) {
             State::OldGnuMap(member, map) => self.old_gnu_map(member, map),
             State::LinesMap(member, map) => self.lines_map(member, map),
-            _ if header::is_zero(&self.block) => {
-                self.check_boundary(start)?;
+            State::HalfEnded if header::is_zero(&self.block) => {
                 self.state = State::Ended;
+                return Ok(None);
+            }
+            State::HalfEnded => Err(Problem::End),
+            _ if header::is_zero(&self.block) => {
+                self.state = State::HalfEnded;
                 return Ok(None);
             }
             _ if !header::checksum_holds(&self.block) => {
@@ -340,39 +312,24 @@ impl Parser {
         let block = self.block;
         let header = Header::read(&block)?;
         let flag = header.flag;
-        let pending = &mut self.pending;
-        let longest = match flag {
-            // Room for the NUL, and for those who fill up a block.
-            b'L' | b'K' => (self.limits.path as u64 + 1).next_multiple_of(BLOCK as u64),
-            b'x' | b'g' => PAX_MAX,
-            _ => return self.member(&header, start),
-        };
-        let again = match flag {
-            b'L' => pending.name.is_some(),
-            b'K' => pending.link.is_some(),
-            b'x' => pending.pax.is_some(),
-            // Go forgets what came before.
-            _ => pending.start.is_some(),
-        };
-        if again {
-            return Err(Problem::Repeated(flag));
+        if !matches!(flag, b'L' | b'K' | b'x' | b'g') {
+            return self.member(&header, start);
         }
-        if header.size > longest {
-            return Err(Problem::ExtensionSize(header.size));
+        let size = u64::try_from(header.size).map_err(|_| Problem::Number("size"))?;
+        if size > EXTENSION_MAX {
+            return Err(Problem::ExtensionSize(size));
         }
-        if flag != b'g' {
-            pending.start.get_or_insert(start);
-        }
+        self.pending.start.get_or_insert(start);
         self.state = State::Extension {
             flag,
             start: self.offset,
             content: Vec::new(),
-            size: header.size,
-            padding: padding(header.size),
+            size,
+            padding: padding(size),
         };
-        if header.size == 0 {
+        if size == 0 {
             // Nothing will come that would end it.
-            self.extension_end(flag, Vec::new())?;
+            self.extension_end(flag, &[])?;
         }
         Ok(None)
     }
@@ -388,38 +345,28 @@ impl Parser {
             content.extend_from_slice(self.take(input, missing)?);
             padding
         } else {
-            let piece = self.take(input, padding)?;
-            // GNU tar and `tarfile` look there for more.
-            if piece.iter().any(|&byte| byte != 0) {
-                return Err(at(start + size, Problem::ExtensionPadding));
-            }
-            padding - piece.len() as u64
+            padding - self.take(input, padding)?.len() as u64
         };
         if padding == 0 && content.len() as u64 == size {
-            let done = self.extension_end(flag, content);
+            let done = self.extension_end(flag, &content);
             return done.map_err(|problem| at(start, problem));
         }
         self.state = State::Extension { flag, start, content, size, padding };
         Ok(())
     }
 
-    fn extension_end(&mut self, flag: u8, content: Vec<u8>) -> Result<(), Problem> {
+    fn extension_end(&mut self, flag: u8, content: &[u8]) -> Result<(), Problem> {
         self.state = State::Header;
         let pending = &mut self.pending;
+        let text = || Some(header::text(content).to_vec()).filter(|text| !text.is_empty());
         match flag {
-            b'x' => pending.pax = Some(pax::Records::parse(&content)?),
-            b'g' => {
-                pax::check_global(&content)?;
-                pending.global = true;
-            }
+            b'x' => pending.pax = Some(pax::Records::parse(content)?),
+            b'L' => pending.name = text(),
+            b'K' => pending.link = text(),
             _ => {
-                let text = header::text(&content);
-                // Go takes an empty one for none.
-                if text.is_empty() {
-                    return Err(Problem::NoName);
-                }
-                let field = if flag == b'L' { &mut pending.name } else { &mut pending.link };
-                *field = Some(text.to_vec());
+                pax::Records::parse(content)?;
+                // Go takes it for a member, so what came before it is spent.
+                *pending = Pending::default();
             }
         }
         Ok(())
@@ -428,76 +375,96 @@ impl Parser {
     fn member(&mut self, header: &Header, start: u64) -> Result<Option<Box<Member>>, Problem> {
         let pending = std::mem::take(&mut self.pending);
         let pax = pending.pax.unwrap_or_default();
-        let sparse = pax.sparse.map(pax::Sparse::file).transpose()?;
-        // GNU tar looks for sparse files in headers of this kind only, and takes
-        // those with something at the prefix's end for star's; others in all.
-        let plain = header.flag == b'0' && header.format == Format::Ustar;
-        if sparse.is_some() && !(plain && header.block[475..500] == [0; 25]) {
-            return Err(Problem::Sparse("a header of another format"));
-        }
-        if pax.size.is_some() && (sparse.is_some() || header.flag == b'S') {
-            return Err(Problem::Sparse("two sizes"));
-        }
-        let (map, real_size, real_name) = match sparse {
-            Some(file) => (Some(file.map), file.size, file.name),
-            None => (None, 0, None),
+        let either =
+            |long: Option<Vec<u8>>, keyword| long.or_else(|| pax.text(keyword).map(<[u8]>::to_vec));
+        let path = either(pending.name, "path").unwrap_or_else(|| header.path());
+        let link = either(pending.link, "linkpath").unwrap_or_else(|| header.link.to_vec());
+        let kind = kind(header, &path)?;
+        let size = pax.integer("size")?.unwrap_or(header.size);
+        let stored = match kind {
+            Kind::Regular => u64::try_from(size).map_err(|_| Problem::Number("size"))?,
+            // Whatever the header says.
+            _ => 0,
         };
-
-        let path = one_of([pending.name, pax.path, real_name])?.unwrap_or_else(|| header.path());
-        let link = one_of([pending.link, pax.link, None])?.unwrap_or_else(|| header.link.to_vec());
-        if path.len() > self.limits.path || link.len() > self.limits.path {
+        // These two are only looked at.
+        (pax.time("atime")?, pax.time("ctime")?);
+        let id = |keyword: &'static str, header: i64| {
+            let id = pax.integer(keyword)?.unwrap_or(header);
+            u32::try_from(id).map_err(|_| Problem::Number(keyword))
+        };
+        let number = |part| u32::try_from(part).map_err(|_| Problem::Number("device"));
+        let mut member = Box::new(Member {
+            header_offset: pending.start.unwrap_or(start),
+            kind,
+            mode: header.mode,
+            uid: id("uid", header.uid)?,
+            gid: id("gid", header.gid)?,
+            mtime: pax.time("mtime")?.unwrap_or(header.mtime),
+            size: stored,
+            stored,
+            data_offset: self.offset,
+            device: match kind {
+                Kind::Character | Kind::Block => {
+                    (number(header.device.0)?, number(header.device.1)?)
+                }
+                _ => (0, 0),
+            },
+            link: Vec::new(),
+            path,
+            sparse: None,
+            xattrs: Vec::new(),
+        });
+        if matches!(kind, Kind::Symlink | Kind::HardLink) {
+            if link.is_empty() {
+                return Err(Problem::NoTarget);
+            }
+            if kind == Kind::Symlink {
+                member.size = link.len() as u64;
+            }
+            member.link = link;
+        }
+        let sparse = if header.flag == b'S' { None } else { pax.sparse()? };
+        if sparse.is_some() && kind != Kind::Regular {
+            return Err(Problem::Sparse("a type that has no data"));
+        }
+        if let Some(name) = sparse.as_ref().and_then(|sparse| sparse.name.as_ref()) {
+            member.path.clone_from(name);
+        }
+        if member.path.contains(&0) {
+            return Err(Problem::PaxValue);
+        }
+        if member.path.len() > self.limits.path || member.link.len() > self.limits.path {
             return Err(Problem::TooLong(self.limits.path));
         }
-        let size = pax.size.unwrap_or(header.size);
-        let kind = kind(header, &path, size, pax.size.is_some_and(|size| size > 0))?;
-        let is_link = matches!(kind, Kind::Symlink | Kind::HardLink);
-        if is_link && link.is_empty() {
-            return Err(Problem::NoTarget);
-        }
-        let stored = if kind == Kind::Regular { size } else { 0 };
         // All of it can be counted, so what follows need not care.
         let end = stored.checked_next_multiple_of(BLOCK as u64);
         if end.and_then(|length| self.offset.checked_add(length)).is_none() {
             return Err(Problem::Overflow);
         }
-        let mut member = Box::new(Member {
-            header_offset: pending.start.unwrap_or(start),
-            path,
-            kind,
-            mode: header.mode,
-            uid: pax.uid.unwrap_or(header.uid),
-            gid: pax.gid.unwrap_or(header.gid),
-            mtime: pax.mtime.unwrap_or(header.mtime),
-            size: if kind == Kind::Symlink { link.len() as u64 } else { stored },
-            link: if is_link { link } else { Vec::new() },
-            stored,
-            data_offset: self.offset,
-            device: match kind {
-                Kind::Character | Kind::Block => header.device()?,
-                _ => (0, 0),
-            },
-            xattrs: pax.xattrs.into_iter().collect(),
-            sparse: None,
-        });
-        match map {
+        // No runtime can set one without a name.
+        if pax.xattrs.contains_key(&b""[..]) {
+            return Err(Problem::PaxRecord);
+        }
+        member.xattrs = pax.xattrs.into_iter().collect();
+        let real = |size: i64| u64::try_from(size).map_err(|_| Problem::Number("size"));
+        match sparse {
             _ if header.flag == b'S' => {
                 let mut map = sparse::OldGnu::default();
                 let (size, more) = map.header(header.block)?;
-                member.size = size;
+                member.size = real(size)?;
                 if more {
                     self.state = State::OldGnuMap(member, map);
                     return Ok(None);
                 }
-                member.sparse = Some(map.map().finish(size, stored)?);
+                member.sparse = Some(map.map().finish(member.size, stored)?);
             }
-            Some(Some(map)) => {
-                member.size = real_size;
-                member.sparse = Some(map.finish(real_size, stored)?);
-            }
-            Some(None) => {
-                member.size = real_size;
-                self.state = State::LinesMap(member, sparse::Lines::default());
-                return Ok(None);
+            Some(file) => {
+                member.size = real(file.size.unwrap_or(size))?;
+                let Some(map) = file.map else {
+                    self.state = State::LinesMap(member, sparse::Lines::default());
+                    return Ok(None);
+                };
+                member.sparse = Some(map.finish(member.size, stored)?);
             }
             None => (),
         }
@@ -550,47 +517,19 @@ fn padding(size: u64) -> u64 {
     size.wrapping_neg() % BLOCK as u64
 }
 
-/// Of several names for a member each program has its own favourite.
-fn one_of(names: [Option<Vec<u8>>; 3]) -> Result<Option<Vec<u8>>, Problem> {
-    let mut names = names.into_iter().flatten();
-    let first = names.next();
-    match names.all(|name| first.as_ref() == Some(&name)) {
-        true => Ok(first),
-        false => Err(Problem::Conflict),
-    }
-}
-
-fn kind(header: &Header, path: &[u8], size: u64, pax_size: bool) -> Result<Kind, Problem> {
-    let flag = header.flag;
-    let kind = match flag {
-        0 | b'0' | b'7' => Kind::Regular,
-        // Others than GNU tar's own are read in two ways.
-        b'S' if header.format == Format::Gnu => Kind::Regular,
-        b'1' => Kind::HardLink,
-        b'2' => Kind::Symlink,
-        b'3' => Kind::Character,
-        b'4' => Kind::Block,
-        b'5' => Kind::Directory,
-        b'6' => Kind::Fifo,
-        _ => return Err(Problem::Type(flag)),
-    };
-    match kind {
-        Kind::Regular => {
-            // V7 has no directories but these. `tarfile` looks at the header's
-            // name field, Go at the name, GNU tar whatever the type is.
-            let slash = path.ends_with(b"/");
-            let old = flag == 0 && header.name.ends_with(b"/");
-            match (slash, old) {
-                (false, false) => Ok(Kind::Regular),
-                (true, true) if size == 0 => Ok(Kind::Directory),
-                (true, true) => Err(Problem::Data(flag)),
-                _ => Err(Problem::Slash),
-            }
-        }
-        // All agree that there is no data, unless a PAX header says so.
-        Kind::HardLink | Kind::Directory if !pax_size => Ok(kind),
-        // GNU tar skips so many bytes, the others none.
-        _ if size > 0 => Err(Problem::Data(flag)),
-        _ => Ok(kind),
+fn kind(header: &Header, path: &[u8]) -> Result<Kind, Problem> {
+    match header.flag {
+        // V7 has no directories but these.
+        0 if path.ends_with(b"/") => Ok(Kind::Directory),
+        0 | b'0' | b'7' => Ok(Kind::Regular),
+        // Others than GNU tar's own have another layout.
+        b'S' if header.format == Format::Gnu => Ok(Kind::Regular),
+        b'1' => Ok(Kind::HardLink),
+        b'2' => Ok(Kind::Symlink),
+        b'3' => Ok(Kind::Character),
+        b'4' => Ok(Kind::Block),
+        b'5' => Ok(Kind::Directory),
+        b'6' => Ok(Kind::Fifo),
+        flag => Err(Problem::Type(flag)),
     }
 }

@@ -1,14 +1,14 @@
 //! Maps of sparse files: GNU's old type `S`, and the three versions in PAX
 //! headers (GNU tar manual, "Storing Sparse Files").
 //!
-//! A map is taken only when its extents are in order, apart, inside the file,
-//! and together as long as the data: anything else is read differently by every
-//! program.
+//! A map is taken only when its extents are in order, apart, inside the file, and together as long
+//! as the data: Go's `archive/tar` reads no other, so no runtime unpacks one.
 
 use serde::{Deserialize, Serialize};
 
 use super::Problem;
 use super::header::{self, BLOCK, Block};
+use super::pax::integer;
 
 /// More extents than this are refused: 4 MiB of memory.
 const EXTENTS_MAX: u64 = 1 << 18;
@@ -29,10 +29,12 @@ pub struct Map {
 }
 
 impl Map {
-    pub fn add(&mut self, offset: u64, length: u64) -> Result<(), Problem> {
-        let end = offset.checked_add(length);
-        let end = end.filter(|&end| i64::try_from(end).is_ok());
-        let end = end.ok_or(Problem::Sparse("an extent beyond all files"))?;
+    pub fn add(&mut self, offset: i64, length: i64) -> Result<(), Problem> {
+        let beyond = Problem::Sparse("an extent beyond all files");
+        let end = offset.checked_add(length).ok_or(beyond)?;
+        let below = |_| Problem::Sparse("an extent before the file");
+        let offset = u64::try_from(offset).map_err(below)?;
+        let length = u64::try_from(length).map_err(below)?;
         if offset < self.end {
             return Err(Problem::Sparse("extents out of order"));
         }
@@ -40,7 +42,7 @@ impl Map {
         if self.entries > EXTENTS_MAX {
             return Err(Problem::Sparse("too many extents"));
         }
-        self.end = end;
+        self.end = end.cast_unsigned();
         self.stored += length;
         // An empty extent marks the end of a file that ends in a hole.
         if length > 0 {
@@ -65,18 +67,17 @@ impl Map {
     }
 }
 
-/// A type `S` header and the blocks that follow it. Entries end at the first
-/// that is blank; GNU tar reads no further, but `tarfile` does.
+/// A type `S` header and the blocks that follow it. The entries of a block end at the first whose
+/// offset is blank.
 #[derive(Debug, Default)]
 pub struct OldGnu {
     map: Map,
-    ended: bool,
 }
 
 impl OldGnu {
     /// Size of the file, and whether more of the map follows.
-    pub fn header(&mut self, block: &Block) -> Result<(u64, bool), Problem> {
-        let size = header::size(&block[483..495])?;
+    pub fn header(&mut self, block: &Block) -> Result<(i64, bool), Problem> {
+        let size = header::number(&block[483..495]).ok_or(Problem::Number("size"))?;
         Ok((size, self.entries(&block[386..482], block[482])?))
     }
 
@@ -86,17 +87,10 @@ impl OldGnu {
     }
 
     fn entries(&mut self, entries: &[u8], more: u8) -> Result<bool, Problem> {
-        for entry in entries.chunks_exact(24) {
+        let number = |field| header::number(field).ok_or(Problem::Number("extent"));
+        for entry in entries.chunks_exact(24).take_while(|entry| entry[0] != 0) {
             let (offset, length) = entry.split_at(12);
-            self.ended |= length[0] == 0;
-            if !self.ended {
-                self.map.add(header::size(offset)?, header::size(length)?)?;
-            } else if entry.iter().any(|&byte| byte != 0) {
-                return Err(Problem::Sparse("an entry behind the map's end"));
-            }
-        }
-        if self.ended && more != 0 {
-            return Err(Problem::Sparse("blocks behind the map's end"));
+            self.map.add(number(offset)?, number(length)?)?;
         }
         Ok(more != 0)
     }
@@ -106,15 +100,15 @@ impl OldGnu {
     }
 }
 
-/// A map of version 1.0: at the start of the data, decimal numbers, one a line,
-/// first how many extents there are; filled up to a block.
+/// A map of version 1.0: at the start of the data, decimal numbers, one a line, first how many
+/// extents there are; filled up to a block.
 #[derive(Debug, Default)]
 pub struct Lines {
     map: Map,
     extents: Option<u64>,
-    offset: Option<u64>,
-    /// The number so far, and its digits.
-    number: Option<(u64, u8)>,
+    offset: Option<i64>,
+    /// The line so far.
+    line: Vec<u8>,
     blocks: u64,
 }
 
@@ -125,21 +119,23 @@ impl Lines {
         self.blocks += 1;
         for &byte in block {
             if byte != b'\n' {
-                let digit = decimal_digit(byte).ok_or(MALFORMED)?;
-                let (number, digits) = self.number.unwrap_or_default();
-                // GNU tar has room for 20; 19 always fit.
-                if digits == 19 {
+                // A number has 20 characters; there may be zeros before it.
+                if self.line.len() == BLOCK {
                     return Err(MALFORMED);
                 }
-                self.number = Some((number * 10 + digit, digits + 1));
+                self.line.push(byte);
                 continue;
             }
-            let (number, _) = self.number.take().ok_or(MALFORMED)?;
+            let number = integer(&self.line).ok_or(MALFORMED)?;
+            self.line.clear();
             match (self.extents, self.offset.take()) {
-                (None, _) if number > EXTENTS_MAX => {
-                    return Err(Problem::Sparse("too many extents"));
+                (None, _) => {
+                    let extents = u64::try_from(number).map_err(|_| MALFORMED)?;
+                    if extents > EXTENTS_MAX {
+                        return Err(Problem::Sparse("too many extents"));
+                    }
+                    self.extents = Some(extents);
                 }
-                (None, _) => self.extents = Some(number),
                 (Some(_), None) => self.offset = Some(number),
                 (Some(_), Some(offset)) => self.map.add(offset, number)?,
             }
@@ -158,8 +154,4 @@ impl Lines {
     pub fn map(self) -> Map {
         self.map
     }
-}
-
-pub fn decimal_digit(byte: u8) -> Option<u64> {
-    byte.is_ascii_digit().then(|| u64::from(byte - b'0'))
 }
