@@ -114,7 +114,6 @@ fn records() -> Vec<Vec<u8>> {
     };
     vec![
         entry.encode(),
-        Entry::implicit(Kind::WhiteoutParent).encode(),
         span.encode(),
         State::Ready(layer).encode(),
         State::Refused("not a tar".into()).encode(),

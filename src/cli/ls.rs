@@ -147,7 +147,7 @@ impl Row {
 /// A mode as `ls -l` shows it, such as `-rwsr-xr-t`.
 fn mode(entry: &Entry) -> String {
     let kind = match entry.kind {
-        Kind::Directory | Kind::Implicit | Kind::WhiteoutParent => 'd',
+        Kind::Directory | Kind::Implicit => 'd',
         Kind::Symlink => 'l',
         Kind::Character => 'c',
         Kind::Block => 'b',

@@ -212,11 +212,9 @@ fn kind(kind: Kind) -> FileType {
         Kind::Block => FileType::BlockDevice,
         Kind::Fifo => FileType::NamedPipe,
         // The other kinds are directories, or are never shown.
-        Kind::Directory
-        | Kind::Implicit
-        | Kind::WhiteoutParent
-        | Kind::CrossLayerLink
-        | Kind::Whiteout => FileType::Directory,
+        Kind::Directory | Kind::Implicit | Kind::CrossLayerLink | Kind::Whiteout => {
+            FileType::Directory
+        }
     }
 }
 

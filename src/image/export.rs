@@ -85,9 +85,7 @@ impl<W: Write> Archive<'_, W> {
             Kind::Symlink => Header::new(&name, entry, b'2', 0).link(&entry.link),
             Kind::Character => Header::new(&name, entry, b'3', 0),
             Kind::Block => Header::new(&name, entry, b'4', 0),
-            Kind::Directory | Kind::Implicit | Kind::WhiteoutParent => {
-                Header::new(&name, entry, b'5', 0)
-            }
+            Kind::Directory | Kind::Implicit => Header::new(&name, entry, b'5', 0),
             Kind::Fifo => Header::new(&name, entry, b'6', 0),
             // No node is one.
             Kind::CrossLayerLink | Kind::Whiteout => return Ok(()),

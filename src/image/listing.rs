@@ -307,7 +307,7 @@ pub fn url_path(bytes: &[u8]) -> String {
 /// The names that docker-registry-server gave the types of entries.
 pub fn type_name(kind: Kind) -> &'static str {
     match kind {
-        Kind::Directory | Kind::Implicit | Kind::WhiteoutParent => "directory",
+        Kind::Directory | Kind::Implicit => "directory",
         Kind::Symlink => "symlink",
         Kind::Character => "character-device",
         Kind::Block => "block-device",

@@ -9,9 +9,8 @@
 //! | --- | --- |
 //! | `Directory` | a directory; the topmost one gives the attributes |
 //! | `Implicit` | a directory with the attributes of a lower one, if there is one; replaces what else lies below |
-//! | `WhiteoutParent` | nothing by itself; its whiteouts reach into a lower directory |
-//! | `hides` on any of these | children of lower layers are gone, attributes may still come from there |
-//! | `Whiteout` | nothing below matters |
+//! | `hides` on one of these | children of lower layers are gone, attributes may still come from there |
+//! | a whiteout | nothing below matters |
 //! | anything else | stands if no directory is above it; nothing below matters |
 //!
 //! A path through a lower layer's symbolic link replaces the link by a directory,
@@ -40,9 +39,11 @@ struct Fold {
 impl Fold {
     /// Takes what the next lower layer says. `false`: nothing below matters.
     fn add(&mut self, layer: usize, entry: Entry) -> bool {
+        if entry.is_whiteout() {
+            return false;
+        }
         match entry.kind {
-            Kind::Whiteout => return false,
-            Kind::Directory | Kind::Implicit | Kind::WhiteoutParent => {
+            Kind::Directory | Kind::Implicit => {
                 if !self.hidden {
                     self.dirs.push(layer);
                 }
@@ -53,7 +54,8 @@ impl Fold {
             | Kind::Character
             | Kind::Block
             | Kind::Fifo
-            | Kind::CrossLayerLink => {
+            | Kind::CrossLayerLink
+            | Kind::Whiteout => {
                 if self.found.is_none() {
                     self.dirs.clear();
                     self.found = Some((layer, entry));
@@ -62,7 +64,6 @@ impl Fold {
             }
         }
         let better = match (&self.found, entry.kind) {
-            (_, Kind::WhiteoutParent) => false,
             (None, _) => true,
             (Some((_, above)), kind) => above.kind == Kind::Implicit && kind == Kind::Directory,
         };

@@ -17,7 +17,7 @@ use crate::storage;
 /// image-spec, layer.md: "Whiteouts", "Opaque Whiteout".
 const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
-/// AUFS's own: never part of an image, but for the folder below, whose files
+/// AUFS's own, at the root of a layer: never part of an image, but for the folder below, whose files
 /// hard links name as their targets.
 const AUFS: &[u8] = b".wh..wh.";
 const AUFS_LINKS: &[u8] = b".wh..wh.plnk";
@@ -132,6 +132,17 @@ pub struct Tree<'a> {
     repeated: Cell<u64>,
 }
 
+/// Whose parents are looked for, and so what becomes of those that are missing.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Parents {
+    /// They are made, in place of what is no directory.
+    OfMember,
+    /// They are made, but nothing makes place for them.
+    OfWhiteout,
+    /// They are taken as named.
+    OfTarget,
+}
+
 /// A member that has its place; its content may still be read.
 pub struct Placed {
     path: Vec<u8>,
@@ -182,17 +193,21 @@ impl<'a> Tree<'a> {
                 self.max_path
             ));
         }
-        if let Some(long) = name.split(|&b| b == b'/').find(|c| c.len() > NAME_MAX) {
+        let (parent, base) = split(&name);
+        // A whiteout never becomes a file, so its prefix does not count.
+        let last = base.strip_prefix(WHITEOUT).unwrap_or(base);
+        let mut names = parent.split(|&b| b == b'/').chain([last]);
+        if let Some(long) = names.find(|name| name.len() > NAME_MAX) {
             return refused(format!(
                 "{} has a name of {} bytes, more than {NAME_MAX}",
                 show(&name),
                 long.len()
             ));
         }
-        let (parent, base) = split(&name);
         if name.is_empty() {
+            // Runtimes leave the root as it is.
             if member.kind != tar::Kind::Directory {
-                return refused("its root is not a directory");
+                return Ok(None);
             }
             let mut entry = entry_of(member);
             entry.hides = self.row(b"")?.is_some_and(|row| row.hides);
@@ -201,16 +216,15 @@ impl<'a> Tree<'a> {
         let aufs_link =
             name.starts_with(AUFS_LINKS) && matches!(name.get(AUFS_LINKS.len()), None | Some(b'/'));
         self.has_aufs_links |= aufs_link;
+        if name.starts_with(AUFS) && !aufs_link && name != OPAQUE {
+            return Ok(None);
+        }
         if base.starts_with(WHITEOUT) && !aufs_link {
             self.marker(parent, base)?;
             return Ok(None);
         }
-        let metadata = |component: &[u8]| component.starts_with(AUFS);
-        if !aufs_link && name.split(|&b| b == b'/').any(metadata) {
-            return Ok(None);
-        }
 
-        let Some(parent) = self.parent(parent, Kind::Implicit)? else {
+        let Some(parent) = self.parent(parent, Parents::OfMember)? else {
             return Ok(None);
         };
         let path = join(&parent, base);
@@ -225,7 +239,9 @@ impl<'a> Tree<'a> {
         };
         match before {
             Some(before) => {
-                entry.hides = before.hides || before.kind == Kind::Whiteout;
+                // A directory that takes the place of a whiteout merges with what lower layers have:
+                // runtimes on overlayfs unpack it over the mark that the whiteout left.
+                entry.hides = entry.is_directory() && before.is_directory() && before.hides;
                 // The way to the last parent may lead through it.
                 if before.kind == Kind::Symlink {
                     self.parent = None;
@@ -283,51 +299,42 @@ impl<'a> Tree<'a> {
 
     fn marker(&mut self, parent: &[u8], base: &[u8]) -> Result<(), Failure> {
         let removed = &base[WHITEOUT.len()..];
-        if base == OPAQUE {
-            if let Some(directory) = self.parent(parent, Kind::WhiteoutParent)?
-                && let Some(mut row) = self.row(&directory)?
-            {
-                row.hides = true;
-                self.rows.put_entry(&directory, &row)?;
-            }
-        } else if !base.starts_with(AUFS) && !matches!(removed, b"" | b"." | b"..") {
-            let Some(parent) = self.parent(parent, Kind::WhiteoutParent)? else {
-                return Ok(());
-            };
-            let path = join(&parent, removed);
-            let row = match self.row(&path)? {
-                Some(row) if row.kind == Kind::Whiteout => return Ok(()),
-                Some(row) => Entry { hides: true, ..row },
-                None => {
-                    self.count()?;
-                    Entry::implicit(Kind::Whiteout)
-                }
-            };
-            self.rows.put_entry(&path, &row)?;
+        if matches!(removed, b"" | b"." | b"..") {
+            return Ok(());
         }
-        Ok(())
+        let Some(parent) = self.parent(parent, Parents::OfWhiteout)? else {
+            return Ok(());
+        };
+        let path = if base == OPAQUE { parent } else { join(&parent, removed) };
+        let row = match self.row(&path)? {
+            Some(row) if row.is_directory() => Entry { hides: true, ..row },
+            // It hides what lower layers have as it is.
+            Some(_) => return Ok(()),
+            None => {
+                self.count()?;
+                Entry::implicit(Kind::Whiteout)
+            }
+        };
+        Ok(self.rows.put_entry(&path, &row)?)
     }
 
-    /// Where a member's parent is in this layer, made up where nothing declares
-    /// it. `kind` is what is made up: [`Kind::WhiteoutParent`] for a whiteout, which has
+    /// Where a member's parent is in this layer, made up where nothing declares it. A whiteout has
     /// no place (`None`) below what is no directory.
-    fn parent(&mut self, name: &[u8], kind: Kind) -> Result<Option<Vec<u8>>, Failure> {
-        if kind == Kind::Implicit
-            && let Some((known, path)) = &self.parent
+    fn parent(&mut self, name: &[u8], parents: Parents) -> Result<Option<Vec<u8>>, Failure> {
+        if let Some((known, path)) = &self.parent
             && known == name
         {
             return Ok(Some(path.clone()));
         }
-        let path = self.walk(name, Some(kind))?;
-        if let (Some(path), Kind::Implicit) = (&path, kind) {
+        let path = self.walk(name, parents)?;
+        if let Some(path) = &path {
             self.parent = Some((name.to_vec(), path.clone()));
         }
         Ok(path)
     }
 
-    /// A directory's path with the layer's own symlinks followed. What is not
-    /// there is made of the kind `make`, or taken as named.
-    fn walk(&mut self, name: &[u8], make: Option<Kind>) -> Result<Option<Vec<u8>>, Failure> {
+    /// A directory's path with the layer's own symlinks followed.
+    fn walk(&mut self, name: &[u8], parents: Parents) -> Result<Option<Vec<u8>>, Failure> {
         let mut left = components(name);
         let (mut path, mut symlinks) = (Vec::new(), 0);
         while let Some(component) = left.pop() {
@@ -364,25 +371,18 @@ impl<'a> Tree<'a> {
                 ));
             }
             path = next;
-            let Some(kind) = make else {
-                continue;
-            };
-            let made = Entry::implicit(kind);
+            let made = Entry::implicit(Kind::Implicit);
             let row = match row {
+                _ if parents == Parents::OfTarget => continue,
+                Some(row) if row.is_directory() => continue,
+                Some(_) if parents == Parents::OfWhiteout => return Ok(None),
+                Some(row) => {
+                    self.unlink(&path, &row)?;
+                    Entry { hides: row.kind == Kind::Whiteout, ..made }
+                }
                 None => {
                     self.count()?;
                     made
-                }
-                Some(row) if row.kind == Kind::Whiteout => Entry { hides: true, ..made },
-                Some(row) if row.kind == Kind::WhiteoutParent && kind == Kind::Implicit => {
-                    Entry { kind, ..row }
-                }
-                Some(row) if row.is_directory() => continue,
-                Some(_) if kind == Kind::WhiteoutParent => return Ok(None),
-                Some(row) => {
-                    self.unlink(&path, &row)?;
-                    let hides = row.hides;
-                    Entry { hides, ..made }
                 }
             };
             self.rows.put_entry(&path, &row)?;
@@ -392,10 +392,10 @@ impl<'a> Tree<'a> {
 
     /// What a hard link at `path` is. `None`: it links to itself.
     fn link(&mut self, path: &[u8], member: &Member) -> Result<Option<Entry>, Failure> {
-        let target = normalise(&member.link);
-        let (parent, base) = split(&target);
-        let parent = self.walk(parent, None)?.unwrap_or_default();
-        let target = join(&parent, base);
+        // Symlinks are followed before `..`, but the last component is not.
+        let (parent, base) = split(&member.link);
+        let parent = self.walk(parent, Parents::OfTarget)?.unwrap_or_default();
+        let target = normalise(&join(&parent, base));
         if target == path {
             return Ok(None);
         }
@@ -557,7 +557,8 @@ fn entry_of(member: Member) -> Entry {
     let symlink = kind == Kind::Symlink;
     Entry {
         kind,
-        mode: member.mode,
+        // Linux shows no other mode of a symlink.
+        mode: if symlink { 0o777 } else { member.mode },
         uid: member.uid,
         gid: member.gid,
         mtime: member.mtime,
@@ -566,7 +567,8 @@ fn entry_of(member: Member) -> Entry {
         inode: member.header_offset,
         links: 1,
         hides: false,
-        device: member.device,
+        // As many bits as mknod(2) takes.
+        device: (member.device.0 & 0xfff, member.device.1 & 0xf_ffff),
         link: if symlink { member.link } else { Vec::new() },
         xattrs: member.xattrs,
         sparse: member.sparse,

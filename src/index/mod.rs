@@ -85,7 +85,7 @@ pub enum Error {
 
 /// The encoding of everything in the database. Another version found on disk
 /// is removed and made anew, never read.
-const FORMAT: &[u8] = b"3";
+const FORMAT: &[u8] = b"4";
 const FORMAT_KEY: &[u8] = b"format";
 
 /// RocksDB's own file, made with a database and removed with it. Whoever reads

@@ -72,10 +72,8 @@ pub enum Kind {
     Fifo,
     /// A hard link whose target is not in its layer: `link` is the target's path.
     CrossLayerLink,
-    /// A directory that the layer has entries below, but none for itself.
+    /// A directory that the layer has entries or whiteouts below, but none for itself.
     Implicit,
-    /// The same, with nothing but whiteouts below: no directory by itself.
-    WhiteoutParent,
     /// Removes what lower layers have under its path.
     Whiteout,
 }
@@ -98,8 +96,8 @@ pub struct Entry {
     pub inode: u64,
     /// Names of the inode in this layer.
     pub links: u32,
-    /// Hides what lower layers have under its path: an opaque directory, or a
-    /// whiteout of the same name beside the entry.
+    /// Hides what lower layers have below its path: an opaque directory, or one with a whiteout of
+    /// the same name beside it.
     pub hides: bool,
     /// Major and minor.
     pub device: (u32, u32),
@@ -135,9 +133,15 @@ impl Entry {
         }
     }
 
+    /// Whether it removes its name from an image: also a device with the number 0/0 does, because
+    /// overlayfs takes it for a whiteout.
+    pub fn is_whiteout(&self) -> bool {
+        self.kind == Kind::Whiteout || (self.kind == Kind::Character && self.device == (0, 0))
+    }
+
     /// Whether something may lie below it.
     pub fn is_directory(&self) -> bool {
-        matches!(self.kind, Kind::Directory | Kind::Implicit | Kind::WhiteoutParent)
+        matches!(self.kind, Kind::Directory | Kind::Implicit)
     }
 }
 

@@ -104,12 +104,8 @@ fn lookups(image: &Arc<Image>, layers: &[Vec<Member>], tree: &Tree) {
         ["", "/", "a/..", "a/b/../-", "no", "a/no", "../..", "a/."].map(str::to_owned),
     );
     for member in layers.iter().flatten() {
-        let (Member::File(path, _)
-        | Member::Directory(path, _)
-        | Member::Symlink(path, _)
-        | Member::Link(path, _)
-        | Member::Marker(path)) = member;
-        paths.insert(path.clone());
+        let path = member.path();
+        paths.insert(path.to_owned());
         paths.insert(path.replace(".wh.", ""));
         if let Member::Symlink(_, target) | Member::Link(_, target) = member {
             paths.insert(target.clone());

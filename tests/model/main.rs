@@ -37,6 +37,7 @@ fn marker() -> impl Strategy<Value = String> {
         ".wh.",
         ".wh...",
         ".wh..wh",
+        ".wh..wh.a",
     ]);
     let directory = prop_oneof![Just(String::new()), path().prop_map(|path| path + "/")];
     (directory, name).prop_map(|(directory, name)| directory + name)
@@ -57,6 +58,7 @@ fn member() -> impl Strategy<Value = Member> {
         2 => (path(), target()).prop_map(|(path, target)| Symlink(path, target)),
         2 => (path(), path()).prop_map(|(path, target)| Link(path, target)),
         3 => marker().prop_map(Marker),
+        1 => path().prop_map(Zero),
     ]
 }
 
@@ -117,14 +119,19 @@ fn merged() {
         (vec![marker_at("d/.wh.x")], "d/ d/y e/ e/z f s>d", "whiteout"),
         (vec![marker_at(".wh.d")], "e/ e/z f s>d", "of a directory"),
         (vec![marker_at("/./e/../.wh.d")], "e/ e/z f s>d", "other spellings"),
-        (vec![marker_at("n/.wh.x")], "d/ d/x d/y e/ e/z f s>d", "nowhere"),
+        (vec![marker_at("n/.wh.x")], "d/ d/x d/y e/ e/z f n/ s>d", "a whiteout makes its parents"),
         (vec![marker_at("d/.wh.x"), file("d/x")], "d/ d/x d/y e/ e/z f s>d", "re-added"),
         (vec![file("d/x"), marker_at("d/.wh.x")], "d/ d/x d/y e/ e/z f s>d", "other order"),
         (vec![marker_at("d/.wh..wh..opq")], "d/ e/ e/z f s>d", "opaque, not declared"),
         (vec![file("d/n"), marker_at("d/.wh..wh..opq")], "d/ d/n e/ e/z f s>d", "opaque last"),
         (vec![marker_at(".wh..wh..opq"), file("n")], "n", "opaque root"),
-        (vec![marker_at("s/.wh.x")], "d/ d/x d/y e/ e/z f s>d", "through a lower symlink"),
-        (vec![marker_at("f/.wh.x")], "d/ d/x d/y e/ e/z f s>d", "below a lower file"),
+        (vec![marker_at("s/.wh.x")], "d/ d/x d/y e/ e/z f s/", "in place of a lower symlink"),
+        (vec![marker_at("s/.wh..wh..opq")], "d/ d/x d/y e/ e/z f s/", "opaque, the same"),
+        (vec![marker_at("f/.wh.x")], "d/ d/x d/y e/ e/z f/ s>d", "and of a lower file"),
+        (vec![marker_at(".wh.d"), directory("d/")], "d/ d/x d/y e/ e/z f s>d", "and again"),
+        (vec![marker_at(".wh.d"), file("d/n")], "d/ d/n e/ e/z f s>d", "again, not declared"),
+        (vec![Zero("d".into())], "e/ e/z f s>d", "a device that is a whiteout"),
+        (vec![Zero("n".into())], "d/ d/x d/y e/ e/z f s>d", "of nothing"),
         (vec![file("s/n")], "d/ d/x d/y e/ e/z f s/ s/n", "the symlink is replaced"),
         (vec![file("f/n")], "d/ d/x d/y e/ e/z f/ f/n s>d", "the file is replaced"),
         (vec![file("d")], "d e/ e/z f s>d", "file over directory"),
@@ -140,6 +147,12 @@ fn merged() {
         (vec![link("f", "n")], "d/ d/x d/y e/ e/z s>d", "to nothing"),
         (vec![link("f", "d")], "d/ d/x d/y e/ e/z s>d", "to a directory"),
         (vec![marker_at(".wh..wh.")], "d/ d/x d/y e/ e/z f s>d", "AUFS's own"),
+        (vec![file(".wh..wh.orph/x")], "d/ d/x d/y e/ e/z f s>d", "and what is below"),
+        (
+            vec![directory("d/.wh..wh.p/"), file("d/.wh..wh.p/x")],
+            "d/ d/.wh..wh.p/ d/.wh..wh.p/x d/x d/y e/ e/z f s>d",
+            "but not further down",
+        ),
         (vec![file(".wh.d/x")], ".wh.d/ .wh.d/x d/ d/x d/y e/ e/z f s>d", "on a directory"),
     ] {
         let layers = [base(), upper];

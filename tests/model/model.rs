@@ -13,6 +13,21 @@ pub enum Member {
     Symlink(String, String),
     Link(String, String),
     Marker(String),
+    /// A character device with the number 0/0, which overlayfs takes for a whiteout.
+    Zero(String),
+}
+
+impl Member {
+    pub fn path(&self) -> &str {
+        match self {
+            Member::File(path, _)
+            | Member::Directory(path, _)
+            | Member::Symlink(path, _)
+            | Member::Link(path, _)
+            | Member::Marker(path)
+            | Member::Zero(path) => path,
+        }
+    }
 }
 
 /// A file's content: of all lengths around a tar's block.
@@ -43,8 +58,8 @@ pub struct Thing {
 #[derive(Clone, Debug)]
 enum Row {
     Thing(Thing),
-    WhiteoutParent,
     Whiteout,
+    Zero,
     /// A link to what the layer does not have.
     Foreign(String),
 }
@@ -87,9 +102,17 @@ const LINKS: usize = 40;
 #[derive(Debug)]
 pub struct Refused;
 
-/// Where a directory of a layer is, the layer's own symlinks followed. What is
-/// missing is made of `make`. `Ok(None)`: a passage has no place below a file.
-fn walk(layer: &mut Layer, path: &[String], make: Option<Row>) -> Result<Option<Key>, Refused> {
+/// Whose parents are looked for.
+#[derive(Clone, Copy, PartialEq)]
+enum Parents {
+    OfMember,
+    OfWhiteout,
+    OfTarget,
+}
+
+/// Where a directory of a layer is, the layer's own symlinks followed. What is missing is made, but
+/// not for a target. `Ok(None)`: a whiteout has no place below a file.
+fn walk(layer: &mut Layer, path: &[String], parents: Parents) -> Result<Option<Key>, Refused> {
     let mut left: Vec<String> = path.iter().rev().cloned().collect();
     let (mut at, mut links) = (Key::new(), 0);
     while let Some(name) = left.pop() {
@@ -114,20 +137,15 @@ fn walk(layer: &mut Layer, path: &[String], make: Option<Row>) -> Result<Option<
             left.extend(names.rev().map(str::to_owned));
             continue;
         }
-        let Some(make) = &make else {
-            continue;
-        };
-        let passage = matches!(make, Row::WhiteoutParent);
         let hides = match &line {
+            _ if parents == Parents::OfTarget => continue,
             None => false,
-            Some(Line { row: Row::Whiteout, .. }) => true,
-            Some(Line { row: Row::WhiteoutParent, hides }) if !passage => *hides,
-            Some(Line { row: Row::WhiteoutParent, .. }) => continue,
             Some(Line { row: Row::Thing(thing), .. }) if is_directory(thing) => continue,
-            Some(_) if passage => return Ok(None),
-            Some(line) => line.hides,
+            Some(_) if parents == Parents::OfWhiteout => return Ok(None),
+            Some(line) => matches!(line.row, Row::Whiteout),
         };
-        layer.insert(at.clone(), Line { row: make.clone(), hides });
+        let row = Row::Thing(Thing { what: IMPLICIT, inode: (0, usize::MAX) });
+        layer.insert(at.clone(), Line { row, hides });
     }
     Ok(Some(at))
 }
@@ -135,36 +153,27 @@ fn walk(layer: &mut Layer, path: &[String], make: Option<Row>) -> Result<Option<
 /// What a layer's members leave.
 fn layer(number: usize, members: &[Member]) -> Result<Layer, Refused> {
     let thing = |what, place| Row::Thing(Thing { what, inode: (number, place) });
-    let implicit = || Some(thing(IMPLICIT, usize::MAX));
     let mut layer =
         Layer::from([(Key::new(), Line { row: thing(IMPLICIT, usize::MAX), hides: false })]);
     for (place, member) in members.iter().enumerate() {
-        let (Member::File(path, _)
-        | Member::Directory(path, _)
-        | Member::Symlink(path, _)
-        | Member::Link(path, _)
-        | Member::Marker(path)) = member;
-        let mut path = key(path);
+        let mut path = key(member.path());
         let Some(name) = path.pop() else {
             let Member::Directory(_, mode) = member else {
-                return Err(Refused);
+                continue;
             };
             let root = layer.get_mut(&Key::new()).expect("made first");
             root.row = thing(What::Directory(Some(*mode)), place);
             continue;
         };
         if let Some(removed) = name.strip_prefix(".wh.") {
-            if removed == ".wh..opq" {
-                if let Some(at) = walk(&mut layer, &path, Some(Row::WhiteoutParent))?
-                    && let Some(line) = layer.get_mut(&at)
-                {
-                    line.hides = true;
-                }
-            } else if !removed.starts_with(".wh.")
+            let aufs = path.is_empty() && removed.starts_with(".wh.") && removed != ".wh..opq";
+            if !aufs
                 && !matches!(removed, "" | "." | "..")
-                && let Some(mut at) = walk(&mut layer, &path, Some(Row::WhiteoutParent))?
+                && let Some(mut at) = walk(&mut layer, &path, Parents::OfWhiteout)?
             {
-                at.push(removed.to_owned());
+                if removed != ".wh..opq" {
+                    at.push(removed.to_owned());
+                }
                 match layer.get_mut(&at) {
                     Some(line) => line.hides = true,
                     None => drop(layer.insert(at, Line { row: Row::Whiteout, hides: false })),
@@ -172,45 +181,51 @@ fn layer(number: usize, members: &[Member]) -> Result<Layer, Refused> {
             }
             continue;
         }
-        let mut at = walk(&mut layer, &path, implicit())?.expect("made");
+        if path.first().is_some_and(|first| first.starts_with(".wh..wh.")) {
+            continue;
+        }
+        let mut at = walk(&mut layer, &path, Parents::OfMember)?.expect("made");
         at.push(name);
         let row = match member {
             Member::File(_, seed) => thing(What::File(*seed), place),
             Member::Directory(_, mode) => thing(What::Directory(Some(*mode)), place),
             Member::Symlink(_, target) => thing(What::Symlink(target.clone()), place),
             Member::Link(_, target) => {
-                let mut parent = key(target);
-                let base = parent.pop();
-                let mut target = walk(&mut layer, &parent, None)?.expect("nothing is made");
-                target.extend(base);
+                let (parent, base) = target.rsplit_once('/').unwrap_or(("", target));
+                let names = parent.split('/').filter(|name| !matches!(*name, "" | "."));
+                let names: Vec<String> = names.map(str::to_owned).collect();
+                let parent = walk(&mut layer, &names, Parents::OfTarget)?.expect("as named");
+                let target = key(&format!("{}/{base}", parent.join("/")));
                 if target == at {
                     continue;
                 }
                 match layer.get(&target).map(|line| &line.row) {
                     None | Some(Row::Whiteout) => Row::Foreign(target.join("/")),
-                    Some(Row::WhiteoutParent) => return Err(Refused),
                     Some(Row::Thing(thing)) if is_directory(thing) => return Err(Refused),
                     Some(row) => row.clone(),
                 }
             }
+            Member::Zero(_) => Row::Zero,
             Member::Marker(_) => unreachable!("their names begin with .wh."),
         };
         let directory = matches!(&row, Row::Thing(thing) if is_directory(thing));
         if !directory {
             below(&mut layer, &at);
         }
-        let hides =
-            layer.get(&at).is_some_and(|line| line.hides || matches!(line.row, Row::Whiteout));
+        let merges = |line: &Line| matches!(&line.row, Row::Thing(thing) if is_directory(thing));
+        let hides = directory && layer.get(&at).is_some_and(|line| line.hides && merges(line));
         layer.insert(at, Line { row, hides });
     }
     // Links whose targets came later.
     let names: Vec<Key> = layer.keys().cloned().collect();
     for name in names {
-        if let Row::Foreign(target) = &layer[&name].row
-            && let Some(Line { row: Row::Thing(thing), .. }) = layer.get(&key(target))
-            && !is_directory(thing)
+        let Row::Foreign(target) = &layer[&name].row else {
+            continue;
+        };
+        let row = layer.get(&key(target)).map(|line| line.row.clone());
+        if let Some(row @ (Row::Thing(_) | Row::Zero)) = row
+            && !matches!(&row, Row::Thing(thing) if is_directory(thing))
         {
-            let row = Row::Thing(thing.clone());
             layer.get_mut(&name).expect("one of its names").row = row;
         }
     }
@@ -273,12 +288,11 @@ pub fn image(layers: &[Vec<Member>]) -> Result<Tree, Refused> {
         let lower = tree.clone();
         for (path, line) in layer(number, members)? {
             let there = tree.get(&path).map(is_directory);
-            if line.hides || matches!(line.row, Row::Whiteout) {
+            if line.hides || matches!(line.row, Row::Whiteout | Row::Zero) {
                 below(&mut tree, &path);
             }
             let thing = match line.row {
-                Row::WhiteoutParent => continue,
-                Row::Whiteout => {
+                Row::Whiteout | Row::Zero => {
                     tree.remove(&path);
                     continue;
                 }

@@ -148,6 +148,10 @@ fn tar(members: &[Member]) -> Vec<u8> {
             Member::Symlink(path, target) => tar.symlink(path, target),
             Member::Link(path, target) => tar.hard_link(path, target),
             Member::Marker(path) => tar.file(path, b"ignored"),
+            Member::Zero(path) => {
+                let device = tar::Member { kind: b'3', ..tar::Member::default() };
+                tar.member(path, b"", &device)
+            }
         };
     }
     tar.finish()

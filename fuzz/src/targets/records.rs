@@ -74,7 +74,6 @@ impl Made for Entry {
             Kind::Fifo,
             Kind::CrossLayerLink,
             Kind::Implicit,
-            Kind::WhiteoutParent,
             Kind::Whiteout,
         ])?;
         let sparse: Option<Vec<(u64, u64)>> = bytes.arbitrary()?;

@@ -130,8 +130,8 @@ fn file(path: &[u8], entry: &Entry) -> Option<Value> {
         Kind::Character => "c",
         Kind::Block => "b",
         Kind::Fifo => "i",
-        // These are no members of the layer.
-        Kind::Implicit | Kind::WhiteoutParent => return None,
+        // It is no member of the layer.
+        Kind::Implicit => return None,
     };
     let path = format!("/{}", String::from_utf8_lossy(path));
     let removed = entry.kind == Kind::Whiteout;

@@ -6,7 +6,7 @@ use crate::oci::Digest;
 
 /// Members one a word, `-> TARGET` for links: `d:` directory, `f:` file, `l:`
 /// symlink, `h:` hard link. The rows, by path: the same letters, `i:` implicit
-/// directory, `p:` passage, `w:` whiteout, `F:` link to a lower layer; `!` hides;
+/// directory, `w:` whiteout, `F:` link to a lower layer; `!` hides;
 /// `#N` the member that made it, `*N` its names.
 fn rows(members: &str) -> String {
     let dir = tempfile::tempdir().unwrap();
@@ -69,7 +69,6 @@ fn show_rows(tree: &Tree<'_>, directory: &[u8]) -> Vec<String> {
             Kind::Directory => ("d", false),
             Kind::Symlink => ("l", true),
             Kind::Implicit => ("i", false),
-            Kind::WhiteoutParent => ("p", false),
             Kind::Whiteout => ("w", false),
             Kind::CrossLayerLink => ("F", true),
             Kind::Character | Kind::Block | Kind::Fifo => unreachable!("none is made here"),
@@ -101,7 +100,7 @@ fn members_have_their_places() {
         ("", "i:", "nothing"),
         ("d:./", "d:", "the root"),
         ("d:/", "d:", "the root"),
-        ("f:.", "refused: its root is not a directory", "no root"),
+        ("f:. f:a", "i: f:a#1", "nothing else takes its place"),
         ("f:./a f:/b f:c//d f:e/./f", "i: f:a#0 f:b#1 i:c f:c/d#2 i:e f:e/f#3", "spellings"),
         ("f:a/../b f:../../c", "i: f:b#0 f:c#1", "never above the root"),
         ("f:a f:a", "i: f:a#1", "the last wins"),
@@ -142,21 +141,28 @@ fn members_have_their_places() {
 fn whiteouts() {
     for (members, want, why) in [
         ("f:.wh.a", "i: w:a", "of a name"),
-        ("f:/d/.wh.a f:./d/.wh.a", "i: p:d w:d/a", "in a directory that is not declared, twice"),
+        ("f:/d/.wh.a f:./d/.wh.a", "i: i:d w:d/a", "in a directory that is not declared, twice"),
         ("f:d/.wh.a f:d/b", "i: i:d w:d/a f:d/b#1", "which has something after all"),
         ("f:d/b f:d/.wh.a", "i: i:d w:d/a f:d/b#0", "in either order"),
-        ("f:.wh.a f:a", "i: f:a!#1", "only lower layers"),
-        ("f:a f:.wh.a", "i: f:a!#0", "in either order"),
+        ("f:.wh.a f:a", "i: f:a#1", "only lower layers"),
+        ("f:a f:.wh.a", "i: f:a#0", "in either order"),
+        ("f:.wh.a d:a f:a/b", "i: d:a f:a/b#2", "a directory takes its place and merges"),
+        ("f:a/.wh..wh..opq f:a d:a", "i: d:a", "and does not stay opaque"),
         ("f:.wh.a f:a/b", "i: i:a! f:a/b#1", "and a directory again"),
         ("d:a f:a/b f:.wh.a", "i: d:a! f:a/b#1", "after its children"),
         ("d:d f:d/.wh..wh..opq f:d/x", "i: d:d! f:d/x#2", "opaque"),
         ("d:d f:d/x f:d/.wh..wh..opq", "i: d:d! f:d/x#1", "opaque after its children"),
-        ("f:d/.wh..wh..opq", "i: p:d!", "opaque, not declared"),
+        ("f:d/.wh..wh..opq", "i: i:d!", "opaque, not declared"),
         ("f:.wh..wh..opq f:a", "i:! f:a#1", "the root"),
         ("f:.wh..wh..opq d:./", "d:!", "the root, declared later"),
         ("f:d/.wh..wh..opq d:d f:d/.wh.x", "i: d:d! w:d/x", "with another"),
         ("f:.wh. f:.wh.. f:.wh...", "i:", "of no name"),
         ("f:.wh..wh. d:.wh..wh.aufs f:.wh..wh.orph/x", "i:", "AUFS's own"),
+        (
+            "d:a/.wh..wh.o f:a/.wh..wh.o/x",
+            "i: i:a i:a/.wh..wh.o f:a/.wh..wh.o/x#1 w:a/.wh.o",
+            "not below the root",
+        ),
         (
             "f:.wh..wh.plnk/1.2 h:a->.wh..wh.plnk/1.2 h:b->.wh..wh.plnk/1.2",
             "i: f:a#0*2 f:b#0*2",
@@ -164,7 +170,8 @@ fn whiteouts() {
         ),
         ("f:.wh.etc/x", "i: i:.wh.etc f:.wh.etc/x#0", "the prefix on a directory"),
         ("f:a f:a/.wh.b", "i: f:a#0", "below a file of the layer"),
-        ("l:a->b f:a/.wh.c", "i: l:a->b p:b w:b/c", "below a symlink of the layer"),
+        ("f:.wh.a f:a/.wh.b", "i: w:a", "below a whiteout of the layer"),
+        ("l:a->b f:a/.wh.c", "i: l:a->b i:b w:b/c", "below a symlink of the layer"),
     ] {
         assert_eq!(rows(members), want, "{members}: {why}");
     }
@@ -183,8 +190,9 @@ fn hard_links() {
         ("f:a h:b->a f:c h:b->c", "i: f:a#0*1 f:b#2*2 f:c#2*2", "the link is replaced"),
         ("l:a->x h:b->a", "i: l:a->x*2 l:b->x*2", "to the symlink itself"),
         ("d:a h:b->a", "refused: /b is a hard link to a directory", "to a directory"),
+        ("f:d/a l:e->d/f h:b->e/../a", "i: f:b#0*2 i:d f:d/a#0*2 l:e->d/f", "and back"),
         ("f:d/a l:e->d h:b->e/a", "i: f:b#0*2 i:d f:d/a#0*2 l:e->d", "through a symlink"),
-        ("f:a f:.wh.a h:b->a", "i: f:a!#0*2 f:b#0*2", "of a name that hides"),
+        ("f:a f:.wh.a h:b->a", "i: f:a#0*2 f:b#0*2", "of a name that is whited out"),
         ("f:.wh.a h:b->a", "i: w:a F:b->a", "what is removed is below"),
         ("d:d f:d/a h:b->d/a f:d", "i: f:b#1*1 f:d#3", "the target's directory is replaced"),
         ("h:b->a f:b", "i: f:b#1", "a link that is replaced"),
@@ -240,6 +248,9 @@ fn limits() {
     for (members, want) in [
         (format!("f:{}", long(255)), ""),
         (format!("f:{}", long(256)), "more than 255"),
+        (format!("f:{}/a", long(256)), "more than 255"),
+        (format!("f:.wh.{}", long(255)), ""),
+        (format!("f:.wh.{}", long(256)), "more than 255"),
         (deep, "more than 4096"),
         ((0..99).map(|n| format!("f:{n} ")).collect(), ""),
         ((0..100).map(|n| format!("f:{n} ")).collect(), "more than 100 entries"),
