@@ -209,9 +209,7 @@ impl<'a> Tree<'a> {
             if member.kind != tar::Kind::Directory {
                 return Ok(None);
             }
-            let mut entry = entry_of(member);
-            entry.hides = self.row(b"")?.is_some_and(|row| row.hides);
-            return Ok(Some(self.placed(Vec::new(), entry)));
+            return Ok(Some(self.placed(Vec::new(), entry_of(member))));
         }
         let aufs_link =
             name.starts_with(AUFS_LINKS) && matches!(name.get(AUFS_LINKS.len()), None | Some(b'/'));
@@ -242,21 +240,9 @@ impl<'a> Tree<'a> {
                 // A directory that takes the place of a whiteout merges with what lower layers have:
                 // runtimes on overlayfs unpack it over the mark that the whiteout left.
                 entry.hides = entry.is_directory() && before.is_directory() && before.hides;
-                // The way to the last parent may lead through it.
-                if before.kind == Kind::Symlink {
-                    self.parent = None;
+                if !(before.is_directory() && entry.is_directory()) {
+                    self.clear(&path, &before)?;
                 }
-                if before.is_directory() && !entry.is_directory() {
-                    self.parent = None;
-                    self.replaced += 1;
-                    if self.replaced > REPLACED_MAX {
-                        return refused(format!(
-                            "it replaces more than {REPLACED_MAX} directories of its own"
-                        ));
-                    }
-                    self.remove_below(&path)?;
-                }
-                self.unlink(&path, &before)?;
             }
             None => {
                 entry.hides = false;
@@ -305,17 +291,39 @@ impl<'a> Tree<'a> {
         let Some(parent) = self.parent(parent, Parents::OfWhiteout)? else {
             return Ok(());
         };
-        let path = if base == OPAQUE { parent } else { join(&parent, removed) };
-        let row = match self.row(&path)? {
-            Some(row) if row.is_directory() => Entry { hides: true, ..row },
-            // It hides what lower layers have as it is.
-            Some(_) => return Ok(()),
-            None => {
-                self.count()?;
-                Entry::implicit(Kind::Whiteout)
+        if base == OPAQUE {
+            // overlayfs does not look for the mark on a layer's root.
+            if !parent.is_empty()
+                && let Some(row) = self.row(&parent)?
+            {
+                self.rows.put_entry(&parent, &Entry { hides: true, ..row })?;
             }
-        };
-        Ok(self.rows.put_entry(&path, &row)?)
+            return Ok(());
+        }
+        let path = join(&parent, removed);
+        match self.row(&path)? {
+            Some(row) => self.clear(&path, &row)?,
+            None => self.count()?,
+        }
+        Ok(self.rows.put_entry(&path, &Entry::implicit(Kind::Whiteout))?)
+    }
+
+    /// Makes place where the layer has something by now, which is no directory to be merged with.
+    fn clear(&mut self, path: &[u8], row: &Entry) -> Result<(), Failure> {
+        // The way to the last parent may lead through it.
+        if row.kind == Kind::Symlink || row.is_directory() {
+            self.parent = None;
+        }
+        if row.is_directory() {
+            self.replaced += 1;
+            if self.replaced > REPLACED_MAX {
+                return refused(format!(
+                    "it replaces more than {REPLACED_MAX} directories of its own"
+                ));
+            }
+            self.remove_below(path)?;
+        }
+        Ok(self.unlink(path, row)?)
     }
 
     /// Where a member's parent is in this layer, made up where nothing declares it. A whiteout has

@@ -32,7 +32,18 @@ impl Default for Member {
 }
 
 impl Tar {
-    pub fn member(mut self, path: impl AsRef<[u8]>, content: &[u8], member: &Member) -> Tar {
+    pub fn member(self, path: impl AsRef<[u8]>, content: &[u8], member: &Member) -> Tar {
+        self.member_with(path, content, member, &[])
+    }
+
+    /// The same with other bytes at some places of the header.
+    pub fn member_with(
+        mut self,
+        path: impl AsRef<[u8]>,
+        content: &[u8],
+        member: &Member,
+        odd: &[(usize, &[u8])],
+    ) -> Tar {
         const BLOCK: usize = 512;
         let mut header = [0; BLOCK];
         let mut put = |at: usize, bytes: &[u8]| header[at..at + bytes.len()].copy_from_slice(bytes);
@@ -51,6 +62,7 @@ impl Tar {
         put(257, b"ustar\x0000");
         put(329, &octal(member.device.0.into(), 7));
         put(337, &octal(member.device.1.into(), 7));
+        odd.iter().for_each(|(at, bytes)| put(*at, bytes));
         let sum = header.iter().map(|&byte| u64::from(byte)).sum();
         header[148..155].copy_from_slice(&octal(sum, 7));
         self.0.extend_from_slice(&header);

@@ -45,12 +45,28 @@ pub enum Kind {
 
 /// Reads a tree. The root itself belongs to whoever unpacked it.
 pub fn read(root: &Path) -> Tree {
+    read_all(root, |_| true)
+}
+
+/// Reads a tree on overlayfs, which lists whiteouts where it has nothing to merge, and then does not
+/// find them.
+pub fn read_overlay(root: &Path) -> Tree {
+    read_all(root, |path| {
+        let found = fs::symlink_metadata(path);
+        !found.is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+    })
+}
+
+fn read_all(root: &Path, is_there: impl Fn(&Path) -> bool) -> Tree {
     let mut tree = Tree::new();
     let mut inodes: HashMap<(u64, u64), Vec<Vec<u8>>> = HashMap::new();
     let mut folders = vec![root.to_owned()];
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(&folder).expect("a folder") {
             let path = entry.expect("an entry").path();
+            if !is_there(&path) {
+                continue;
+            }
             let file = read_file(&path);
             let name = path.strip_prefix(root).expect("below the root");
             let name = name.as_os_str().as_bytes().to_vec();

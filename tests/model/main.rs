@@ -8,6 +8,7 @@ mod compare;
 mod export;
 mod model;
 mod resolve;
+mod runtimes;
 mod store;
 
 use proptest::prelude::*;
@@ -121,10 +122,10 @@ fn merged() {
         (vec![marker_at("/./e/../.wh.d")], "e/ e/z f s>d", "other spellings"),
         (vec![marker_at("n/.wh.x")], "d/ d/x d/y e/ e/z f n/ s>d", "a whiteout makes its parents"),
         (vec![marker_at("d/.wh.x"), file("d/x")], "d/ d/x d/y e/ e/z f s>d", "re-added"),
-        (vec![file("d/x"), marker_at("d/.wh.x")], "d/ d/x d/y e/ e/z f s>d", "other order"),
+        (vec![file("d/x"), marker_at("d/.wh.x")], "d/ d/y e/ e/z f s>d", "other order"),
         (vec![marker_at("d/.wh..wh..opq")], "d/ e/ e/z f s>d", "opaque, not declared"),
         (vec![file("d/n"), marker_at("d/.wh..wh..opq")], "d/ d/n e/ e/z f s>d", "opaque last"),
-        (vec![marker_at(".wh..wh..opq"), file("n")], "n", "opaque root"),
+        (vec![marker_at(".wh..wh..opq"), file("n")], "d/ d/x d/y e/ e/z f n s>d", "opaque root"),
         (vec![marker_at("s/.wh.x")], "d/ d/x d/y e/ e/z f s/", "in place of a lower symlink"),
         (vec![marker_at("s/.wh..wh..opq")], "d/ d/x d/y e/ e/z f s/", "opaque, the same"),
         (vec![marker_at("f/.wh.x")], "d/ d/x d/y e/ e/z f/ s>d", "and of a lower file"),

@@ -171,12 +171,13 @@ fn layer(number: usize, members: &[Member]) -> Result<Layer, Refused> {
                 && !matches!(removed, "" | "." | "..")
                 && let Some(mut at) = walk(&mut layer, &path, Parents::OfWhiteout)?
             {
-                if removed != ".wh..opq" {
+                if removed == ".wh..opq" {
+                    // Not of the root.
+                    layer.get_mut(&at).expect("made").hides = !at.is_empty();
+                } else {
                     at.push(removed.to_owned());
-                }
-                match layer.get_mut(&at) {
-                    Some(line) => line.hides = true,
-                    None => drop(layer.insert(at, Line { row: Row::Whiteout, hides: false })),
+                    below(&mut layer, &at);
+                    layer.insert(at, Line { row: Row::Whiteout, hides: false });
                 }
             }
             continue;

@@ -40,7 +40,7 @@ impl Store {
         let index = Arc::new(Index::open(&dir.path().join("db")).unwrap());
         let options = LayerOptions {
             jobs: 2,
-            limits: Limits { entries: 10_000, output: 1 << 30, ratio: 2000, path: 4096 },
+            limits: Limits { entries: 100_000, output: 1 << 30, ratio: 2000, path: 4096 },
             cache: 32 << 20,
         };
         let layers = Layers::new(Arc::clone(&storage), Arc::clone(&index), &options).unwrap();
