@@ -134,13 +134,13 @@ pub struct Tree<'a> {
 
 /// Whose parents are looked for, and so what becomes of those that are missing.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Parents {
+enum ParentsOf {
     /// They are made, in place of what is no directory.
-    OfMember,
+    Member,
     /// They are made, but nothing makes place for them.
-    OfWhiteout,
+    Whiteout,
     /// They are taken as named.
-    OfTarget,
+    Target,
 }
 
 /// A member that has its place; its content may still be read.
@@ -222,7 +222,7 @@ impl<'a> Tree<'a> {
             return Ok(None);
         }
 
-        let Some(parent) = self.parent(parent, Parents::OfMember)? else {
+        let Some(parent) = self.parent(parent, ParentsOf::Member)? else {
             return Ok(None);
         };
         let path = join(&parent, base);
@@ -288,7 +288,7 @@ impl<'a> Tree<'a> {
         if matches!(removed, b"" | b"." | b"..") {
             return Ok(());
         }
-        let Some(parent) = self.parent(parent, Parents::OfWhiteout)? else {
+        let Some(parent) = self.parent(parent, ParentsOf::Whiteout)? else {
             return Ok(());
         };
         if base == OPAQUE {
@@ -328,7 +328,7 @@ impl<'a> Tree<'a> {
 
     /// Where a member's parent is in this layer, made up where nothing declares it. A whiteout has
     /// no place (`None`) below what is no directory.
-    fn parent(&mut self, name: &[u8], parents: Parents) -> Result<Option<Vec<u8>>, Failure> {
+    fn parent(&mut self, name: &[u8], parents: ParentsOf) -> Result<Option<Vec<u8>>, Failure> {
         if let Some((known, path)) = &self.parent
             && known == name
         {
@@ -342,7 +342,7 @@ impl<'a> Tree<'a> {
     }
 
     /// A directory's path with the layer's own symlinks followed.
-    fn walk(&mut self, name: &[u8], parents: Parents) -> Result<Option<Vec<u8>>, Failure> {
+    fn walk(&mut self, name: &[u8], parents: ParentsOf) -> Result<Option<Vec<u8>>, Failure> {
         let mut left = components(name);
         let (mut path, mut symlinks) = (Vec::new(), 0);
         while let Some(component) = left.pop() {
@@ -381,9 +381,9 @@ impl<'a> Tree<'a> {
             path = next;
             let made = Entry::implicit(Kind::Implicit);
             let row = match row {
-                _ if parents == Parents::OfTarget => continue,
+                _ if parents == ParentsOf::Target => continue,
                 Some(row) if row.is_directory() => continue,
-                Some(_) if parents == Parents::OfWhiteout => return Ok(None),
+                Some(_) if parents == ParentsOf::Whiteout => return Ok(None),
                 Some(row) => {
                     self.unlink(&path, &row)?;
                     Entry { hides: row.kind == Kind::Whiteout, ..made }
@@ -402,7 +402,7 @@ impl<'a> Tree<'a> {
     fn link(&mut self, path: &[u8], member: &Member) -> Result<Option<Entry>, Failure> {
         // Symlinks are followed before `..`, but the last component is not.
         let (parent, base) = split(&member.link);
-        let parent = self.walk(parent, Parents::OfTarget)?.unwrap_or_default();
+        let parent = self.walk(parent, ParentsOf::Target)?.unwrap_or_default();
         let target = normalise(&join(&parent, base));
         if target == path {
             return Ok(None);

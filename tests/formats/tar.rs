@@ -67,11 +67,14 @@ fn make_sparse(root: &Path) {
 
 /// Tars by every program at hand; each must be read, and alike.
 #[test]
-fn tars_of_other_programs_are_read_as_they_read_them() {
+fn tars_of_every_writer_are_read_as_go_reads_them() {
     need("tar", "tar");
     need("busybox", "busybox-static");
     need("bsdtar", "libarchive-tools");
     need("python3", "python3");
+    need("pax", "pax");
+    need("cpio", "cpio");
+    need("7zz", "7zip");
     let temp = TempDir::new().expect("a temporary folder");
     let at = |name: &str| temp.path().join(name);
     for name in ["plain", "long", "sparse"] {
@@ -131,6 +134,26 @@ fn tars_of_other_programs_are_read_as_they_read_them() {
             .args(["-c", include_str!("tarfile_write.py")])
             .arg(&path)
             .arg(format));
+        tars.push(path);
+    }
+
+    let writer = build(&temp, "write", include_str!("write.go"));
+    for (format, root) in [("pax", "plain"), ("pax", "long"), ("gnu", "long")] {
+        let path = at(&format!("go-{format}-{root}.tar"));
+        run(Command::new(&writer).arg(&path).arg(at(root)).arg(format));
+        tars.push(path);
+    }
+    // Of files that the two old formats can hold; neither has room for a time before 1970.
+    for (name, script) in [
+        ("pax-ustar", r#"pax -w -x ustar -f "$0" sizes/5* sizes/1* zz symlink fifo empty"#),
+        ("pax-tar", r#"pax -w -x tar -f "$0" sizes/5* sizes/1* zz symlink empty"#),
+        ("cpio-ustar", r#"find sizes/1* zz symlink fifo empty | cpio -o -H ustar > "$0""#),
+        ("cpio-tar", r#"find sizes/1* zz symlink empty | cpio -o -H tar > "$0""#),
+        ("7z", r#"7zz a -ttar -snl -snh "$0" sizes symlink zz empty"#),
+    ] {
+        let path = at(&format!("{name}.tar"));
+        let mut shell = Command::new("sh");
+        run(shell.args(["-c", script]).arg(&path).current_dir(at("plain")));
         tars.push(path);
     }
 

@@ -104,15 +104,15 @@ pub struct Refused;
 
 /// Whose parents are looked for.
 #[derive(Clone, Copy, PartialEq)]
-enum Parents {
-    OfMember,
-    OfWhiteout,
-    OfTarget,
+enum ParentsOf {
+    Member,
+    Whiteout,
+    Target,
 }
 
 /// Where a directory of a layer is, the layer's own symlinks followed. What is missing is made, but
 /// not for a target. `Ok(None)`: a whiteout has no place below a file.
-fn walk(layer: &mut Layer, path: &[String], parents: Parents) -> Result<Option<Key>, Refused> {
+fn walk(layer: &mut Layer, path: &[String], parents: ParentsOf) -> Result<Option<Key>, Refused> {
     let mut left: Vec<String> = path.iter().rev().cloned().collect();
     let (mut at, mut links) = (Key::new(), 0);
     while let Some(name) = left.pop() {
@@ -138,10 +138,10 @@ fn walk(layer: &mut Layer, path: &[String], parents: Parents) -> Result<Option<K
             continue;
         }
         let hides = match &line {
-            _ if parents == Parents::OfTarget => continue,
+            _ if parents == ParentsOf::Target => continue,
             None => false,
             Some(Line { row: Row::Thing(thing), .. }) if is_directory(thing) => continue,
-            Some(_) if parents == Parents::OfWhiteout => return Ok(None),
+            Some(_) if parents == ParentsOf::Whiteout => return Ok(None),
             Some(line) => matches!(line.row, Row::Whiteout),
         };
         let row = Row::Thing(Thing { what: IMPLICIT, inode: (0, usize::MAX) });
@@ -169,7 +169,7 @@ fn layer(number: usize, members: &[Member]) -> Result<Layer, Refused> {
             let aufs = path.is_empty() && removed.starts_with(".wh.") && removed != ".wh..opq";
             if !aufs
                 && !matches!(removed, "" | "." | "..")
-                && let Some(mut at) = walk(&mut layer, &path, Parents::OfWhiteout)?
+                && let Some(mut at) = walk(&mut layer, &path, ParentsOf::Whiteout)?
             {
                 if removed == ".wh..opq" {
                     // Not of the root.
@@ -185,7 +185,7 @@ fn layer(number: usize, members: &[Member]) -> Result<Layer, Refused> {
         if path.first().is_some_and(|first| first.starts_with(".wh..wh.")) {
             continue;
         }
-        let mut at = walk(&mut layer, &path, Parents::OfMember)?.expect("made");
+        let mut at = walk(&mut layer, &path, ParentsOf::Member)?.expect("made");
         at.push(name);
         let row = match member {
             Member::File(_, seed) => thing(What::File(*seed), place),
@@ -195,7 +195,7 @@ fn layer(number: usize, members: &[Member]) -> Result<Layer, Refused> {
                 let (parent, base) = target.rsplit_once('/').unwrap_or(("", target));
                 let names = parent.split('/').filter(|name| !matches!(*name, "" | "."));
                 let names: Vec<String> = names.map(str::to_owned).collect();
-                let parent = walk(&mut layer, &names, Parents::OfTarget)?.expect("as named");
+                let parent = walk(&mut layer, &names, ParentsOf::Target)?.expect("as named");
                 let target = key(&format!("{}/{base}", parent.join("/")));
                 if target == at {
                     continue;

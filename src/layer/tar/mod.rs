@@ -386,8 +386,9 @@ impl Parser {
             // Whatever the header says.
             _ => 0,
         };
-        // These two are only looked at.
-        (pax.time("atime")?, pax.time("ctime")?);
+        // These two must be times, and have no use.
+        pax.time("atime")?;
+        pax.time("ctime")?;
         let id = |keyword: &'static str, header: i64| {
             let id = pax.integer(keyword)?.unwrap_or(header);
             u32::try_from(id).map_err(|_| Problem::Number(keyword))
