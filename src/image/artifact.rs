@@ -69,11 +69,10 @@ impl Descriptor {
             !matches!(name, b"" | b"." | b"..") && name.len() <= NAME_MAX && !name.contains(&0)
         };
         let names = || title.split(|&b| b == b'/');
-        let first = names().next().unwrap_or_default();
         let is_path = title.len() < PATH_MAX
             && names().count() <= TITLE_DEPTH_MAX
             && names().all(component)
-            && !is_digest_name(first);
+            && !names().next().is_some_and(is_digest_name);
         is_path.then_some(title)
     }
 }
@@ -84,8 +83,8 @@ fn digest_name(digest: &Digest) -> String {
 }
 
 fn is_digest_name(name: &[u8]) -> bool {
-    let name = std::str::from_utf8(name).unwrap_or_default();
-    name.replacen('-', ":", 1).parse::<Digest>().is_ok()
+    let as_digest = |name: &str| name.replacen('-', ":", 1).parse::<Digest>();
+    std::str::from_utf8(name).is_ok_and(|name| as_digest(name).is_ok())
 }
 
 /// A file: a blob, or the manifest itself.

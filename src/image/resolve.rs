@@ -56,7 +56,7 @@ pub enum Opened {
 }
 
 impl Opened {
-    /// Where it was found, and so who may read it.
+    /// The repository that it was found in. Whoever may pull from that repository may read it.
     pub fn repository(&self) -> &Repository {
         match self {
             Opened::Image(image) => &image.repository,

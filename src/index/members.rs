@@ -132,16 +132,18 @@ pub struct Tree<'a> {
     repeated: Cell<u64>,
 }
 
-/// Whose parents are looked for, and so what becomes of those that are missing.
+/// Whose parent directories are looked for. It decides what happens to missing ones.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum ParentsOf {
-    /// They are made, in place of what is no directory.
+    /// Missing directories are made, and they replace whatever is not a directory.
     Member,
-    /// They are made, but nothing makes place for them.
+    /// Missing directories are made, but they replace nothing.
     Whiteout,
-    /// They are taken as named.
+    /// The target of a hard link: nothing is made.
     Target,
 }
+
+const HAS_PLACE: &str = "`walk` finds no place only for a whiteout";
 
 /// A member that has its place; its content may still be read.
 pub struct Placed {
@@ -205,7 +207,7 @@ impl<'a> Tree<'a> {
             ));
         }
         if name.is_empty() {
-            // Runtimes leave the root as it is.
+            // Runtimes skip such a member, because the root exists already.
             if member.kind != tar::Kind::Directory {
                 return Ok(None);
             }
@@ -222,9 +224,7 @@ impl<'a> Tree<'a> {
             return Ok(None);
         }
 
-        let Some(parent) = self.parent(parent, ParentsOf::Member)? else {
-            return Ok(None);
-        };
+        let parent = self.parent(parent, ParentsOf::Member)?.expect(HAS_PLACE);
         let path = join(&parent, base);
         let before = self.row(&path)?;
         let mut entry = match member.kind {
@@ -308,7 +308,7 @@ impl<'a> Tree<'a> {
         Ok(self.rows.put_entry(&path, &Entry::implicit(Kind::Whiteout))?)
     }
 
-    /// Makes place where the layer has something by now, which is no directory to be merged with.
+    /// Removes what this layer has at `path` so far, because another member replaces it.
     fn clear(&mut self, path: &[u8], row: &Entry) -> Result<(), Failure> {
         // The way to the last parent may lead through it.
         if row.kind == Kind::Symlink || row.is_directory() {
@@ -326,8 +326,8 @@ impl<'a> Tree<'a> {
         Ok(self.unlink(path, row)?)
     }
 
-    /// Where a member's parent is in this layer, made up where nothing declares it. A whiteout has
-    /// no place (`None`) below what is no directory.
+    /// The path of a parent directory in this layer. It is `None` for a whiteout below something
+    /// that is not a directory, because there is nothing for that whiteout to hide.
     fn parent(&mut self, name: &[u8], parents: ParentsOf) -> Result<Option<Vec<u8>>, Failure> {
         if let Some((known, path)) = &self.parent
             && known == name
@@ -341,7 +341,7 @@ impl<'a> Tree<'a> {
         Ok(path)
     }
 
-    /// A directory's path with the layer's own symlinks followed.
+    /// A directory's path with the layer's own symlinks followed; `None` as for [`Tree::parent`].
     fn walk(&mut self, name: &[u8], parents: ParentsOf) -> Result<Option<Vec<u8>>, Failure> {
         let mut left = components(name);
         let (mut path, mut symlinks) = (Vec::new(), 0);
@@ -402,7 +402,7 @@ impl<'a> Tree<'a> {
     fn link(&mut self, path: &[u8], member: &Member) -> Result<Option<Entry>, Failure> {
         // Symlinks are followed before `..`, but the last component is not.
         let (parent, base) = split(&member.link);
-        let parent = self.walk(parent, ParentsOf::Target)?.unwrap_or_default();
+        let parent = self.walk(parent, ParentsOf::Target)?.expect(HAS_PLACE);
         let target = normalise(&join(&parent, base));
         if target == path {
             return Ok(None);

@@ -71,9 +71,8 @@ impl Registry {
             registry: Arc::clone(self),
             caller,
             right,
-            last: String::new(),
             page: Vec::new().into_iter(),
-            more: true,
+            next: Some(String::new()),
         }
     }
 }
@@ -84,9 +83,9 @@ pub struct Names {
     registry: Arc<Registry>,
     caller: Caller,
     right: Right,
-    last: String,
     page: std::vec::IntoIter<Repository>,
-    more: bool,
+    /// The name after which the next page begins, if there is one.
+    next: Option<String>,
 }
 
 impl Names {
@@ -101,12 +100,11 @@ impl Names {
                     return Ok(Some(repository));
                 }
             }
-            if !self.more {
+            let Some(after) = &self.next else {
                 return Ok(None);
-            }
-            let page = self.registry.index().repositories(&self.last, READ)?;
-            self.more = page.next.is_some();
-            self.last = page.next.unwrap_or_default();
+            };
+            let page = self.registry.index().repositories(after, READ)?;
+            self.next = page.next;
             self.page = page.items.into_iter();
         }
     }

@@ -122,7 +122,8 @@ impl Storage {
         self.open_content(&target)?.ok_or_else(unknown)
     }
 
-    /// Opens what the store holds under a digest, without regard to who may read it.
+    /// Opens the blob with this digest. It does not check that a repository links the blob, so the
+    /// caller must have checked access.
     pub fn open_content(&self, digest: &Digest) -> Result<Option<Blob>> {
         let path = self.layout.blob_data(digest);
         let file = match File::open(&path) {

@@ -1,5 +1,6 @@
-//! Images of the first API, part by part. They belong to no repository, so an image can be read by
-//! those who may read a repository that shows it; until it has a tag, its pusher can build on it.
+//! Images of the first API, part by part. They belong to no repository. A caller may read an image
+//! if the caller may read a repository that shows it. Before an image has a tag, its pusher alone
+//! may use it as the base of another image.
 
 use std::sync::Arc;
 

@@ -74,7 +74,8 @@ impl Registry {
         }
         let tagged = Reference::Digest(Algorithm::Sha256.digest(&made.manifest));
         let manifest = NewManifest::parse(made.manifest.into(), None, &tagged)?;
-        // Noted first, so that nobody sees the manifest and derives another id from it.
+        // This is stored before the manifest is visible. Otherwise a reader could see the manifest
+        // and derive another id from it.
         self.storage.set_made_of(&manifest.digest(), id)?;
         Ok(manifest)
     }
