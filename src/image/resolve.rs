@@ -153,13 +153,13 @@ impl Images {
         let mut unfit = HashSet::new();
         let mut lacking = None;
         loop {
-            let located = match self.locate_part(id, permitted, &unfit) {
-                Err(Error::ConfigMismatch(_)) if lacking.is_some() => None,
-                located => Some(located?),
-            };
-            let Some(Located { repository, reference, layers, by_config }) = located else {
-                return Err(lacking.unwrap_or_else(|| Error::Unknown(id.to_string())));
-            };
+            // A layer that is missing says more than that no other manifest fits.
+            let located = self.locate_part(id, permitted, &unfit);
+            let located = located.map_err(|error| match lacking.take() {
+                Some(lacking) if matches!(error, Error::ConfigMismatch(_)) => lacking,
+                _ => error,
+            });
+            let Located { repository, reference, layers, by_config } = located?;
             match (self.open_part(&repository, &reference, platform, layers), id, &reference) {
                 // Anybody may push a config of somebody else's with other layers. Under the config's
                 // digest only the layers that it describes are shown, and so nothing of an artifact.
