@@ -48,7 +48,7 @@ pub enum Command {
     /// Exit codes: 0 all layers are indexed, 1 some could not be indexed, 2 wrong flags.
     Index(IndexCommandArgs),
 
-    /// List a directory of an image
+    /// List a directory of an image or artifact
     ///
     /// Lists the entries of a directory by name; a file is listed by itself. Works on the registry's folder, beside
     /// a running server or without one. On a terminal, characters that could control it are escaped (`\x1b`).
@@ -56,7 +56,7 @@ pub enum Command {
     /// Exit codes: 0 done, 1 failed, 2 wrong flags.
     Ls(ls::LsArgs),
 
-    /// Print files of an image
+    /// Print files of an image or artifact
     ///
     /// Symlinks are followed inside the image. Works on the registry's folder, beside a running server or
     /// without one.
@@ -64,7 +64,7 @@ pub enum Command {
     /// Exit codes: 0 done, 1 at least one file could not be read, 2 wrong flags.
     Cat(cat::CatArgs),
 
-    /// Write an image's file system, or one of its directories, as a tar archive
+    /// Write the file system of an image or artifact, or one of its directories, as a tar archive
     ///
     /// The archive has owners, times, links and extended attributes. Works on the registry's folder, beside a
     /// running server or without one.
