@@ -2,7 +2,7 @@
 //!
 //! [`cli`], [`http`] and [`fuse`] are its faces: they translate, and decide nothing. [`server`] wires
 //! what `registry serve` runs. [`registry`] knows what a change means, [`image`] shows the layers of
-//! one image as a tree, [`index`] keeps what is derived from layers in RocksDB, [`storage`] keeps the
+//! one image as a tree, [`query`] answers questions about all of them, [`index`] keeps what is derived from layers in RocksDB, [`storage`] keeps the
 //! truth as files. [`layer`], [`docker1`] and [`oci`] are formats without I/O. [`auth`] decides who
 //! may do what, [`events`] reports what happened.
 //!
@@ -21,6 +21,7 @@ pub mod layer;
 pub mod log;
 mod metrics;
 pub mod oci;
+pub mod query;
 pub mod registry;
 pub mod server;
 pub mod storage;

@@ -6,9 +6,7 @@
 //! `@TAG` and `@ALGORITHM-HEX` are further names of the same images, without the colon that many
 //! programs take for a separator. They are found, but not listed.
 
-use std::fmt::Write;
-
-use crate::image::Platform;
+use crate::image::{Platform, dashed, tagged_name};
 use crate::oci::{Algorithm, Digest, Reference, Repository, Tag};
 
 /// Bytes of the longest name that programs expect (`NAME_MAX`). Longer ones are not listed.
@@ -74,22 +72,9 @@ fn digest(text: &str) -> Option<Digest> {
     dash.or_else(|| text.parse().ok())
 }
 
-fn dashed(platform: &Platform) -> String {
-    platform.to_string().replace('/', "-")
-}
-
 /// The name of an image that a tag names; `None`: it cannot have one.
 pub fn image(base: &str, tag: &Tag, platform: Option<&Platform>) -> Option<String> {
-    let mut name = format!("{base}:{tag}");
-    if let Some(platform) = platform {
-        let dashed = dashed(platform);
-        // The words of an index may be anything.
-        if dashed.replace('-', "/").parse().as_ref() != Ok(platform) {
-            return None;
-        }
-        write!(name, "@{dashed}").ok()?;
-    }
-    (name.len() <= NAME_MAX).then_some(name)
+    tagged_name(base, tag, platform).filter(|name| name.len() <= NAME_MAX)
 }
 
 #[cfg(test)]

@@ -43,7 +43,7 @@ pub fn need<'a>(route: &'a Route, method: &Method) -> Need<'a> {
         Route::Healthz | Route::Readyz => Need::Nothing,
         Route::Ping => Need::Login,
         Route::Token => Need::Anybody,
-        Route::Catalog | Route::Events => Need::Filtered,
+        Route::Catalog | Route::Query(_) | Route::Events => Need::Filtered,
         Route::Tags(repository) | Route::Referrers(repository, _) => {
             Need::One(repository, Right::Pull)
         }
@@ -202,6 +202,7 @@ fn absent(route: &Route, repository: &Repository) -> Error {
         | Route::Ping
         | Route::Token
         | Route::Catalog
+        | Route::Query(_)
         | Route::Events
         | Route::Uploads(_)
         | Route::Tags(_)

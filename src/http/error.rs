@@ -80,6 +80,10 @@ pub enum Error {
     PageSize(String),
     #[error("{name} is {value:?}, want {want}")]
     Parameter { name: &'static str, value: String, want: &'static str },
+    #[error("{name}: {cause}")]
+    ParameterInvalid { name: &'static str, cause: String },
+    #[error("{name:?} is not a parameter of this question: {known} are")]
+    ParameterUnknown { name: String, known: String },
     /// A page of a listing goes on after something outside of it.
     #[error("after is /{after}, which is not below /{directory}")]
     After { after: String, directory: String },
@@ -182,6 +186,8 @@ impl Error {
             Error::Query(_)
             | Error::PageSize(_)
             | Error::Parameter { .. }
+            | Error::ParameterInvalid { .. }
+            | Error::ParameterUnknown { .. }
             | Error::Platform(_)
             | Error::After { .. } => (S::BAD_REQUEST, "UNSUPPORTED"),
             Error::TooManyTags => (S::URI_TOO_LONG, "UNSUPPORTED"),
@@ -199,7 +205,7 @@ impl Error {
 
     /// The message for the client. What concerns the operator alone (paths,
     /// system errors) goes to the log, under the request's id.
-    fn message(&self, id: u64) -> String {
+    pub fn message(&self, id: u64) -> String {
         match self {
             _ if self.status_and_code().0 == StatusCode::INSUFFICIENT_STORAGE => {
                 "the registry's disk is full, nothing was stored: tell its operator".to_owned()

@@ -110,7 +110,7 @@ pub async fn look<T: Send + 'static>(
 }
 
 /// A parameter that is on or off.
-fn flag(context: &RequestContext, name: &'static str) -> Result<bool> {
+pub fn flag(context: &RequestContext, name: &'static str) -> Result<bool> {
     match context.parameter(name) {
         None | Some("0" | "false") => Ok(false),
         Some("" | "1" | "true") => Ok(true),
@@ -126,7 +126,7 @@ fn parameter(name: &'static str, value: &str, want: &'static str) -> Error {
 const LIMIT_MAX: u64 = 10_000;
 
 /// `limit`. Any number above zero is one, however long.
-fn limit(context: &RequestContext) -> Result<Option<u64>> {
+pub fn limit(context: &RequestContext) -> Result<Option<u64>> {
     let Some(value) = context.parameter("limit") else {
         return Ok(None);
     };

@@ -15,6 +15,8 @@ pub const LOOKING: usize = 128;
 pub const STREAMS: usize = 256;
 /// Exports under way.
 pub const EXPORTS: usize = 32;
+/// Questions across images being answered.
+pub const QUESTIONS: usize = 64;
 
 /// Tags that one push sets.
 pub const TAGS_MAX: usize = 64;

@@ -11,6 +11,7 @@ mod limits;
 mod listen;
 mod permits;
 mod proxy;
+mod query;
 mod range;
 mod request;
 mod respond;
@@ -41,8 +42,8 @@ use body::Body;
 use error::{Error, ErrorFormat, Result};
 use idle::Activity;
 use limits::{
-    BODIES, BODY_FREE, EXPORTS, LIST_MAX, LOOKING, MANIFEST_BUFFERS, PARSING, REFERRERS_MAX,
-    STREAMS, UPLOAD_BUFFERS,
+    BODIES, BODY_FREE, EXPORTS, LIST_MAX, LOOKING, MANIFEST_BUFFERS, PARSING, QUESTIONS,
+    REFERRERS_MAX, STREAMS, UPLOAD_BUFFERS,
 };
 use permits::{Permit, Pools, Scarce};
 use request::RequestBody;
@@ -69,6 +70,7 @@ pub struct App {
     upload_buffers: Arc<Semaphore>,
     manifest_buffers: Arc<Semaphore>,
     listings: files::Listings,
+    turns: Arc<query::Turns>,
     pools: Pools,
     next_id: AtomicU64,
 }
@@ -95,10 +97,12 @@ impl App {
             upload_buffers: Arc::new(Semaphore::new(UPLOAD_BUFFERS)),
             manifest_buffers: Arc::new(Semaphore::new(MANIFEST_BUFFERS)),
             listings: files::listings(),
+            turns: Arc::new(query::Turns::new()),
             pools: Pools::new(|kind| match kind {
                 Scarce::Looks => LOOKING,
                 Scarce::Streams => STREAMS,
                 Scarce::Exports => EXPORTS,
+                Scarce::Questions => QUESTIONS,
                 Scarce::Blobs => options.max_connections as usize,
                 Scarce::Parsing => PARSING,
                 Scarce::Bodies => BODIES >> 10,
@@ -359,6 +363,7 @@ async fn dispatch(
             v2::manifests::manifest(app, context, repository, reference).await
         }
         Route::Files(files) => files::answer(app, context, files).await,
+        Route::Query(question) => query::answer(app, context, question).await,
         Route::V1(route) => v1::answer(app, context, route).await,
         Route::Events => events::stream(app, context),
         Route::Healthz => Ok(Response::new(Body::from("ok\n"))),

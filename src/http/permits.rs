@@ -58,6 +58,8 @@ pub enum Scarce {
     Streams,
     /// Archives being sent.
     Exports,
+    /// Answers to questions across images.
+    Questions,
     /// Blobs being sent.
     Blobs,
     /// Documents being parsed.
@@ -116,6 +118,7 @@ impl Pools {
             Scarce::Looks,
             Scarce::Streams,
             Scarce::Exports,
+            Scarce::Questions,
             Scarce::Blobs,
             Scarce::Parsing,
             Scarce::Bodies,

@@ -32,12 +32,20 @@ pub enum Route {
     Referrers(Repository, Digest),
     /// `/v1/images/ID/tree/PATH` and the like, and the same under `/v2/NAME/_files/`
     Files(Files),
+    /// `/v2/_query/…`
+    Query(Question),
     /// Docker's first API, `/v1/`
     V1(V1),
     /// `/v1/events`
     Events,
     Healthz,
     Readyz,
+}
+
+/// What is asked of all images.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Question {
+    Find,
 }
 
 /// A place in an image's file system, and what is wanted of it.
@@ -83,6 +91,7 @@ impl Route {
             "/v2" => return Ok(Route::Ping),
             "/v2/token" => return Ok(Route::Token),
             "/v2/_catalog" => return Ok(Route::Catalog),
+            "/v2/_query/find" => return Ok(Route::Query(Question::Find)),
             "/v1/events" => return Ok(Route::Events),
             "/healthz" => return Ok(Route::Healthz),
             "/readyz" => return Ok(Route::Readyz),
@@ -140,6 +149,7 @@ impl Route {
             | Route::Tags(_)
             | Route::Referrers(..)
             | Route::Files(_)
+            | Route::Query(_)
             | Route::Events
             | Route::Healthz
             | Route::Readyz => "GET, HEAD",
@@ -166,6 +176,7 @@ impl Route {
                 View::Blob => "file",
                 View::Tar => "tar",
             },
+            Route::Query(Question::Find) => "find",
             Route::V1(route) => route.name(),
             Route::Events => "events",
             Route::Healthz | Route::Readyz => "health",
@@ -219,6 +230,7 @@ mod tests {
             ("/v2".to_owned(), Route::Ping),
             ("/v2/".to_owned(), Route::Ping),
             ("/v2/token".to_owned(), Route::Token),
+            ("/v2/_query/find".to_owned(), Route::Query(Question::Find)),
             ("/v2/_catalog".to_owned(), Route::Catalog),
             ("/v1/events".to_owned(), Route::Events),
             (format!("/v2/a/blobs/{DIGEST}"), Route::Blob(name("a"), digest)),
@@ -300,6 +312,7 @@ mod tests {
             ("/v2/_files/tree/1/x", "no name"),
             ("/v3/", "no such version"),
             ("/v2/a", "no kind"),
+            ("/v2/_query/guess", "no such question"),
             ("/v2//blobs/x", "no name"),
             ("/v2/a/tags/lists", "no such kind"),
             ("/v2/a%2F%2Fb/manifests/v1", "an empty part"),

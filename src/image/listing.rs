@@ -295,7 +295,7 @@ fn absolute(path: &[u8], entry: &Entry) -> Vec<u8> {
 }
 
 /// As it stands in a URL's path, if it is not UTF-8.
-fn encoded(bytes: &[u8]) -> Option<String> {
+pub fn encoded(bytes: &[u8]) -> Option<String> {
     std::str::from_utf8(bytes).is_err().then(|| url_path(bytes))
 }
 

@@ -117,7 +117,7 @@ fn name(repository: &Repository, manifest: &Digest) -> String {
     format!("{repository}@{manifest}")
 }
 
-fn parse(repository: &Repository, stored: &StoredManifest) -> Result<Contents> {
+pub(super) fn parse(repository: &Repository, stored: &StoredManifest) -> Result<Contents> {
     Contents::parse(&stored.bytes)
         .map_err(|cause| Error::Manifest { image: name(repository, &stored.digest), cause })
 }
@@ -505,7 +505,8 @@ impl Images {
         Ok(parsed.flatten())
     }
 
-    fn platform(&self, repository: &Repository, config: &Digest) -> Result<Option<Platform>> {
+    /// The platform that the config of an image names, if it names one.
+    pub fn platform(&self, repository: &Repository, config: &Digest) -> Result<Option<Platform>> {
         Ok(self.image_config(repository, config)?.and_then(|c| c.platform))
     }
 

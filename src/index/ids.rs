@@ -98,6 +98,8 @@ pub struct Ids {
     pub config: Option<Digest>,
     /// The ids of the first API, base first, with their numbers of layers.
     pub chain: Vec<(ImageId, usize)>,
+    /// The layers of an image, base first, or the manifests of an index.
+    pub holds: Vec<Digest>,
 }
 
 impl Ids {
@@ -130,6 +132,7 @@ impl Index {
         for (key, value) in ids.rows(repository, manifest) {
             batch.put_cf(self.images(), key, value);
         }
+        self.put_edges(&mut batch, repository, manifest, &ids.holds, ids.config.is_some())?;
         self.db.write(batch).map_err(|e| self.failed(e))
     }
 
@@ -144,6 +147,7 @@ impl Index {
         for (key, _) in ids.rows(repository, manifest) {
             batch.delete_cf(self.images(), key);
         }
+        self.delete_edges(&mut batch, repository, manifest, &ids.holds);
         self.db.write(batch).map_err(|e| self.failed(e))
     }
 
@@ -190,6 +194,7 @@ mod tests {
         let ids = Ids {
             config: Some(digest(2)),
             chain: vec![(ImageId::from_bytes([6; 32]), 1), (v1, 300)],
+            holds: Vec::new(),
         };
         index.add_images(&a, &digest(1), &ids).unwrap();
         index.add_images(&b, &digest(1), &ids).unwrap();

@@ -1,6 +1,7 @@
 //! What is derived from the store and kept in RocksDB for speed. Losing it
 //! costs time, never data: what is missing is made again from the store.
 
+mod across;
 mod builder;
 mod catalog;
 pub mod ids;
@@ -26,6 +27,7 @@ use rocksdb::{
 use crate::metrics;
 use crate::oci::Digest;
 
+pub use across::Block;
 pub use builder::Limits;
 pub use catalog::Scanned;
 pub use layers::{IndexedLayer, Layers, Options as LayerOptions};
@@ -85,7 +87,7 @@ pub enum Error {
 
 /// The encoding of everything in the database. Another version found on disk
 /// is removed and made anew, never read.
-const FORMAT: &[u8] = b"4";
+const FORMAT: &[u8] = b"5";
 const FORMAT_KEY: &[u8] = b"format";
 
 /// RocksDB's own file, made with a database and removed with it. Whoever reads
@@ -249,7 +251,7 @@ fn remove(path: &Path) -> Result<(), rocksdb::Error> {
 
 /// The default family is named too: left out, it gets buffers of 64 MiB, and
 /// after a full disk RocksDB waits for as much space before it writes again.
-const FAMILIES: [&str; 7] = [
+const FAMILIES: [&str; 13] = [
     "default",
     catalog::FAMILY,
     ids::FAMILY,
@@ -257,6 +259,12 @@ const FAMILIES: [&str; 7] = [
     rows::ENTRIES,
     rows::NAMES,
     rows::SPANS,
+    across::BASENAMES,
+    across::NAMED,
+    across::CONTENTS,
+    across::BLOCKS,
+    across::EDGES,
+    across::UNINDEXED,
 ];
 
 /// Bytes of a family's rows in memory, before they become a file. After a full disk RocksDB waits

@@ -31,6 +31,7 @@ use std::vec;
 
 use rocksdb::{ColumnFamily, DBRawIterator, FlushOptions, ReadOptions, WriteBatch, WriteOptions};
 
+use super::across::{Across, BASENAMES, BLOCKS, CONTENTS, NAMED, UNINDEXED};
 use super::records::{Entry, Layer, Record, Span, State};
 use super::{Error, IDENTITY, Index, Result};
 use crate::oci::Digest;
@@ -44,7 +45,10 @@ pub const SPANS: &str = "spans";
 const FOREIGN: u64 = u64::MAX;
 
 /// The families of a layer's rows.
-const ROW_FAMILIES: [&str; 3] = [ENTRIES, NAMES, SPANS];
+const ROW_FAMILIES: [&str; 4] = [ENTRIES, NAMES, SPANS, BLOCKS];
+
+/// The families that a layer's entries have rows in too, see [`super::across`].
+const ACROSS_FAMILIES: [&str; 3] = [BASENAMES, NAMED, CONTENTS];
 
 /// Bytes of rows that are written in one batch with a layer's state. The files that a larger layer
 /// gets for itself are then large enough for their number to follow the bytes of the index.
@@ -76,7 +80,7 @@ fn depth(path: &[u8]) -> u16 {
     u16::try_from(slashes + 1).unwrap_or(u16::MAX)
 }
 
-fn entry_key(layer: u64, path: &[u8]) -> Vec<u8> {
+pub(super) fn entry_key(layer: u64, path: &[u8]) -> Vec<u8> {
     let mut key = Vec::with_capacity(10 + path.len());
     key.extend(layer.to_be_bytes());
     key.extend(depth(path).to_be_bytes());
@@ -109,6 +113,11 @@ fn after(mut prefix: Vec<u8>) -> Vec<u8> {
         *last += 1;
     }
     prefix
+}
+
+/// The same; `None`: there is no such end.
+pub(super) fn after_all(prefix: &[u8]) -> Option<Vec<u8>> {
+    Some(after(prefix.to_vec())).filter(|end| !end.is_empty())
 }
 
 /// Rows of one family in order; keys without their common prefix.
@@ -184,7 +193,7 @@ impl Index {
         Rows { index: self, source: Source::Database(iterator), prefix: length }
     }
 
-    fn cf(&self, family: &str) -> &ColumnFamily {
+    pub(super) fn cf(&self, family: &str) -> &ColumnFamily {
         self.db.cf_handle(family).expect("opened with the database")
     }
 
@@ -218,15 +227,23 @@ impl Index {
         &self,
         layer: u64,
         after: Option<&[u8]>,
-    ) -> impl Iterator<Item = Result<(Vec<u8>, Entry)>> {
+    ) -> impl Iterator<Item = Result<(Vec<u8>, Entry)>> + use<'_> {
         let start = after.map(|path| {
             // Behind this one, before any other.
             let mut key = entry_key(layer, path).split_off(size_of::<u64>());
             key.push(0);
             key
         });
-        let prefix = layer.to_be_bytes().to_vec();
-        let mut rows = self.rows(ENTRIES, prefix, start.as_deref().unwrap_or_default());
+        self.entries_from(layer, start.as_deref().unwrap_or_default())
+    }
+
+    /// The entries of a layer from a key on, of which the layer's number is left out.
+    pub(super) fn entries_from(
+        &self,
+        layer: u64,
+        start: &[u8],
+    ) -> impl Iterator<Item = Result<(Vec<u8>, Entry)>> + use<'_> {
+        let mut rows = self.rows(ENTRIES, layer.to_be_bytes().to_vec(), start);
         std::iter::from_fn(move || {
             rows.next(|key, value| {
                 // Behind the depth.
@@ -370,6 +387,7 @@ impl Index {
     fn remove_rows(&self, number: u64) -> Result<()> {
         // The copy first: where it has filled the disk, nothing else can be written.
         self.remove_copy(number)?;
+        self.remove_across(number)?;
         let (from, to) = (number.to_be_bytes(), (number + 1).to_be_bytes());
         for family in ROW_FAMILIES {
             self.db.delete_range_cf(self.cf(family), from, to).map_err(|e| self.failed(e))?;
@@ -561,8 +579,21 @@ impl LayerWriter<'_> {
             batch.put(unused_key(number), &digest);
         }
         let layers = self.index.cf(LAYERS);
+        let is_ready = matches!(state, State::Ready(_));
+        let number = self.number.to_be_bytes();
+        let mut across = Across::new(self.number);
         match self.batch.take() {
-            Some(gathered) => {
+            Some(mut gathered) => {
+                for (key, value) in gathered.family(ENTRIES).iter().filter(|_| is_ready) {
+                    let entry = self.index.decode("an entry", value)?;
+                    across.entry(&key[size_of::<u64>()..], &entry, |family, key, value| {
+                        batch.put_cf(self.index.cf(family), key, value);
+                        Ok(())
+                    })?;
+                }
+                if is_ready {
+                    batch.put_cf(self.index.cf(BLOCKS), number, &digest);
+                }
                 for (family, rows) in ROW_FAMILIES.into_iter().zip(gathered.rows) {
                     for (key, value) in rows {
                         batch.put_cf(self.index.cf(family), key, value);
@@ -572,13 +603,25 @@ impl LayerWriter<'_> {
             }
             None => {
                 db.write(std::mem::take(&mut batch)).map_err(failed)?;
-                let families = ROW_FAMILIES.map(|family| self.index.cf(family));
+                let mut rows = self.index.rows(ENTRIES, number.to_vec(), b"");
+                while let Some(row) = rows.next(|key, value| {
+                    let entry = self.index.decode("an entry", value)?;
+                    across.entry(key, &entry, |family, key, value| {
+                        self.put_unlogged(family, key, value)
+                    })
+                }) {
+                    row?;
+                }
+                self.put_unlogged(BLOCKS, &number, digest.as_bytes())?;
+                let families = ROW_FAMILIES.iter().chain(&ACROSS_FAMILIES);
+                let families: Vec<_> = families.map(|family| self.index.cf(family)).collect();
                 db.flush_cfs_opt(&families, &FlushOptions::default()).map_err(failed)?;
                 db.put_cf_opt(layers, &digest, state.encode(), &self.unlogged).map_err(failed)?;
                 db.flush_cf(layers).map_err(failed)?;
             }
         }
         batch.delete(unused_key(self.number));
+        batch.delete_cf(self.index.cf(UNINDEXED), &digest);
         db.write(batch).map_err(failed)?;
         self.index.count_files();
         Ok(state)

@@ -238,6 +238,14 @@ impl Contents {
         }
     }
 
+    /// The layers of an image, base first, or the manifests of an index.
+    pub fn holds(&self) -> Vec<Digest> {
+        match self {
+            Contents::Image { layers, .. } => layers.iter().map(|layer| layer.digest).collect(),
+            Contents::Index { children } => children.iter().map(|child| child.digest).collect(),
+        }
+    }
+
     pub fn parse(bytes: &[u8]) -> Result<Contents, ManifestError> {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]

@@ -60,7 +60,7 @@ pub(super) fn ids(
         tracing::warn!(%repository, %manifest, %error, "an image is not shown in the v1 API");
         Vec::new()
     });
-    Ids { config: contents.config().copied(), chain }
+    Ids { config: contents.config().copied(), chain, holds: contents.holds() }
 }
 
 impl Registry {

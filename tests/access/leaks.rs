@@ -59,6 +59,36 @@ fn content_of_other_repositories() {
     assert_eq!(reply.status, 201);
 }
 
+/// What others have pushed changes nothing in the answer to a question, counts included.
+#[test]
+fn questions() {
+    let dir = folder();
+    let registry = start(dir.path(), &["--index-jobs", "0"]);
+    let own = push(&registry, "other/x", "shared");
+    let stranger = user("stranger");
+    let open = format!("/v1/images/{}/tree/", own.manifest.hex());
+    assert_eq!(get_as(&registry, Some(&stranger), &open).status, 200, "it is indexed");
+    let queries =
+        ["", "name=shared", "deleted=1", "type=f&untagged=1", "name=*a*&in=**", "name=nothing"];
+    let answers = || {
+        queries.map(|query| {
+            let path = format!("/v2/_query/find?{query}");
+            let reply = get_as(&registry, Some(&stranger), &path);
+            assert_eq!(reply.status, 200, "{}", reply.text());
+            reply.text()
+        })
+    };
+    let before = answers();
+    assert!(before[1].contains("other/x:1"), "{}", before[1]);
+    // The same layer, and one that nothing has indexed.
+    push(&registry, "team/app", "shared");
+    push(&registry, "team/secret", "secret");
+    assert_eq!(answers(), before);
+    let reader = get_as(&registry, Some(&user("reader")), "/v2/_query/find?name=shared").text();
+    assert!(reader.contains("team/app:1") && reader.contains("\"waiting_layers\":1"), "{reader}");
+    assert!(!reader.contains("other/x"), "{reader}");
+}
+
 #[test]
 fn ids_and_their_beginnings() {
     let dir = folder();

@@ -50,6 +50,7 @@ const CASES: &[Case] = &[
     case("/readyz", "GET", "/readyz", Nobodys, 200, 200),
     case("/v2/", "GET", "/v2/", Anybodys, 200, 200),
     case("/v2/_catalog", "GET", "/v2/_catalog", Anybodys, 200, 200),
+    case("/v2/_query/find", "GET", "/v2/_query/find?name=app", Anybodys, 200, 200),
     // A GET has no end; tests/events has what it leaves out.
     case("/v1/events", "HEAD", "/v1/events", Anybodys, 200, 200),
     case("/v2/NAME/tags/list", "GET", "/v2/{name}/tags/list", Pull, 200, 404),

@@ -12,6 +12,7 @@ mod cli;
 mod errors;
 mod files;
 mod files_refused;
+mod find;
 mod house;
 mod manifests;
 mod nginx;

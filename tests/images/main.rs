@@ -6,6 +6,7 @@
 mod common;
 
 mod answers;
+mod find;
 mod fixture;
 mod mount;
 mod names;

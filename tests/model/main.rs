@@ -6,6 +6,7 @@
 mod common;
 mod compare;
 mod export;
+mod find;
 mod model;
 mod resolve;
 mod runtimes;

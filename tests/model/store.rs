@@ -19,7 +19,7 @@ use super::model::{Member, content};
 pub struct Store {
     pub storage: Arc<Storage>,
     pub index: Arc<Index>,
-    pub images: Images,
+    pub images: Arc<Images>,
     pub db: PathBuf,
     images_made: Cell<u32>,
     _dir: TempDir,
@@ -45,7 +45,7 @@ impl Store {
         };
         let layers = Layers::new(Arc::clone(&storage), Arc::clone(&index), &options).unwrap();
         Store {
-            images: Images::new(Arc::new(layers)),
+            images: Arc::new(Images::new(Arc::new(layers))),
             storage,
             index,
             db: dir.path().join("db"),
@@ -72,7 +72,8 @@ impl Store {
         self.storage.put_manifest(repository, &tags, &manifest, &digest, &bytes).unwrap();
         let contents = Contents::parse(&bytes).unwrap();
         let chain = self.images.chain_ids(repository, &digest, &contents).unwrap();
-        let ids = Ids { config: contents.config().copied(), chain };
+        let config = contents.config().copied();
+        let ids = Ids { config, chain, holds: contents.holds() };
         self.index.add_images(repository, &digest, &ids).unwrap();
         digest
     }

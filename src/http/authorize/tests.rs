@@ -2,7 +2,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::docker1::ImageId;
-use crate::http::route::{Files, View};
+use crate::http::route::{Files, Question, View};
 use crate::http::v1::{Part, Topic, V1};
 use crate::oci::{Algorithm, Digest, Tag};
 
@@ -37,6 +37,7 @@ fn routes() -> Vec<Route> {
         Route::Files(files(Scope::Repository(repository(), reference()))),
         Route::Files(files(Scope::Any("team/app:1".parse().unwrap()))),
         Route::Files(files(Scope::Any(digest().hex().parse().unwrap()))),
+        Route::Query(Question::Find),
         Route::Events,
         Route::Healthz,
         Route::Readyz,
@@ -94,6 +95,7 @@ fn routes() -> Vec<Route> {
             | Route::Referrers(..)
             | Route::Files(_)
             | Route::V1(_)
+            | Route::Query(Question::Find)
             | Route::Events
             | Route::Healthz
             | Route::Readyz => {}
@@ -114,7 +116,7 @@ fn needs() {
             Route::Healthz | Route::Readyz => [Some(Need::Nothing), None, None],
             Route::Ping => [Some(Need::Login), None, None],
             Route::Token => [Some(Need::Anybody), None, None],
-            Route::Catalog | Route::Events => [Some(Need::Filtered), None, None],
+            Route::Catalog | Route::Query(_) | Route::Events => [Some(Need::Filtered), None, None],
             Route::Tags(_) | Route::Referrers(..) => [Some(pull), None, None],
             Route::Blob(..) => [Some(pull), None, Some(delete)],
             Route::Manifest(..) => [Some(pull), Some(push), Some(delete)],

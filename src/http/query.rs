@@ -1,0 +1,245 @@
+//! Questions across images. Answers are streams of JSON objects, one a line; the last one says
+//! whether the answer is complete, and how to go on where it is not.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::str::FromStr;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use hyper::{Method, Response};
+use serde_json::json;
+
+use super::body::{Body, PIECE};
+use super::error::{Error, Result};
+use super::files::{flag, limit, look};
+use super::permits::Scarce;
+use super::route::Question;
+use super::{App, RequestContext};
+use crate::auth::Right;
+use crate::oci::{Digest, Repository};
+use crate::query::find::{After, Find, Wanted, time};
+use crate::query::{Answer, Permitted, Scope, Step};
+
+/// Lines of an answer, where the request does not say how many.
+const LINES: u64 = 1000;
+/// How long an answer may take to make. Then it ends, and says where the next one goes on.
+const TIME: Duration = Duration::from_secs(60);
+/// How long a piece of an answer may take before it is sent, also if it is empty: between two
+/// pieces it is noticed that the client is gone.
+const PIECE_TIME: Duration = Duration::from_millis(500);
+
+/// Bounds the pieces of answers that are made at the same time to half of the cores, so that pushes
+/// and pulls go on beside questions.
+#[derive(Debug)]
+pub struct Turns {
+    left: Mutex<usize>,
+    freed: Condvar,
+}
+
+impl Turns {
+    pub fn new() -> Turns {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Turns { left: Mutex::new((cores / 2).max(1)), freed: Condvar::new() }
+    }
+
+    fn take<T>(&self, work: impl FnOnce() -> T) -> T {
+        struct Turn<'a>(&'a Turns);
+        impl Drop for Turn<'_> {
+            fn drop(&mut self) {
+                *self.0.left.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+                self.0.freed.notify_one();
+            }
+        }
+        let left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        let left = self.freed.wait_while(left, |left| *left == 0);
+        *left.unwrap_or_else(PoisonError::into_inner) -= 1;
+        let _turn = Turn(self);
+        work()
+    }
+}
+
+pub async fn answer(
+    app: &Arc<App>,
+    context: &mut RequestContext,
+    question: Question,
+) -> Result<Response<Body>> {
+    let Question::Find = question;
+    known(context, &FIND)?;
+    let lines = limit(context)?.unwrap_or(LINES);
+    let wanted = wanted(context)?;
+    let scope = scope(context)?;
+    let after = after(context)?;
+    let permitted = permitted(app, context);
+    let mut response = Response::new(Body::Empty);
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if context.method == Method::HEAD {
+        return Ok(response);
+    }
+    let permit = app.pools.of(Scarce::Questions).permit().await?;
+    let images = Arc::clone(app.registry.images());
+    let find =
+        look(app, move || Ok(Find::new(&images, &scope, &permitted, wanted, after)?)).await?;
+    let answer: Box<dyn Answer> = Box::new(find);
+    let (turns, id) = (Arc::clone(&app.turns), context.id);
+    let mut answering =
+        Answering { answer, left: lines, lines: 0, skipped: 0, made: Duration::ZERO };
+    let mut is_over = false;
+    let produce = move || {
+        if is_over {
+            return Ok(None);
+        }
+        let (piece, over) = turns.take(|| answering.piece(id))?;
+        is_over = over;
+        Ok(Some(piece))
+    };
+    *response.body_mut() = Body::stream(Vec::new(), Box::new(produce), None, Arc::new(permit));
+    Ok(response)
+}
+
+/// The parameters of questions about several images.
+const SCOPE: [&str; 4] = ["in", "tag", "untagged", "limit"];
+/// The parameters of `find`, besides.
+const FIND: [&str; 11] =
+    ["name", "path", "sha256", "type", "mode", "size", "newer", "uid", "gid", "xattr", "deleted"];
+
+/// Refuses parameters that the question does not know: left out, they would mean more files.
+fn known(context: &RequestContext, names: &[&str]) -> Result<()> {
+    match context.query.iter().find(|(key, _)| !names.contains(&&**key) && !SCOPE.contains(&&**key))
+    {
+        None => Ok(()),
+        Some((key, _)) => Err(Error::ParameterUnknown {
+            name: key.chars().take(32).collect(),
+            known: [names, &SCOPE, &["after"]].concat().join(", "),
+        }),
+    }
+}
+
+fn parsed<T: FromStr<Err: fmt::Display>>(
+    context: &RequestContext,
+    name: &'static str,
+) -> Result<Option<T>> {
+    read(context, name, str::parse::<T>)
+}
+
+fn read<T, E: fmt::Display>(
+    context: &RequestContext,
+    name: &'static str,
+    parse: impl FnOnce(&str) -> Result<T, E>,
+) -> Result<Option<T>> {
+    let value = context.parameter(name).map(parse).transpose();
+    value.map_err(|cause| Error::ParameterInvalid { name, cause: cause.to_string() })
+}
+
+fn scope(context: &RequestContext) -> Result<Scope> {
+    Ok(Scope {
+        repositories: parsed(context, "in")?,
+        tags: parsed(context, "tag")?,
+        untagged: flag(context, "untagged")?,
+        images: Vec::new(),
+    })
+}
+
+fn wanted(context: &RequestContext) -> Result<Wanted> {
+    let mut contents = HashSet::new();
+    for (_, hex) in context.query.iter().filter(|(key, _)| key == "sha256") {
+        match format!("sha256:{}", hex.strip_prefix("sha256:").unwrap_or(hex)).parse() {
+            Ok(Digest::Sha256(hash)) => contents.insert(hash),
+            _ => {
+                let cause = "want 64 hex digits".to_owned();
+                return Err(Error::ParameterInvalid { name: "sha256", cause });
+            }
+        };
+    }
+    Ok(Wanted {
+        name: parsed(context, "name")?,
+        path: parsed(context, "path")?,
+        contents,
+        kind: parsed(context, "type")?,
+        mode: parsed(context, "mode")?,
+        size: parsed(context, "size")?,
+        newer: read(context, "newer", time)?,
+        uid: parsed(context, "uid")?,
+        gid: parsed(context, "gid")?,
+        xattr: parsed(context, "xattr")?,
+        deleted: flag(context, "deleted")?,
+    })
+}
+
+fn after(context: &mut RequestContext) -> Result<Option<After>> {
+    let invalid = || Error::ParameterInvalid {
+        name: "after",
+        cause: "want what the end of an earlier answer has as `next`".to_owned(),
+    };
+    let after = context.after.take();
+    after.map(|after| After::parse(&after).ok_or_else(invalid)).transpose()
+}
+
+/// What the client may pull.
+fn permitted(app: &App, context: &RequestContext) -> Permitted {
+    let (access, identity) = (Arc::clone(&app.access), context.proof.identity.clone());
+    Arc::new(move |repository: &Repository| access.may(&identity, repository, Right::Pull))
+}
+
+/// An answer while it is sent.
+struct Answering {
+    answer: Box<dyn Answer>,
+    /// Lines that may still be sent.
+    left: u64,
+    lines: u64,
+    skipped: u64,
+    /// How long it has taken so far, without the waits for the client.
+    made: Duration,
+}
+
+impl Answering {
+    /// The next piece, and whether it is the last.
+    fn piece(&mut self, id: u64) -> Result<(Vec<u8>, bool)> {
+        let start = Instant::now();
+        let mut piece = Vec::new();
+        let bound = loop {
+            if self.left == 0 && self.answer.may_pause() {
+                break Some("limit");
+            }
+            match self.answer.step(&mut piece)? {
+                Step::Hit(()) => {
+                    self.left = self.left.saturating_sub(1);
+                    self.lines += 1;
+                }
+                Step::Skipped(skipped) => {
+                    self.skipped += 1;
+                    tracing::warn!(image = skipped.image, error = %skipped.error, "left out of an answer");
+                    let error = Error::from(*skipped.error).message(id);
+                    let line = json!({"skipped": {"image": skipped.image, "error": error}});
+                    piece.extend_from_slice(format!("{line}\n").as_bytes());
+                }
+                Step::Working => {}
+                Step::End => break None,
+            }
+            let elapsed = start.elapsed();
+            if self.made + elapsed > TIME {
+                break Some("time");
+            }
+            if piece.len() >= PIECE || elapsed > PIECE_TIME {
+                self.made += elapsed;
+                return Ok((piece, false));
+            }
+        };
+        let looked = self.answer.looked();
+        let next = bound.and_then(|_| self.answer.position());
+        let end = json!({"end": {
+            "lines": self.lines,
+            "images": looked.images,
+            "skipped": self.skipped,
+            "waiting_images": looked.waiting_images,
+            "waiting_layers": looked.waiting_layers,
+            "bound": bound,
+            "next": next,
+        }});
+        piece.extend_from_slice(format!("{end}\n").as_bytes());
+        Ok((piece, true))
+    }
+}
