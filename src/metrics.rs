@@ -21,6 +21,7 @@ const INDEX_SECONDS: &str = "registry_index_seconds";
 const INDEXED_BYTES: &str = "registry_index_bytes_total";
 const INDEX_QUEUE: &str = "registry_index_queue";
 const INDEX_FILES: &str = "registry_index_files";
+const INDEX_BYTES: &str = "registry_index_bytes";
 const IMAGES_OPENED: &str = "registry_images_opened_total";
 const READERS: &str = "registry_event_readers";
 const READERS_DROPPED: &str = "registry_event_readers_dropped_total";
@@ -110,6 +111,10 @@ pub fn index_queue(layers: usize) {
 
 pub fn index_files(files: usize) {
     gauge!(INDEX_FILES).set(files as f64);
+}
+
+pub fn index_bytes(family: &str, bytes: usize) {
+    gauge!(INDEX_BYTES, "family" => family.to_owned()).set(bytes as f64);
 }
 
 pub fn image_opened() {

@@ -123,6 +123,8 @@ pub fn run(
             &config.http,
         );
         let server = Server::bind(config.http.clone(), app).await?;
+        // There are metrics from here on.
+        layers.index().count_files();
         let stop = signals(Box::new(server.tls_reloader()))?;
         if let Some((path, allow_other)) = &config.mount {
             let begin = || mount(&config, path, *allow_other, Arc::clone(&layers));

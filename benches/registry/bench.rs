@@ -54,6 +54,11 @@ pub struct Options {
           value_parser = RangedU64ValueParser::<usize>::new().range(1000..))]
     pub images: usize,
 
+    /// Entries of the store that questions are asked of; 10,000,000 take 4 GB where it lies
+    #[arg(long, value_name = "N", default_value_t = 10_000_000,
+          value_parser = RangedU64ValueParser::<usize>::new().range(100_000..))]
+    pub entries: usize,
+
     /// Files in the image whose directories must not cost more to list than those of one with 1,000
     #[arg(long, value_name = "N", default_value_t = 1_000_000,
           value_parser = RangedU64ValueParser::<usize>::new().range(20_000..10_000_000))]

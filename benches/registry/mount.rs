@@ -268,7 +268,7 @@ fn index(dir: &Path, store: &Store) -> Result<()> {
 }
 
 /// Drops what the kernel keeps of files, which only root may.
-fn cold() -> Result<()> {
+pub fn cold() -> Result<()> {
     common::run(&mut Command::new("sync"));
     fs::write("/proc/sys/vm/drop_caches", "3").context("cannot drop the caches: be root")
 }

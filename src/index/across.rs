@@ -34,6 +34,9 @@ pub const BLOCKS: &str = "blocks";
 pub const EDGES: &str = "edges";
 pub const UNINDEXED: &str = "unindexed";
 
+/// The families that every layer has rows everywhere in.
+pub const FAMILIES: [&str; 3] = [BASENAMES, NAMED, CONTENTS];
+
 /// Entries of a block.
 const BLOCK: u64 = 64;
 /// Bytes of a sha256 in a key: enough to tell all files of a registry apart, with a few exceptions.
@@ -85,7 +88,7 @@ impl Across {
         &mut self,
         key: &[u8],
         entry: &Entry,
-        mut put: impl FnMut(&str, &[u8], &[u8]) -> Result<()>,
+        mut put: impl FnMut(&'static str, &[u8], &[u8]) -> Result<()>,
     ) -> Result<()> {
         // A layer has fewer entries than blocks have numbers.
         let number = u32::try_from(self.entries / BLOCK).unwrap_or(u32::MAX);

@@ -204,15 +204,19 @@ impl Index {
         copies(&self.path).join(format!("{layer:016x}"))
     }
 
-    /// Reports the number of the database's files, at most once a second, since listing them takes
+    /// Reports the number of the database's files and their bytes, at most once a second, since listing them takes
     /// longer than indexing a small layer.
-    fn count_files(&self) {
+    pub fn count_files(&self) {
         const EVERY: Duration = Duration::from_secs(1);
         let mut counted = self.counted.lock().unwrap_or_else(|e| e.into_inner());
         if counted.is_none_or(|at| at.elapsed() >= EVERY) {
             *counted = Some(Instant::now());
             if let Ok(files) = self.db.live_files() {
                 metrics::index_files(files.len());
+                for family in FAMILIES {
+                    let files = files.iter().filter(|file| file.column_family_name == family);
+                    metrics::index_bytes(family, files.map(|file| file.size).sum());
+                }
             }
         }
     }
@@ -272,6 +276,8 @@ const FAMILIES: [&str; 13] = [
 const WRITE_BUFFER: usize = 4 << 20;
 /// Bytes of the log, beyond which the oldest rows in memory become files.
 const LOG_MAX: u64 = 8 << 20;
+/// Files of a family of [`across`] that wait to be merged.
+const ACROSS_FILES: i32 = 10;
 /// Blocks of all families kept in memory, in bytes.
 const BLOCK_CACHE: usize = 32 << 20;
 
@@ -302,13 +308,26 @@ fn families() -> (Options, Vec<ColumnFamilyDescriptor>) {
     options.set_advise_random_on_open(false);
     options.set_keep_log_file_num(2);
     options.set_compression_type(DBCompressionType::Zstd);
+    let cache = Cache::new_lru_cache(BLOCK_CACHE);
     let mut blocks = BlockBasedOptions::default();
-    blocks.set_block_cache(&Cache::new_lru_cache(BLOCK_CACHE));
+    blocks.set_block_cache(&cache);
     // Most look-ups of a path find nothing in most layers.
     blocks.set_bloom_filter(10.0, false);
     blocks.set_block_size(16 << 10);
     options.set_block_based_table_factory(&blocks);
-    let family = |name| ColumnFamilyDescriptor::new(name, options.clone());
+    let mut across = options.clone();
+    // These are read by prefixes, which filters of whole keys do not help.
+    let mut plain = BlockBasedOptions::default();
+    plain.set_block_cache(&cache);
+    plain.set_block_size(16 << 10);
+    across.set_block_based_table_factory(&plain);
+    // Every layer has rows everywhere in them, so merging costs the most of all.
+    across.set_compression_options(-14, 1, 0, 0);
+    across.set_level_zero_file_num_compaction_trigger(ACROSS_FILES);
+    let family = |name| {
+        let is_across = across::FAMILIES.contains(&name);
+        ColumnFamilyDescriptor::new(name, if is_across { across.clone() } else { options.clone() })
+    };
     let families = FAMILIES.into_iter().map(family).collect();
     (options, families)
 }
