@@ -5,7 +5,7 @@ use clap::Args;
 
 use super::output::complain;
 use crate::cli::args::{IndexArgs, StoreArgs};
-use crate::image::{Id, Opened, Platform};
+use crate::image::{Id, LayerId, Opened, Platform};
 
 /// Which image, and where it is stored.
 #[derive(Args, Clone, Debug)]
@@ -16,6 +16,10 @@ pub struct ImageArgs {
     /// The platform to choose from a multi-platform image [default: this machine's]
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     pub platform: Option<Platform>,
+
+    /// Look at one layer as it is, whiteouts included: its digest, or at least the first 12 digits
+    #[arg(long, value_name = "DIGEST")]
+    pub layer: Option<LayerId>,
 
     /// The image or artifact: NAME[:TAG][@DIGEST], the digest of its manifest or config, or at least the first 12 digits of one
     pub reference: Id,
@@ -34,6 +38,9 @@ impl ImageArgs {
                 complain(format_args!("warning: {warning}"));
             }
         }
-        Ok(opened)
+        Ok(match &self.layer {
+            Some(layer) => opened.one_layer(layer)?,
+            None => opened,
+        })
     }
 }

@@ -37,6 +37,10 @@ pub struct LsArgs {
     #[arg(long, conflicts_with = "long")]
     json: bool,
 
+    /// Also list what layers ship there although the image does not show it; such lines begin with D and the layer
+    #[arg(long, conflicts_with = "layer")]
+    deleted: bool,
+
     /// A directory or file in the image
     #[arg(default_value = "/")]
     path: OsString,
@@ -44,7 +48,8 @@ pub struct LsArgs {
 
 pub fn run(args: &LsArgs) -> Result<ExitCode> {
     let image = args.image.open()?;
-    let listing = Listing::new(image, args.path.as_bytes(), args.recursive)?;
+    let list = if args.deleted { Listing::with_deleted } else { Listing::new };
+    let listing = list(image, args.path.as_bytes(), args.recursive)?;
     let mut stdout = Stdout::new();
     let result =
         if args.json { json(listing, &mut stdout) } else { text(listing, args, &mut stdout) };
@@ -62,6 +67,7 @@ fn json(listing: Listing, stdout: &mut Stdout) -> Result<()> {
 }
 
 fn text(mut listing: Listing, args: &LsArgs, stdout: &mut Stdout) -> Result<()> {
+    let tree = listing.opened().clone();
     // Where the directory is clear, an entry is shown by its name alone.
     let directory = match listing.shown() {
         node if args.recursive || !node.is_directory() => None,
@@ -71,12 +77,16 @@ fn text(mut listing: Listing, args: &LsArgs, stdout: &mut Stdout) -> Result<()> 
     let mut rows: Vec<Row> = Vec::new();
     let mut widths = Widths::default();
     loop {
-        let stop = listing.visit(|node| {
+        let stop = listing.visit(|node, deleted| {
             let name = match directory {
                 Some(length) => node.path[length..].to_vec(),
                 None => [b"/", node.path.as_slice()].concat(),
             };
-            rows.push(Row::new(node, name, args.long));
+            let layer = tree.layer(node).filter(|_| deleted).map(|layer| layer.hex());
+            rows.push(Row {
+                mark: args.deleted.then(|| mark(layer.as_deref())),
+                ..Row::new(node, name, args.long)
+            });
             rows.len() < ALIGNED
         })?;
         for row in &rows {
@@ -92,10 +102,23 @@ fn text(mut listing: Listing, args: &LsArgs, stdout: &mut Stdout) -> Result<()> 
 }
 
 struct Row {
+    /// Whether it is deleted, and by which layer it is shipped.
+    mark: Option<String>,
     /// Mode, owner, group, size and time.
     columns: Option<[String; 5]>,
     name: Vec<u8>,
-    target: Option<Vec<u8>>,
+    /// What links to a target, and the target.
+    target: Option<(&'static str, Vec<u8>)>,
+}
+
+/// Digits of a layer's digest that are shown, which are enough to name it.
+const DIGITS: usize = 12;
+
+fn mark(layer: Option<&str>) -> String {
+    match layer {
+        Some(layer) => format!("D {:.DIGITS$} ", layer),
+        None => " ".repeat(DIGITS + 3),
+    }
 }
 
 #[derive(Default)]
@@ -116,16 +139,25 @@ impl Row {
             Kind::Character | Kind::Block => format!("{}, {}", entry.device.0, entry.device.1),
             _ => entry.size.to_string(),
         };
+        let target = match entry.kind {
+            Kind::Symlink => Some((" -> ", entry.link.clone())),
+            Kind::CrossLayerLink => Some((" link to ", [b"/", entry.link.as_slice()].concat())),
+            _ => None,
+        };
         Row {
+            mark: None,
             columns: long.then(|| {
                 [mode(entry), entry.uid.to_string(), entry.gid.to_string(), size, time(entry.mtime)]
             }),
             name,
-            target: (long && entry.kind == Kind::Symlink).then(|| entry.link.clone()),
+            target: target.filter(|_| long),
         }
     }
 
     fn write(&self, widths: &Widths, stdout: &mut Stdout) -> std::io::Result<()> {
+        if let Some(mark) = &self.mark {
+            stdout.write_all(mark.as_bytes())?;
+        }
         if let Some(columns) = &self.columns {
             let mut line = String::new();
             for (column, &width) in columns.iter().zip(&widths.0) {
@@ -135,9 +167,9 @@ impl Row {
         }
         let name = stdout.name(&self.name).into_owned();
         stdout.write_all(&name)?;
-        if let Some(target) = &self.target {
+        if let Some((arrow, target)) = &self.target {
             let target = stdout.name(target).into_owned();
-            stdout.write_all(b" -> ")?;
+            stdout.write_all(arrow.as_bytes())?;
             stdout.write_all(&target)?;
         }
         stdout.write_all(b"\n")
@@ -152,8 +184,10 @@ fn mode(entry: &Entry) -> String {
         Kind::Character => 'c',
         Kind::Block => 'b',
         Kind::Fifo => 'p',
-        // No node of a merged view has one of the remaining kinds.
-        Kind::Regular | Kind::CrossLayerLink | Kind::Whiteout => '-',
+        Kind::Regular => '-',
+        // As GNU tar and the BSDs show them.
+        Kind::CrossLayerLink => 'h',
+        Kind::Whiteout => 'w',
     };
     let mut text = String::from(kind);
     // Shift, the special bit, and its letter.
@@ -198,6 +232,8 @@ mod tests {
             (Kind::Character, 0o620, "crw--w----"),
             (Kind::Block, 0o660, "brw-rw----"),
             (Kind::Fifo, 0o600, "prw-------"),
+            (Kind::CrossLayerLink, 0o644, "hrw-r--r--"),
+            (Kind::Whiteout, 0, "w---------"),
         ] {
             let mut entry = Entry::implicit(kind);
             entry.mode = bits;

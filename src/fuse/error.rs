@@ -61,14 +61,21 @@ impl Error {
 fn of_image(error: &image::Error) -> i32 {
     use image::Error as E;
     match error {
-        E::Unknown(_) | E::ConfigMismatch(_) | E::NoPlatform { .. } | E::NotFound(_) => {
-            libc::ENOENT
-        }
+        E::Unknown(_)
+        | E::ConfigMismatch(_)
+        | E::NoPlatform { .. }
+        | E::NotALayer { .. }
+        | E::NotFound(_) => libc::ENOENT,
         E::NotADirectory(_) => libc::ENOTDIR,
         E::Loop(_) => libc::ELOOP,
         E::NameTooLong(_) => libc::ENAMETOOLONG,
         E::IsDirectory(_) => libc::EISDIR,
-        E::NotAFile(_) | E::NotALink(_) | E::Id(_) | E::Ambiguous { .. } => libc::EINVAL,
+        E::NotAFile(_)
+        | E::LowerTarget { .. }
+        | E::NotALink(_)
+        | E::Id(_)
+        | E::Ambiguous { .. }
+        | E::AmbiguousLayer { .. } => libc::EINVAL,
         E::Storage(error) if error.is_unknown() => libc::ENOENT,
         E::Nesting { .. }
         | E::TooManyLayers { .. }

@@ -355,7 +355,9 @@ fn image_error(error: &image::Error) -> (StatusCode, &'static str) {
         image::Error::Unknown(_) | image::Error::NoPlatform { .. } => {
             (S::NOT_FOUND, "MANIFEST_UNKNOWN")
         }
+        image::Error::NotALayer { .. } => (S::NOT_FOUND, "BLOB_UNKNOWN"),
         image::Error::Ambiguous { .. } => (S::CONFLICT, "MANIFEST_INVALID"),
+        image::Error::AmbiguousLayer { .. } => (S::CONFLICT, "DIGEST_INVALID"),
         // What was pushed is at fault, and stays so.
         image::Error::Nesting { .. }
         | image::Error::TooManyLayers { .. }
@@ -370,6 +372,7 @@ fn image_error(error: &image::Error) -> (StatusCode, &'static str) {
         image::Error::NameTooLong(_)
         | image::Error::IsDirectory(_)
         | image::Error::NotAFile(_)
+        | image::Error::LowerTarget { .. }
         | image::Error::NotALink(_) => (S::BAD_REQUEST, "FILE_INVALID"),
         image::Error::Layer { cause, .. }
         | image::Error::Read { cause, .. }

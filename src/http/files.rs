@@ -24,7 +24,7 @@ use super::route::{Files, Scope, View};
 use super::{App, RequestContext, blocking};
 use crate::auth::{Access, Identity, Right};
 use crate::image::listing::{JsonListing, Listing, Stop, url_path};
-use crate::image::{FileTree, Images, Node, Opened, Platform, write_tar};
+use crate::image::{FileTree, Images, LayerId, Node, Opened, Platform, write_tar};
 use crate::oci::{Digest, Reference, Repository};
 
 pub async fn answer(
@@ -37,6 +37,7 @@ pub async fn answer(
         identity: context.proof.identity.clone(),
         images: Arc::clone(app.registry.images()),
         platform: context.parameter("platform").map(str::parse).transpose()?,
+        layer: layer(context)?,
         files,
     };
     match wanted.files.view {
@@ -52,6 +53,8 @@ struct Place {
     identity: Identity,
     images: Arc<Images>,
     platform: Option<Platform>,
+    /// The one layer that is shown as it is.
+    layer: Option<LayerId>,
     files: Files,
 }
 
@@ -59,7 +62,7 @@ impl Place {
     /// May wait for the index of a layer to be made.
     fn open(&self) -> Result<Opened> {
         let platform = self.platform.as_ref();
-        Ok(match &self.files.image {
+        let opened = match &self.files.image {
             Scope::Any(id) => {
                 let permitted = |repository: &Repository| {
                     self.access.may(&self.identity, repository, Right::Pull)
@@ -69,6 +72,10 @@ impl Place {
             Scope::Repository(repository, reference) => {
                 self.images.open_in(repository, reference, platform)?
             }
+        };
+        Ok(match &self.layer {
+            Some(layer) => opened.one_layer(layer)?,
+            None => opened,
         })
     }
 
@@ -118,6 +125,14 @@ pub fn flag(context: &RequestContext, name: &'static str) -> Result<bool> {
     }
 }
 
+fn layer(context: &RequestContext) -> Result<Option<LayerId>> {
+    let Some(value) = context.parameter("layer") else {
+        return Ok(None);
+    };
+    let layer = value.parse().map_err(|_| parameter("layer", value, "the digest of a layer"))?;
+    Ok(Some(layer))
+}
+
 fn parameter(name: &'static str, value: &str, want: &'static str) -> Error {
     Error::Parameter { name, value: value.chars().take(32).collect(), want }
 }
@@ -150,6 +165,9 @@ pub struct Key {
     manifest: Digest,
     /// How many of its layers, if it was asked for by an id of the first API.
     layers: Option<usize>,
+    /// The one layer that is shown, as its place among them.
+    layer: Option<usize>,
+    deleted: bool,
     path: Vec<u8>,
     recursive: bool,
     limit: Option<u64>,
@@ -190,6 +208,7 @@ pub fn listings() -> Listings {
 
 /// What a request wants listed.
 struct Asked {
+    deleted: bool,
     recursive: bool,
     limit: Option<u64>,
     after: Option<Vec<u8>>,
@@ -217,7 +236,12 @@ async fn tree(
     context: &mut RequestContext,
     place: Place,
 ) -> Result<Response<Body>> {
+    let deleted = flag(context, "deleted")?;
+    if deleted && place.layer.is_some() {
+        return Err(parameter("deleted", "1", "0 with layer, which has nothing deleted"));
+    }
     let asked = Asked {
+        deleted,
         recursive: flag(context, "recursive")?,
         limit: limit(context)?,
         after: context.after.take(),
@@ -248,13 +272,17 @@ async fn tree(
 fn begin(place: &Place, asked: Asked, known: &Listings) -> Result<(ListingBody, Option<String>)> {
     let opened = place.open()?;
     // The listings of an artifact depend on the blobs that its repository holds, so they are not kept.
-    let (is_image, layers) = match &opened {
-        Opened::Image(image) => (true, image.ids.as_ref().map(|_| image.layers.len())),
-        Opened::Artifact(_) => (false, None),
+    let (image, layer) = match &opened {
+        Opened::Image(image) => (Some(image), None),
+        Opened::Layer(layer) => (Some(layer.image()), Some(layer.place())),
+        Opened::Artifact(_) => (None, None),
     };
+    let is_image = image.is_some();
     let key = Key {
         manifest: opened.manifest(),
-        layers,
+        layers: image.filter(|image| image.ids.is_some()).map(|image| image.layers.len()),
+        layer,
+        deleted: asked.deleted,
         path: place.files.path.clone(),
         recursive: asked.recursive,
         limit: asked.limit,
@@ -267,7 +295,8 @@ fn begin(place: &Place, asked: Asked, known: &Listings) -> Result<(ListingBody, 
         return Ok((ListingBody::Whole(listed.json.clone()), next));
     }
 
-    let mut listing = Listing::new(opened, &key.path, key.recursive)?;
+    let list = if key.deleted { Listing::with_deleted } else { Listing::new };
+    let mut listing = list(opened, &key.path, key.recursive)?;
     let directory = listing.shown().path.clone();
     if let Some(limit) = key.limit {
         listing = listing.limit(limit);
@@ -315,6 +344,12 @@ fn next_page(place: &Place, key: &Key, directory: &[u8], last: &[u8]) -> String 
     let mut query = String::new();
     if key.recursive {
         query.push_str("recursive=1&");
+    }
+    if key.deleted {
+        query.push_str("deleted=1&");
+    }
+    if let Some(layer) = &place.layer {
+        query.push_str(&format!("layer={layer}&"));
     }
     if let Some(platform) = &place.platform {
         let platform = url_path(platform.to_string().as_bytes());

@@ -46,6 +46,10 @@ pub enum Error {
         "{image} lacks layer {layer}, which is not for distribution: clients fetch it from elsewhere"
     )]
     ForeignLayer { image: String, layer: Box<Digest> },
+    #[error("{layer} is not a layer of {image}")]
+    NotALayer { image: String, layer: String },
+    #[error("{prefix} is the beginning of more than one layer of {image}")]
+    AmbiguousLayer { image: String, prefix: String },
     /// A layer that cannot have an index, or none at this moment.
     #[error("{image}: {cause}")]
     Layer { image: String, cause: index::Error },
@@ -62,6 +66,11 @@ pub enum Error {
     /// A device, a fifo, or a symbolic link that was not followed.
     #[error("{0} is not a regular file")]
     NotAFile(At),
+    #[error(
+        "{at} is a hard link to /{}, which is in a lower layer: read it in the image as a whole",
+        String::from_utf8_lossy(target).escape_debug()
+    )]
+    LowerTarget { at: At, target: Vec<u8> },
     #[error("{0} is not a symbolic link")]
     NotALink(At),
     #[error("{at}: {cause}")]

@@ -5,6 +5,9 @@
 //! in GNU's PAX format 1.0, names that are not UTF-8 with `hdrcharset=BINARY`.
 //! The same image gives the same bytes.
 //!
+//! One layer by itself becomes a layer again: with whiteouts (image-spec, layer.md), the attributes
+//! that it has for the root, and without the directories that it has no entry for.
+//!
 //! Of a file with several names below the directory the first by order holds the
 //! content, the others are links to it.
 
@@ -27,6 +30,10 @@ const FIRST_NAMES: usize = 1 << 14;
 const SMALL_MAX: u64 = 0o7777777;
 const LARGE_MAX: u64 = 0o77777777777;
 
+/// image-spec, layer.md, "Whiteouts".
+const WHITEOUT: &[u8] = b".wh.";
+const OPAQUE: &[u8] = b".wh..wh..opq";
+
 /// Writes what lies below a directory, or another node by itself.
 pub fn write_tar(tree: &dyn FileTree, node: &Node, to: impl Write) -> Result<()> {
     let mut archive = Archive {
@@ -43,6 +50,9 @@ pub fn write_tar(tree: &dyn FileTree, node: &Node, to: impl Write) -> Result<()>
         buffer: vec![0; CHUNK],
     };
     if node.is_directory() {
+        if tree.is_layer() {
+            archive.root()?;
+        }
         for node in Walk::new(tree, node.clone()) {
             archive.add(&node?)?;
         }
@@ -68,6 +78,39 @@ impl<W: Write> Archive<'_, W> {
         self.to.write_all(bytes).map_err(Error::Write)
     }
 
+    /// What a layer says of the directory that is written.
+    fn root(&mut self) -> Result<()> {
+        let root = self.root;
+        if root.path.is_empty() && root.entry.kind == Kind::Directory {
+            let header = Header::new(b"./", &root.entry, b'5', 0).xattrs(&root.entry.xattrs);
+            self.write(&header.encode())?;
+        }
+        self.opaque(b"", root)
+    }
+
+    /// The mark of a directory that hides what lower layers have in it.
+    fn opaque(&mut self, name: &[u8], directory: &Node) -> Result<()> {
+        if !self.tree.is_layer() || !directory.entry.hides {
+            return Ok(());
+        }
+        self.marker(&[name, OPAQUE].concat())
+    }
+
+    fn marker(&mut self, name: &[u8]) -> Result<()> {
+        let plain = Entry { mode: 0o644, ..Entry::implicit(Kind::Regular) };
+        self.write(&Header::new(name, &plain, b'0', 0).encode())
+    }
+
+    /// A directory of a layer that no member describes. One without anything in it would be lost, so
+    /// it is described.
+    fn is_left_out(&self, node: &Node) -> Result<bool> {
+        if node.entry.kind != Kind::Implicit {
+            return Ok(false);
+        }
+        let child = self.tree.children(node, b"")?.next().transpose()?;
+        Ok(child.is_some() || node.entry.hides)
+    }
+
     fn add(&mut self, node: &Node) -> Result<()> {
         let mut name = node.path[self.prefix..].to_vec();
         if node.is_directory() {
@@ -85,12 +128,32 @@ impl<W: Write> Archive<'_, W> {
             Kind::Symlink => Header::new(&name, entry, b'2', 0).link(&entry.link),
             Kind::Character => Header::new(&name, entry, b'3', 0),
             Kind::Block => Header::new(&name, entry, b'4', 0),
-            Kind::Directory | Kind::Implicit => Header::new(&name, entry, b'5', 0),
+            Kind::Directory | Kind::Implicit => {
+                if !self.is_left_out(node)? {
+                    let header = Header::new(&name, entry, b'5', 0).xattrs(&entry.xattrs);
+                    self.write(&header.encode())?;
+                }
+                return self.opaque(&name, node);
+            }
             Kind::Fifo => Header::new(&name, entry, b'6', 0),
-            // No node is one.
-            Kind::CrossLayerLink | Kind::Whiteout => return Ok(()),
+            Kind::CrossLayerLink => Header::new(&name, entry, b'1', 0).link(self.target(entry)),
+            Kind::Whiteout => {
+                let directory = name.len() - base(&name).len();
+                return self.marker(&[&name[..directory], WHITEOUT, &name[directory..]].concat());
+            }
         };
         self.write(&header.xattrs(&entry.xattrs).encode())
+    }
+
+    /// The target of a hard link to a lower layer: its name in the archive, or its path in the image
+    /// where the archive does not have it.
+    fn target<'e>(&self, entry: &'e Entry) -> &'e [u8] {
+        let directory = &self.root.path[..self.prefix.saturating_sub(1).min(self.root.path.len())];
+        match entry.link.strip_prefix(directory) {
+            Some(below) if directory.is_empty() => below,
+            Some([b'/', below @ ..]) => below,
+            _ => &entry.link,
+        }
     }
 
     /// The first name below the root of what has several.

@@ -6,11 +6,14 @@
 //! path, from outside, is where a page goes on.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 use serde::Serialize;
 
-use super::{FileTree, Node, Opened, Result, Walk};
+use super::deleted::{Group, WithDeleted};
+use super::walk::{Items, Tree};
+use super::{Node, Opened, Result, Walk};
 use crate::index::records::{Entry, Kind, Time};
 
 /// What stands for itself in a path of a URL.
@@ -22,6 +25,8 @@ const PATH: &AsciiSet =
 pub struct Listing {
     opened: Opened,
     shown: Node,
+    /// Where what the image does not show is listed too: all that there is at the path.
+    deleted: Option<(WithDeleted, Group)>,
     recursive: bool,
     /// Entries left to show.
     left: u64,
@@ -49,7 +54,22 @@ impl Listing {
             // The link, whether it leads anywhere or not.
             _ => opened.node(path, false)?,
         };
-        Ok(Listing { opened, shown, recursive, left: u64::MAX, at: None })
+        Ok(Listing { opened, shown, deleted: None, recursive, left: u64::MAX, at: None })
+    }
+
+    /// The same with what the layers of an image ship there and the image does not show.
+    pub fn with_deleted(opened: Opened, path: &[u8], recursive: bool) -> Result<Listing> {
+        let Opened::Image(image) = &opened else {
+            return Listing::new(opened, path, recursive);
+        };
+        let tree = WithDeleted::new(Arc::clone(image));
+        let (shown, group) = tree.group(path)?;
+        let deleted = Some((tree, group));
+        Ok(Listing { opened, shown, deleted, recursive, left: u64::MAX, at: None })
+    }
+
+    pub fn opened(&self) -> &Opened {
+        &self.opened
     }
 
     /// What is listed: a directory, or the one entry.
@@ -57,7 +77,7 @@ impl Listing {
         &self.shown
     }
 
-    /// At most so many entries.
+    /// At most so many entries, and those besides that have the last one's path.
     pub fn limit(mut self, entries: u64) -> Listing {
         self.left = entries;
         self
@@ -77,52 +97,80 @@ impl Listing {
         self.at.as_deref()
     }
 
-    /// Shows entries until there are no more or `visit` says `false`.
-    pub fn visit(&mut self, mut visit: impl FnMut(&Node) -> bool) -> Result<Stop> {
-        let Listing { opened, shown, recursive, left, at } = self;
-        if !shown.is_directory() {
-            if at.is_none() {
-                visit(shown);
-                *at = Some(shown.path.clone());
-            }
-            return Ok(Stop::End);
-        }
-        let nodes: Box<dyn Iterator<Item = Result<Node>>> = if *recursive {
-            Box::new(match at {
-                Some(at) => Walk::after(&**opened, shown.clone(), at)?,
-                None => Walk::new(&**opened, shown.clone()),
-            })
-        } else {
-            let rest = at.as_deref().and_then(|at| below(at, &shown.path));
-            let name = rest.and_then(|rest| rest.split(|&b| b == b'/').next());
-            let from = match name.unwrap_or_default() {
-                b"" => Vec::new(),
-                // The first name after it.
-                name => [name, b"\0"].concat(),
-            };
-            opened.children(shown, &from)?
-        };
-        for node in nodes {
-            let node = node?;
+    /// Shows entries, and whether each is deleted, until there are no more or `visit` says `false`.
+    /// Those of one path are not torn apart.
+    pub fn visit(&mut self, mut visit: impl FnMut(&Node, bool) -> bool) -> Result<Stop> {
+        let Listing { opened, shown, deleted, recursive, left, at } = self;
+        let start = at.clone();
+        let mut take = |entries: &mut dyn Iterator<Item = (&Node, bool)>| {
             if *left == 0 {
-                return Ok(Stop::Limit);
+                return Some(Stop::Limit);
             }
-            *left -= 1;
-            let go_on = visit(&node);
-            at.get_or_insert_default().clone_from(&node.path);
-            if !go_on {
-                return Ok(Stop::Pause);
+            let mut go_on = true;
+            for (node, deleted) in entries {
+                *left = left.saturating_sub(1);
+                go_on &= visit(node, deleted);
+                at.get_or_insert_default().clone_from(&node.path);
+            }
+            (!go_on).then_some(Stop::Pause)
+        };
+        let start = start.as_deref();
+        if !shown.is_directory() && start.is_none() {
+            let stop = match deleted {
+                None => take(&mut [(&*shown, false)].into_iter()),
+                Some((_, group)) => take(&mut group.entries()),
+            };
+            if let Some(stop) = stop {
+                return Ok(stop);
             }
         }
-        Ok(Stop::End)
+        let is_walked = shown.is_directory() || (deleted.is_some() && *recursive);
+        let stop = match deleted {
+            _ if !is_walked => None,
+            None => items(&**opened, shown, &shown.path, *recursive, start)?
+                .find_map(|node| match node {
+                    Ok(node) => take(&mut [(&node, false)].into_iter()).map(Ok),
+                    Err(error) => Some(Err(error)),
+                }),
+            Some((tree, group)) => items(tree, group, &shown.path, *recursive, start)?
+                .find_map(|group| match group {
+                    Ok(group) => take(&mut group.entries()).map(Ok),
+                    Err(error) => Some(Err(error)),
+                }),
+        };
+        stop.unwrap_or(Ok(Stop::End))
     }
 
     /// The path of the last entry within the limit, if something is left after
     /// it.
     pub fn last(mut self) -> Result<Option<Vec<u8>>> {
-        let stop = self.visit(|_| true)?;
+        let stop = self.visit(|_, _| true)?;
         Ok(self.at.filter(|_| stop == Stop::Limit))
     }
+}
+
+/// What comes in or below the directory at `path` after the path `at`.
+fn items<'a, T: Tree + ?Sized>(
+    tree: &'a T,
+    directory: &T::Item,
+    path: &[u8],
+    recursive: bool,
+    at: Option<&[u8]>,
+) -> Result<Items<'a, T::Item>> {
+    if recursive {
+        return Ok(Box::new(match at {
+            Some(at) => Walk::after(tree, directory.clone(), at)?,
+            None => Walk::new(tree, directory.clone()),
+        }));
+    }
+    let rest = at.and_then(|at| below(at, path));
+    let name = rest.and_then(|rest| rest.split(|&b| b == b'/').next());
+    let from = match name.unwrap_or_default() {
+        b"" => Vec::new(),
+        // The first name after it.
+        name => [name, b"\0"].concat(),
+    };
+    tree.items(directory, &from)
 }
 
 /// Without slashes at the ends or twice.
@@ -161,8 +209,13 @@ enum JsonState {
 
 impl JsonListing {
     pub fn new(listing: Listing) -> JsonListing {
-        let (id, layers) = match &listing.opened {
-            Opened::Image(image) => {
+        let image = match &listing.opened {
+            Opened::Image(image) => Some(image),
+            Opened::Layer(layer) => Some(layer.image()),
+            Opened::Artifact(_) => None,
+        };
+        let (id, layers) = match image {
+            Some(image) => {
                 let layers = image.layers.iter().enumerate().map(|(at, layer)| {
                     let ids = image.ids.as_ref();
                     let id = ids.and_then(|ids| ids.get(at)).cloned();
@@ -171,7 +224,7 @@ impl JsonListing {
                 (image.config.hex(), layers.collect())
             }
             // Artifacts often share one empty config, which identifies none of them.
-            Opened::Artifact(artifact) => (artifact.manifest().hex(), Vec::new()),
+            None => (listing.opened.manifest().hex(), Vec::new()),
         };
         JsonListing { listing, id, layers, state: JsonState::Start }
     }
@@ -187,14 +240,17 @@ impl JsonListing {
             JsonState::Middle | JsonState::End => ",\n",
         };
         let opened = listing.opened.clone();
-        let stop = listing.visit(|node| {
+        let is_layer = opened.is_layer();
+        let stop = listing.visit(|node, deleted| {
             buffer.extend_from_slice(separator.as_bytes());
             separator = ",\n";
             let (layer, image) = match layers.get(node.layer) {
                 Some((layer, image)) => (Some(Cow::from(layer)), image.as_ref()),
                 None => (opened.layer(node).map(|blob| blob.to_string().into()), None),
             };
-            write_entry(buffer, &node.path, &node.entry, image.unwrap_or(id), layer.as_deref());
+            let marks = Marks { opaque: is_layer && node.entry.hides, deleted };
+            let image = image.unwrap_or(id);
+            write_entry(buffer, &node.path, &node.entry, image, layer.as_deref(), marks);
             buffer.len() < size
         })?;
         if stop == Stop::Pause {
@@ -241,12 +297,35 @@ struct EntryJson<'a> {
     layer: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     digest: Option<&'a str>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    opaque: bool,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    deleted: bool,
 }
 
-fn write_entry(buffer: &mut Vec<u8>, path: &[u8], entry: &Entry, image: &str, layer: Option<&str>) {
+/// What an entry is besides.
+#[derive(Clone, Copy)]
+struct Marks {
+    opaque: bool,
+    deleted: bool,
+}
+
+fn write_entry(
+    buffer: &mut Vec<u8>,
+    path: &[u8],
+    entry: &Entry,
+    image: &str,
+    layer: Option<&str>,
+    marks: Marks,
+) {
     let path = absolute(path, entry);
     let device = matches!(entry.kind, Kind::Character | Kind::Block).then_some(entry.device);
-    let linkname = (entry.kind == Kind::Symlink).then_some(entry.link.as_slice());
+    let linkname = match entry.kind {
+        Kind::Symlink => Some(Cow::from(&entry.link)),
+        Kind::CrossLayerLink => Some(absolute(&entry.link, entry).into()),
+        _ => None,
+    };
+    let linkname = linkname.as_deref();
     let mut digest = [0; DIGEST];
     let json = EntryJson {
         path: String::from_utf8_lossy(&path),
@@ -264,6 +343,8 @@ fn write_entry(buffer: &mut Vec<u8>, path: &[u8], entry: &Entry, image: &str, la
         minor: device.map(|(_, minor)| minor),
         layer,
         digest: entry.sha256.map(|hash| digest_text(&hash, &mut digest)),
+        opaque: marks.opaque,
+        deleted: marks.deleted,
     };
     serde_json::to_writer(buffer, &json)
         .expect("a vector takes every write, and the keys are text");
@@ -312,8 +393,10 @@ pub fn type_name(kind: Kind) -> &'static str {
         Kind::Character => "character-device",
         Kind::Block => "block-device",
         Kind::Fifo => "fifo",
-        // The rest are no nodes.
-        Kind::Regular | Kind::CrossLayerLink | Kind::Whiteout => "file",
+        Kind::Regular => "file",
+        // These two are shown of layers only.
+        Kind::CrossLayerLink => "hard-link",
+        Kind::Whiteout => "whiteout",
     }
 }
 
@@ -351,7 +434,8 @@ mod tests {
             let mut entry = Entry::implicit(Kind::Regular);
             change(&mut entry);
             let mut buffer = Vec::new();
-            write_entry(&mut buffer, path, &entry, "c0", Some("sha256:00"));
+            let marks = Marks { opaque: entry.hides, deleted: entry.links == 0 };
+            write_entry(&mut buffer, path, &entry, "c0", Some("sha256:00"), marks);
             String::from_utf8(buffer).expect("JSON")
         };
         let common = r#""image":"c0""#;
@@ -392,6 +476,25 @@ mod tests {
             }),
             format!(
                 r#"{{"path":"/n","type":"character-device","size":0,"mode":493,"mtime":0,{common},{rest},"major":1,"minor":3,{end}}}"#
+            )
+        );
+        assert_eq!(
+            json(b"h", &|e| {
+                e.kind = Kind::CrossLayerLink;
+                e.link = b"d/x".to_vec();
+                e.links = 0;
+            }),
+            format!(
+                r#"{{"path":"/h","type":"hard-link","size":0,"mode":493,"mtime":0,{common},"linkname":"/d/x",{rest},{end},"deleted":true}}"#
+            )
+        );
+        assert_eq!(
+            json(b"d", &|e| {
+                e.kind = Kind::Implicit;
+                e.hides = true;
+            }),
+            format!(
+                r#"{{"path":"/d/","type":"directory","size":0,"mode":493,"mtime":0,{common},{rest},{end},"opaque":true}}"#
             )
         );
     }

@@ -27,6 +27,9 @@ use super::{At, Error, Image, Node, Result};
 use crate::index;
 use crate::index::records::{Entry, Kind};
 
+/// A layer, and what it says of a path.
+pub(super) type Row = (usize, Entry);
+
 /// What the layers say of one path.
 #[derive(Default)]
 struct Fold {
@@ -92,7 +95,8 @@ impl Image {
         &self.root
     }
 
-    fn entry(&self, layer: usize, path: &[u8]) -> Result<Option<Entry>> {
+    /// What a layer has at a path.
+    pub(super) fn entry(&self, layer: usize, path: &[u8]) -> Result<Option<Entry>> {
         let number = self.layers[layer].record.number;
         Ok(self.source.index().entry(number, path)?)
     }
@@ -138,6 +142,18 @@ impl Image {
         self.folded(path, fold, hops)
     }
 
+    /// What the image shows at `path`, of whose parent `rows` are: layers and their rows, the topmost
+    /// first.
+    pub(super) fn merged(&self, path: Vec<u8>, rows: impl Iterator<Item = Row>) -> Result<Option<Node>> {
+        let mut fold = Fold::default();
+        for (layer, entry) in rows {
+            if !fold.add(layer, entry) {
+                break;
+            }
+        }
+        self.folded(path, fold, &mut Hops::default())
+    }
+
     fn folded(&self, path: Vec<u8>, fold: Fold, hops: &mut Hops) -> Result<Option<Node>> {
         let Some((layer, entry)) = fold.found else {
             return Ok(None);
@@ -179,14 +195,24 @@ impl Image {
         if !directory.is_directory() {
             return Err(Error::NotADirectory(At::new(self, &directory.path)));
         }
+        self.children_in(&directory.path, &directory.dirs, from)
+    }
+
+    /// What `layers` have in a directory, the topmost of them first.
+    pub(super) fn children_in(
+        &self,
+        directory: &[u8],
+        layers: &[usize],
+        from: &[u8],
+    ) -> Result<Children<'_>> {
         let mut children = Children {
             image: self,
-            directory: directory.path.clone(),
-            heads: BinaryHeap::with_capacity(directory.dirs.len()),
+            directory: directory.to_vec(),
+            heads: BinaryHeap::with_capacity(layers.len()),
         };
-        for (position, &layer) in directory.dirs.iter().enumerate() {
+        for (position, &layer) in layers.iter().enumerate() {
             let number = self.layers[layer].record.number;
-            let rest = self.source.index().children(number, &directory.path, from);
+            let rest = self.source.index().children(number, directory, from);
             children.advance(position, layer, rest)?;
         }
         Ok(children)
@@ -252,6 +278,20 @@ impl<'a> Children<'a> {
             self.heads.push(Head { name, position, layer, entry, rest });
         }
         Ok(())
+    }
+
+    /// What comes next by name: its path, and all that the layers have there, the topmost first.
+    pub(super) fn rows(&mut self) -> Result<Option<(Vec<u8>, Vec<Row>)>> {
+        let mut found: Option<(Vec<u8>, Vec<Row>)> = None;
+        while let Some(head) = self.heads.peek()
+            && found.as_ref().is_none_or(|(name, _)| *name == head.name)
+            && let Some(head) = self.heads.pop()
+        {
+            let (_, rows) = found.get_or_insert_with(|| (head.name, Vec::new()));
+            rows.push((head.layer, head.entry));
+            self.advance(head.position, head.layer, head.rest)?;
+        }
+        Ok(found.map(|(name, rows)| (join(&self.directory, &name), rows)))
     }
 
     /// What comes next by name, if it is something.

@@ -9,6 +9,7 @@
 //! the number of layers, never the size of the image.
 
 mod artifact;
+mod deleted;
 mod error;
 mod export;
 mod id;
@@ -16,6 +17,7 @@ mod links;
 pub mod listing;
 mod members;
 mod merge;
+mod one_layer;
 mod resolve;
 mod source;
 mod v1;
@@ -38,6 +40,7 @@ pub use id::{Id, IdError, LATEST};
 pub use links::Identity;
 pub use members::{Member, dashed, tagged_name};
 pub use merge::Children;
+pub use one_layer::{LayerId, OneLayer};
 pub use resolve::{Images, Opened};
 pub use source::{FileTree, MayBlock, Nodes, Target, View};
 pub use v1::{Origin, Shown};

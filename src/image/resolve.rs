@@ -13,8 +13,8 @@ use quick_cache::sync::Cache;
 
 use super::id::{LATEST, digits};
 use super::{
-    Artifact, Candidate, Error, FOREIGN_LINKS_MAX, FileTree, Id, Image, LAYERS_MAX, Node, Platform,
-    Result, links, view,
+    Artifact, Candidate, Error, FOREIGN_LINKS_MAX, FileTree, Id, Image, LAYERS_MAX, LayerId, Node,
+    OneLayer, Platform, Result, links, view,
 };
 use crate::index::Layers;
 use crate::index::ids::{IdKind, ImageRow};
@@ -53,6 +53,7 @@ type Known = Cache<Asked, Arc<Image>>;
 pub enum Opened {
     Image(Arc<Image>),
     Artifact(Arc<Artifact>),
+    Layer(Arc<OneLayer>),
 }
 
 impl Opened {
@@ -61,6 +62,17 @@ impl Opened {
         match self {
             Opened::Image(image) => &image.repository,
             Opened::Artifact(artifact) => artifact.repository(),
+            Opened::Layer(layer) => &layer.image().repository,
+        }
+    }
+
+    /// One of its layers by itself.
+    pub fn one_layer(self, layer: &LayerId) -> Result<Opened> {
+        match self {
+            Opened::Image(image) => Ok(Opened::Layer(Arc::new(OneLayer::new(image, layer)?))),
+            Opened::Artifact(_) | Opened::Layer(_) => {
+                Err(Error::NotALayer { image: self.to_string(), layer: layer.to_string() })
+            }
         }
     }
 
@@ -68,6 +80,7 @@ impl Opened {
         match self {
             Opened::Image(image) => image,
             Opened::Artifact(artifact) => artifact,
+            Opened::Layer(layer) => layer,
         }
     }
 }
@@ -79,6 +92,7 @@ impl Deref for Opened {
         match self {
             Opened::Image(image) => &**image,
             Opened::Artifact(artifact) => &**artifact,
+            Opened::Layer(layer) => &**layer,
         }
     }
 }

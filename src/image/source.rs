@@ -128,6 +128,11 @@ pub trait FileTree: fmt::Debug + fmt::Display + Send + Sync {
         may_block: MayBlock,
     ) -> Result<Option<usize>>;
 
+    /// Whether it is one layer by itself, whose whiteouts and opaque directories are shown.
+    fn is_layer(&self) -> bool {
+        false
+    }
+
     /// Why an image is shown by its documents; `None`: it is not.
     fn reason(&self) -> Option<&str> {
         None

@@ -27,6 +27,15 @@ pub(super) struct Hops {
 }
 
 impl Hops {
+    /// Counts a component.
+    pub(super) fn step(&mut self, at: impl FnOnce() -> At) -> Result<()> {
+        self.steps += 1;
+        if self.steps > STEPS_MAX {
+            return Err(Error::Loop(at()));
+        }
+        Ok(())
+    }
+
     /// Counts a link.
     pub(super) fn count(&mut self, at: impl FnOnce() -> At) -> Result<()> {
         self.links += 1;
@@ -122,10 +131,7 @@ impl Image {
             }
             let end = next + rest[next..].iter().take_while(|&&b| b != b'/').count();
             let name = &rest[next..end];
-            hops.steps += 1;
-            if hops.steps > STEPS_MAX {
-                return Err(Error::Loop(at()));
-            }
+            hops.step(at)?;
             if !current.is_directory() {
                 return Err(Error::NotADirectory(at()));
             }

@@ -4,6 +4,7 @@
 //! the way only where to go on: a step down and up again costs a look-up.
 
 use std::collections::VecDeque;
+use std::fmt;
 
 use super::{At, Error, FileTree, Node, Result};
 
@@ -14,29 +15,87 @@ const PAGE_MAX: usize = 256;
 /// What a page may take in memory: maps of sparse files are up to 4 MiB each.
 const PAGE_BYTES: usize = 1 << 20;
 
+/// What can be walked: a [`FileTree`], or an image with what it does not show.
+pub trait Tree: fmt::Debug + fmt::Display {
+    type Item: Item;
+
+    /// As [`FileTree::lookup`].
+    fn item(&self, directory: &Self::Item, name: &[u8]) -> Result<Option<Self::Item>>;
+
+    /// As [`FileTree::children`].
+    fn items<'a>(&'a self, directory: &Self::Item, from: &[u8]) -> Result<Items<'a, Self::Item>>;
+}
+
+/// What [`Tree::items`] returns.
+pub type Items<'a, I> = Box<dyn Iterator<Item = Result<I>> + 'a>;
+
+/// What lies at one path of a [`Tree`].
+pub trait Item: Clone + fmt::Debug {
+    fn path(&self) -> &[u8];
+
+    /// Whether something may lie below it.
+    fn is_walked(&self) -> bool;
+
+    /// What it takes in memory, about.
+    fn bytes(&self) -> usize;
+
+    /// Drops what is of no use on the way, where there may be many levels.
+    fn shed(&mut self);
+}
+
+impl<T: FileTree + ?Sized> Tree for T {
+    type Item = Node;
+
+    fn item(&self, directory: &Node, name: &[u8]) -> Result<Option<Node>> {
+        self.lookup(directory, name)
+    }
+
+    fn items<'a>(&'a self, directory: &Node, from: &[u8]) -> Result<Items<'a, Node>> {
+        self.children(directory, from)
+    }
+}
+
+impl Item for Node {
+    fn path(&self) -> &[u8] {
+        &self.path
+    }
+
+    fn is_walked(&self) -> bool {
+        self.is_directory()
+    }
+
+    fn bytes(&self) -> usize {
+        self.bytes()
+    }
+
+    fn shed(&mut self) {
+        self.entry.xattrs = Vec::new();
+    }
+}
+
 /// Walks below a directory: each directory comes before what it has, and names in
 /// order. After an error it ends.
 #[derive(Debug)]
-pub struct Walk<'a> {
-    tree: &'a dyn FileTree,
-    levels: Vec<Level>,
+pub struct Walk<'a, T: Tree + ?Sized = dyn FileTree + 'a> {
+    tree: &'a T,
+    levels: Vec<Level<T::Item>>,
     /// Read ahead in the last level.
-    page: VecDeque<Node>,
+    page: VecDeque<T::Item>,
     size: usize,
     /// Given out last; walked next, if it is a directory.
-    last: Option<Node>,
+    last: Option<T::Item>,
 }
 
 /// A directory on the way.
 #[derive(Debug)]
-struct Level {
-    directory: Node,
+struct Level<I> {
+    directory: I,
     /// The least name that is still to come; `None`: there is none.
     from: Option<Vec<u8>>,
 }
 
-impl Level {
-    fn new(directory: Node) -> Level {
+impl<I> Level<I> {
+    fn new(directory: I) -> Level<I> {
         Level { directory, from: Some(Vec::new()) }
     }
 }
@@ -46,8 +105,13 @@ fn after(name: &[u8]) -> Vec<u8> {
     [name, b"\0"].concat()
 }
 
-impl<'a> Walk<'a> {
-    pub fn new(tree: &'a dyn FileTree, directory: Node) -> Walk<'a> {
+/// The last component of a path.
+fn name(path: &[u8]) -> &[u8] {
+    path.rsplit(|&b| b == b'/').next().unwrap_or(path)
+}
+
+impl<'a, T: Tree + ?Sized> Walk<'a, T> {
+    pub fn new(tree: &'a T, directory: T::Item) -> Walk<'a, T> {
         Walk {
             tree,
             levels: vec![Level::new(directory)],
@@ -59,9 +123,9 @@ impl<'a> Walk<'a> {
 
     /// Goes on behind `path`, a path below the directory, such as the one that another walk returned
     /// last. It need not exist.
-    pub fn after(tree: &'a dyn FileTree, directory: Node, path: &[u8]) -> Result<Walk<'a>> {
-        let below = match path.strip_prefix(directory.path.as_slice()) {
-            Some(below) if directory.path.is_empty() => below,
+    pub fn after(tree: &'a T, directory: T::Item, path: &[u8]) -> Result<Walk<'a, T>> {
+        let below = match path.strip_prefix(directory.path()) {
+            Some(below) if directory.path().is_empty() => below,
             Some([b'/', below @ ..]) => below,
             Some([]) => b"",
             _ => return Err(Error::NotFound(At::new(tree, path))),
@@ -72,29 +136,28 @@ impl<'a> Walk<'a> {
                 break;
             };
             level.from = Some(after(name));
-            match tree.lookup(&level.directory, name)? {
-                Some(child) if child.is_directory() => walk.levels.push(Level::new(child)),
+            match tree.item(&level.directory, name)? {
+                Some(child) if child.is_walked() => walk.levels.push(Level::new(child)),
                 _ => break,
             }
         }
         Ok(walk)
     }
 
-    fn step(&mut self) -> Result<Option<Node>> {
-        if let Some(mut last) = self.last.take_if(|last| last.is_directory()) {
+    fn step(&mut self) -> Result<Option<T::Item>> {
+        if let Some(mut last) = self.last.take_if(|last| last.is_walked()) {
             if let Some(level) = self.levels.last_mut() {
-                level.from = Some(after(last.name()));
+                level.from = Some(after(name(last.path())));
             }
             self.page.clear();
             self.size = PAGE_FIRST;
-            // Of no use on the way, and there may be many levels.
-            last.entry.xattrs = Vec::new();
+            last.shed();
             self.levels.push(Level::new(last));
         }
         loop {
-            if let Some(node) = self.page.pop_front() {
-                self.last = Some(node.clone());
-                return Ok(Some(node));
+            if let Some(item) = self.page.pop_front() {
+                self.last = Some(item.clone());
+                return Ok(Some(item));
             }
             let Some(level) = self.levels.last_mut() else {
                 return Ok(None);
@@ -105,7 +168,7 @@ impl<'a> Walk<'a> {
                 continue;
             };
             let (mut full, mut bytes) = (false, 0);
-            for child in self.tree.children(&level.directory, from)? {
+            for child in self.tree.items(&level.directory, from)? {
                 let child = child?;
                 bytes += child.bytes();
                 self.page.push_back(child);
@@ -114,16 +177,16 @@ impl<'a> Walk<'a> {
                     break;
                 }
             }
-            level.from = self.page.back().filter(|_| full).map(|node| after(node.name()));
+            level.from = self.page.back().filter(|_| full).map(|item| after(name(item.path())));
             self.size = (2 * self.size).min(PAGE_MAX);
         }
     }
 }
 
-impl Iterator for Walk<'_> {
-    type Item = Result<Node>;
+impl<T: Tree + ?Sized> Iterator for Walk<'_, T> {
+    type Item = Result<T::Item>;
 
-    fn next(&mut self) -> Option<Result<Node>> {
+    fn next(&mut self) -> Option<Result<T::Item>> {
         let step = self.step();
         if step.is_err() {
             self.levels.clear();
