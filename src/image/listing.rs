@@ -12,7 +12,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 use serde::Serialize;
 
 use super::deleted::{Group, WithDeleted};
-use super::walk::{Items, Tree};
+use super::walk::{Item, Items, Tree};
 use super::{Node, Opened, Result, Walk};
 use crate::index::records::{Entry, Kind, Time};
 
@@ -124,20 +124,24 @@ impl Listing {
                 return Ok(stop);
             }
         }
-        let is_walked = shown.is_directory() || (deleted.is_some() && *recursive);
-        let stop = match deleted {
-            _ if !is_walked => None,
-            None => items(&**opened, shown, &shown.path, *recursive, start)?
-                .find_map(|node| match node {
-                    Ok(node) => take(&mut [(&node, false)].into_iter()).map(Ok),
-                    Err(error) => Some(Err(error)),
+        // A file may lie over directories that are deleted.
+        let hides_directories = deleted.as_ref().is_some_and(|(_, group)| group.is_walked());
+        let is_walked = shown.is_directory() || (*recursive && hides_directories);
+        let stop =
+            match deleted {
+                _ if !is_walked => None,
+                None => items(&**opened, shown, &shown.path, *recursive, start)?.find_map(|node| {
+                    match node {
+                        Ok(node) => take(&mut [(&node, false)].into_iter()).map(Ok),
+                        Err(error) => Some(Err(error)),
+                    }
                 }),
-            Some((tree, group)) => items(tree, group, &shown.path, *recursive, start)?
-                .find_map(|group| match group {
-                    Ok(group) => take(&mut group.entries()).map(Ok),
-                    Err(error) => Some(Err(error)),
-                }),
-        };
+                Some((tree, group)) => items(tree, group, &shown.path, *recursive, start)?
+                    .find_map(|group| match group {
+                        Ok(group) => take(&mut group.entries()).map(Ok),
+                        Err(error) => Some(Err(error)),
+                    }),
+            };
         stop.unwrap_or(Ok(Stop::End))
     }
 

@@ -144,7 +144,11 @@ impl Image {
 
     /// What the image shows at `path`, of whose parent `rows` are: layers and their rows, the topmost
     /// first.
-    pub(super) fn merged(&self, path: Vec<u8>, rows: impl Iterator<Item = Row>) -> Result<Option<Node>> {
+    pub(super) fn merged(
+        &self,
+        path: Vec<u8>,
+        rows: impl Iterator<Item = Row>,
+    ) -> Result<Option<Node>> {
         let mut fold = Fold::default();
         for (layer, entry) in rows {
             if !fold.add(layer, entry) {

@@ -246,9 +246,8 @@ mod tests {
 
     #[test]
     fn digests_of_layers() {
-        let digest: Digest = format!("sha256:{}", "0123456789ab".repeat(6)[..64].to_owned())
-            .parse()
-            .unwrap();
+        let digest: Digest =
+            format!("sha256:{}", "0123456789ab".repeat(6)[..64].to_owned()).parse().unwrap();
         let means = |text: &str| text.parse::<LayerId>().map(|id| id.means(&digest));
         let whole = digest.to_string();
         for (text, want) in [

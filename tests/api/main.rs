@@ -14,6 +14,7 @@ mod files;
 mod files_refused;
 mod find;
 mod house;
+mod layers;
 mod manifests;
 mod nginx;
 mod partial;

@@ -7,6 +7,7 @@ mod common;
 mod compare;
 mod export;
 mod find;
+mod layers;
 mod model;
 mod resolve;
 mod runtimes;
@@ -64,7 +65,7 @@ fn member() -> impl Strategy<Value = Member> {
     ]
 }
 
-fn layers() -> impl Strategy<Value = Vec<Vec<Member>>> {
+pub fn layers() -> impl Strategy<Value = Vec<Vec<Member>>> {
     prop::collection::vec(prop::collection::vec(member(), 0..10), 1..5)
 }
 

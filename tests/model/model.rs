@@ -56,7 +56,7 @@ pub struct Thing {
 
 /// What a layer has at a path.
 #[derive(Clone, Debug)]
-enum Row {
+pub enum Row {
     Thing(Thing),
     Whiteout,
     Zero,
@@ -65,15 +65,15 @@ enum Row {
 }
 
 #[derive(Clone, Debug)]
-struct Line {
-    row: Row,
+pub struct Line {
+    pub row: Row,
     hides: bool,
 }
 
 /// By components, so that a directory is followed by what is below it.
-type Key = Vec<String>;
+pub type Key = Vec<String>;
 pub type Tree = BTreeMap<Key, Thing>;
-type Layer = BTreeMap<Key, Line>;
+pub type Layer = BTreeMap<Key, Line>;
 
 pub fn key(path: &str) -> Key {
     let mut key = Key::new();
@@ -91,7 +91,7 @@ fn below<T>(map: &mut BTreeMap<Key, T>, path: &[String]) {
     map.retain(|key, _| key.len() <= path.len() || !key.starts_with(path));
 }
 
-fn is_directory(thing: &Thing) -> bool {
+pub fn is_directory(thing: &Thing) -> bool {
     matches!(thing.what, What::Directory(_))
 }
 
@@ -151,7 +151,7 @@ fn walk(layer: &mut Layer, path: &[String], parents: ParentsOf) -> Result<Option
 }
 
 /// What a layer's members leave.
-fn layer(number: usize, members: &[Member]) -> Result<Layer, Refused> {
+pub fn layer(number: usize, members: &[Member]) -> Result<Layer, Refused> {
     let thing = |what, place| Row::Thing(Thing { what, inode: (number, place) });
     let mut layer =
         Layer::from([(Key::new(), Line { row: thing(IMPLICIT, usize::MAX), hides: false })]);

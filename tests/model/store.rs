@@ -128,7 +128,7 @@ impl Store {
 pub fn an_image(opened: Opened) -> Arc<Image> {
     match opened {
         Opened::Image(image) => image,
-        Opened::Artifact(artifact) => panic!("{artifact} is an artifact"),
+        other => panic!("{other:?} is no image"),
     }
 }
 
