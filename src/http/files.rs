@@ -238,7 +238,7 @@ async fn tree(
 ) -> Result<Response<Body>> {
     let deleted = flag(context, "deleted")?;
     if deleted && place.layer.is_some() {
-        return Err(parameter("deleted", "1", "0 with layer, which has nothing deleted"));
+        return Err(parameter("deleted", "1", "0 beside layer, which shows all that a layer has"));
     }
     let asked = Asked {
         deleted,

@@ -89,6 +89,36 @@ fn questions() {
     assert!(!reader.contains("other/x"), "{reader}");
 }
 
+/// A layer is shown as one of an image's own, and not because it is somewhere.
+#[test]
+fn layers_of_other_repositories() {
+    let dir = folder();
+    let registry = start(dir.path(), &[]);
+    let secret = push(&registry, "team/app", "secret");
+    let own = push(&registry, "other/x", "x");
+    let stranger = user("stranger");
+    let absent = Algorithm::Sha256.digest(b"never pushed");
+    for view in ["tree", "blobs", "tar"] {
+        for image in [
+            "/v2/other/x/_files/VIEW/1/etc/secret".to_owned(),
+            "/v1/images/other%2Fx:1/VIEW/etc/secret".to_owned(),
+            format!("/v1/images/{}/VIEW/etc/secret", own.manifest),
+            "/v2/team/app/_files/VIEW/1/etc/secret".to_owned(),
+            format!("/v1/images/{}/VIEW/etc/secret", secret.config),
+        ] {
+            let of = |layer: &str| {
+                let url = format!("{}?layer={layer}", image.replace("VIEW", view));
+                let reply = get_as(&registry, Some(&stranger), &url);
+                (reply.status, reply.text().replace(layer, ""))
+            };
+            let there = of(&secret.layer.to_string());
+            assert_eq!(there.0, 404, "{image}");
+            assert_eq!(there, of(&absent.to_string()), "{image}");
+            assert_eq!(of(&secret.layer.hex()[..12]), of(&absent.hex()[..12]), "{image}");
+        }
+    }
+}
+
 #[test]
 fn ids_and_their_beginnings() {
     let dir = folder();
