@@ -17,7 +17,7 @@ pub struct ImageArgs {
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     pub platform: Option<Platform>,
 
-    /// Look at one layer as it is, whiteouts included: its digest, or at least the first 12 digits
+    /// Look at one layer of the image, with nothing merged: its digest, or at least the first 12 digits
     #[arg(long, value_name = "DIGEST")]
     pub layer: Option<LayerId>,
 

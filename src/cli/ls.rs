@@ -37,7 +37,7 @@ pub struct LsArgs {
     #[arg(long, conflicts_with = "long")]
     json: bool,
 
-    /// Also list what layers ship there although the image does not show it; such lines begin with D and the layer
+    /// Also list what layers ship and the image does not show, because a layer above deletes or replaces it
     #[arg(long, conflicts_with = "layer")]
     deleted: bool,
 

@@ -55,6 +55,9 @@ pub enum Command {
     /// Lists the entries of a directory by name; a file is listed by itself. Works on the registry's folder, beside
     /// a running server or without one. On a terminal, characters that could control it are escaped (`\x1b`).
     ///
+    /// With --layer, `w` in the long format is a whiteout, and `h` a hard link to a file of a lower layer. With
+    /// --deleted, a line of what the image does not show begins with D and the digits that name its layer to --layer.
+    ///
     /// Exit codes: 0 done, 1 failed, 2 wrong flags.
     Ls(ls::LsArgs),
 

@@ -103,7 +103,8 @@ pub struct Node {
     /// image without layers has a root all the same, with 0 here.
     pub layer: usize,
     /// Its kind is one of those that a file system has: `Regular`, `Directory`,
-    /// `Symlink`, `Character`, `Block` or `Fifo`. A hard link has its target's.
+    /// `Symlink`, `Character`, `Block` or `Fifo`. A hard link has its target's. Nodes
+    /// of one layer, and deleted ones, have the kinds of rows.
     /// `links` counts in its layer: see [`Image::links`].
     pub entry: Entry,
     /// Of a directory: the layers that have something in it, the topmost first.
