@@ -1,5 +1,5 @@
-//! An image with what it does not show: what its layers have at a path, besides what the merged view
-//! has there.
+//! An image with what it does not show: what its layers have at a path, besides what the merged
+//! view has there.
 //!
 //! A directory of a layer is shown wherever the image has a directory; anything else is shown if no
 //! other layer's entry of that path is above it.
@@ -7,11 +7,11 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::merge::{Row, join};
+use super::merge::{Row, join, light};
 use super::walk::{Item, Items, Tree};
 use super::{At, Entry, Error, Image, Node, Result};
 
-/// All that there is at one path.
+/// All that there is at one path. Its entries may lack xattrs and maps of holes.
 #[derive(Clone, Debug)]
 pub struct Group {
     path: Vec<u8>,
@@ -65,9 +65,6 @@ impl Item for Group {
 
     fn shed(&mut self) {
         self.deleted = Vec::new();
-        if let Some(shown) = &mut self.shown {
-            shown.shed();
-        }
     }
 }
 
@@ -114,7 +111,7 @@ impl WithDeleted {
     fn rows(&self, layers: impl Iterator<Item = usize>, path: &[u8]) -> Result<Vec<Row>> {
         let mut rows = Vec::new();
         for layer in layers {
-            rows.extend(self.0.entry(layer, path)?.map(|entry| (layer, entry)));
+            rows.extend(self.0.entry(layer, path)?.map(|entry| (layer, light(entry))));
         }
         Ok(rows)
     }

@@ -101,8 +101,8 @@ impl<W: Write> Archive<'_, W> {
         self.write(&Header::new(name, &plain, b'0', 0).encode())
     }
 
-    /// A directory of a layer that no member describes. One without anything in it would be lost, so
-    /// it is described.
+    /// A directory of a layer that no member describes. One without anything in it would be lost,
+    /// so it is described.
     fn is_left_out(&self, node: &Node) -> Result<bool> {
         if node.entry.kind != Kind::Implicit {
             return Ok(false);
@@ -145,8 +145,8 @@ impl<W: Write> Archive<'_, W> {
         self.write(&header.xattrs(&entry.xattrs).encode())
     }
 
-    /// The target of a hard link to a lower layer: its name in the archive, or its path in the image
-    /// where the archive does not have it.
+    /// The target of a hard link to a lower layer: its name in the archive, or its path in the
+    /// image where the archive does not have it.
     fn target<'e>(&self, entry: &'e Entry) -> &'e [u8] {
         let directory = &self.root.path[..self.prefix.saturating_sub(1).min(self.root.path.len())];
         match entry.link.strip_prefix(directory) {

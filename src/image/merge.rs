@@ -30,6 +30,11 @@ use crate::index::records::{Entry, Kind};
 /// A layer, and what it says of a path.
 pub(super) type Row = (usize, Entry);
 
+/// An entry without what may be long and no listing shows: hundreds of layers can have one path.
+pub(super) fn light(entry: Entry) -> Entry {
+    Entry { xattrs: Vec::new(), sparse: None, ..entry }
+}
+
 /// What the layers say of one path.
 #[derive(Default)]
 struct Fold {
@@ -284,7 +289,8 @@ impl<'a> Children<'a> {
         Ok(())
     }
 
-    /// What comes next by name: its path, and all that the layers have there, the topmost first.
+    /// What comes next by name: its path, and all that the layers have there, the topmost first and
+    /// [`light`].
     pub(super) fn rows(&mut self) -> Result<Option<(Vec<u8>, Vec<Row>)>> {
         let mut found: Option<(Vec<u8>, Vec<Row>)> = None;
         while let Some(head) = self.heads.peek()
@@ -292,7 +298,7 @@ impl<'a> Children<'a> {
             && let Some(head) = self.heads.pop()
         {
             let (_, rows) = found.get_or_insert_with(|| (head.name, Vec::new()));
-            rows.push((head.layer, head.entry));
+            rows.push((head.layer, light(head.entry)));
             self.advance(head.position, head.layer, head.rest)?;
         }
         Ok(found.map(|(name, rows)| (join(&self.directory, &name), rows)))

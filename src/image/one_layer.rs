@@ -1,5 +1,5 @@
-//! One layer of an image as it is: the rows that the index has of it, with nothing merged. Whiteouts
-//! are entries, and hard links to what lower layers have lead to no content.
+//! One layer of an image as it is: the rows that the index has of it, with nothing merged.
+//! Whiteouts are entries, and hard links to what lower layers have lead to no content.
 
 use std::fmt;
 use std::str::FromStr;
