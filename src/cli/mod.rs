@@ -2,6 +2,7 @@
 
 pub mod args;
 mod cat;
+mod diff;
 mod export;
 mod find;
 mod image;
@@ -87,6 +88,16 @@ pub enum Command {
     /// Exit codes: 0 found, 1 nothing found, 2 failed, also in part, or wrong flags.
     Find(Box<find::FindArgs>),
 
+    /// Compare two images
+    ///
+    /// Prints a line for each path that is not the same in both: `A` for one that only the second image has, `D` for
+    /// one that only the first has, and `M` with what differs (content, type, mode, owner, link, device, xattrs).
+    /// Contents are compared by their digests; times are not compared. Works on the registry's folder, beside a
+    /// running server or without one.
+    ///
+    /// Exit codes: 0 the images are the same, 1 they differ, 2 failed or wrong flags.
+    Diff(Box<diff::DiffArgs>),
+
     /// Mount all images, each as a directory
     ///
     /// NAME:TAG is the image for this machine, NAME:TAG@OS-ARCH[-VARIANT] is the one for another platform, and
@@ -121,6 +132,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Ls(args) => ls::run(&args),
         Command::Cat(args) => cat::run(&args),
         Command::Export(args) => export::run(&args),
+        Command::Diff(args) => trouble(diff::run(&args)),
         Command::Find(args) => trouble(find::run(&args)),
         Command::Mount(args) => mount::run(&args),
         Command::Umount(args) => mount::end(&args),

@@ -82,6 +82,8 @@ pub enum Error {
     Parameter { name: &'static str, value: String, want: &'static str },
     #[error("{name}: {cause}")]
     ParameterInvalid { name: &'static str, cause: String },
+    #[error("{0} is an artifact, which has no layers to compare")]
+    Artifact(String),
     #[error("{name:?} is not a parameter of this question: {known} are")]
     ParameterUnknown { name: String, known: String },
     /// A page of a listing goes on after something outside of it.
@@ -188,6 +190,7 @@ impl Error {
             | Error::Parameter { .. }
             | Error::ParameterInvalid { .. }
             | Error::ParameterUnknown { .. }
+            | Error::Artifact(_)
             | Error::Platform(_)
             | Error::After { .. } => (S::BAD_REQUEST, "UNSUPPORTED"),
             Error::TooManyTags => (S::URI_TOO_LONG, "UNSUPPORTED"),

@@ -18,7 +18,9 @@ use super::permits::Scarce;
 use super::route::Question;
 use super::{App, RequestContext};
 use crate::auth::Right;
+use crate::image::{Id, Image, Images, Opened, Platform};
 use crate::oci::{Digest, Repository};
+use crate::query::diff::Diff;
 use crate::query::find::{After, Find, Wanted, time};
 use crate::query::{Answer, Permitted, Scope, Step};
 
@@ -65,13 +67,22 @@ pub async fn answer(
     context: &mut RequestContext,
     question: Question,
 ) -> Result<Response<Body>> {
-    let Question::Find = question;
-    known(context, &FIND)?;
     let lines = limit(context)?.unwrap_or(LINES);
-    let wanted = wanted(context)?;
-    let scope = scope(context)?;
-    let after = after(context)?;
-    let permitted = permitted(app, context);
+    let (images, permitted) = (Arc::clone(app.registry.images()), permitted(app, context));
+    let begin: Begin = match question {
+        Question::Find => {
+            known(context, &[&FIND[..], &SCOPE].concat())?;
+            let (wanted, scope, after) = (wanted(context)?, scope(context)?, after(context)?);
+            Box::new(move || Ok(Box::new(Find::new(&images, &scope, &permitted, wanted, after)?)))
+        }
+        Question::Diff => {
+            known(context, &DIFF)?;
+            let compared = Compared::parse(context)?;
+            Box::new(move || Ok(Box::new(compared.begin(&images, &permitted)?)))
+        }
+    };
+    let permit = app.pools.of(Scarce::Questions).permit().await?;
+    let answer = look(app, begin).await?;
     let mut response = Response::new(Body::Empty);
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
@@ -79,11 +90,6 @@ pub async fn answer(
     if context.method == Method::HEAD {
         return Ok(response);
     }
-    let permit = app.pools.of(Scarce::Questions).permit().await?;
-    let images = Arc::clone(app.registry.images());
-    let find =
-        look(app, move || Ok(Find::new(&images, &scope, &permitted, wanted, after)?)).await?;
-    let answer: Box<dyn Answer> = Box::new(find);
     let (turns, id) = (Arc::clone(&app.turns), context.id);
     let mut answering =
         Answering { answer, left: lines, lines: 0, skipped: 0, made: Duration::ZERO };
@@ -100,20 +106,24 @@ pub async fn answer(
     Ok(response)
 }
 
+/// Begins an answer, on a thread that may block.
+type Begin = Box<dyn FnOnce() -> Result<Box<dyn Answer>> + Send>;
+
 /// The parameters of questions about several images.
-const SCOPE: [&str; 4] = ["in", "tag", "untagged", "limit"];
+const SCOPE: [&str; 3] = ["in", "tag", "untagged"];
+/// The parameters of `diff`.
+const DIFF: [&str; 5] = ["a", "b", "path", "platform", "platform_b"];
 /// The parameters of `find`, besides.
 const FIND: [&str; 11] =
     ["name", "path", "sha256", "type", "mode", "size", "newer", "uid", "gid", "xattr", "deleted"];
 
 /// Refuses parameters that the question does not know: left out, they would mean more files.
 fn known(context: &RequestContext, names: &[&str]) -> Result<()> {
-    match context.query.iter().find(|(key, _)| !names.contains(&&**key) && !SCOPE.contains(&&**key))
-    {
+    match context.query.iter().find(|(key, _)| !names.contains(&&**key) && key != "limit") {
         None => Ok(()),
         Some((key, _)) => Err(Error::ParameterUnknown {
             name: key.chars().take(32).collect(),
-            known: [names, &SCOPE, &["after"]].concat().join(", "),
+            known: [names, &["limit", "after"]].concat().join(", "),
         }),
     }
 }
@@ -176,6 +186,49 @@ fn after(context: &mut RequestContext) -> Result<Option<After>> {
     };
     let after = context.after.take();
     after.map(|after| After::parse(&after).ok_or_else(invalid)).transpose()
+}
+
+/// What is compared.
+struct Compared {
+    ids: [Id; 2],
+    platforms: [Option<Platform>; 2],
+    paths: Vec<Vec<u8>>,
+    after: Option<Vec<u8>>,
+}
+
+impl Compared {
+    fn parse(context: &mut RequestContext) -> Result<Compared> {
+        let id = |name| {
+            let missing = || Error::ParameterInvalid { name, cause: "want an image".to_owned() };
+            parsed(context, name)?.ok_or_else(missing)
+        };
+        let ids = [id("a")?, id("b")?];
+        let platform: Option<Platform> = parsed(context, "platform")?;
+        let other = parsed(context, "platform_b")?.or_else(|| platform.clone());
+        let paths = context.query.iter().filter(|(key, _)| key == "path");
+        let paths: Vec<Vec<u8>> = paths.map(|(_, path)| path.clone().into_bytes()).collect();
+        let after = context.after.take();
+        if after.is_some() && !paths.is_empty() {
+            let cause = "an answer about paths cannot go on".to_owned();
+            return Err(Error::ParameterInvalid { name: "after", cause });
+        }
+        Ok(Compared { ids, platforms: [platform, other], paths, after })
+    }
+
+    fn begin(self, images: &Images, permitted: &Permitted) -> Result<Diff> {
+        let open = |id: &Id, platform: &Option<Platform>| -> Result<Arc<Image>> {
+            match images.open_where(id, platform.as_ref(), &**permitted)? {
+                Opened::Image(image) => Ok(image),
+                _ => Err(Error::Artifact(id.to_string())),
+            }
+        };
+        let [a, b] = [0, 1].map(|side| open(&self.ids[side], &self.platforms[side]));
+        let diff = Diff::new(a?, b?, &self.paths)?;
+        Ok(match &self.after {
+            Some(after) => diff.after(after)?,
+            None => diff,
+        })
+    }
 }
 
 /// What the client may pull.

@@ -46,6 +46,7 @@ pub enum Route {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Question {
     Find,
+    Diff,
 }
 
 /// A place in an image's file system, and what is wanted of it.
@@ -92,6 +93,7 @@ impl Route {
             "/v2/token" => return Ok(Route::Token),
             "/v2/_catalog" => return Ok(Route::Catalog),
             "/v2/_query/find" => return Ok(Route::Query(Question::Find)),
+            "/v2/_query/diff" => return Ok(Route::Query(Question::Diff)),
             "/v1/events" => return Ok(Route::Events),
             "/healthz" => return Ok(Route::Healthz),
             "/readyz" => return Ok(Route::Readyz),
@@ -177,6 +179,7 @@ impl Route {
                 View::Tar => "tar",
             },
             Route::Query(Question::Find) => "find",
+            Route::Query(Question::Diff) => "diff",
             Route::V1(route) => route.name(),
             Route::Events => "events",
             Route::Healthz | Route::Readyz => "health",

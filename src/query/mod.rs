@@ -2,6 +2,7 @@
 //! that its asker may pull from; nothing else exists for it. Everything here is blocking code, and
 //! every answer can be taken up again between two steps, so that a slow reader holds no thread.
 
+pub mod diff;
 pub mod find;
 mod glob;
 mod narrow;

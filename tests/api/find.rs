@@ -14,7 +14,7 @@ use crate::files::body;
 use crate::support::{headers, refused, sha256};
 
 /// Pushes an image of layers; returns its manifest.
-fn push(
+pub fn push(
     registry: &Registry,
     repository: &str,
     reference: &str,

@@ -9,6 +9,7 @@ mod blobs;
 mod browser;
 mod catalog;
 mod cli;
+mod diff;
 mod errors;
 mod files;
 mod files_refused;

@@ -38,6 +38,7 @@ fn routes() -> Vec<Route> {
         Route::Files(files(Scope::Any("team/app:1".parse().unwrap()))),
         Route::Files(files(Scope::Any(digest().hex().parse().unwrap()))),
         Route::Query(Question::Find),
+        Route::Query(Question::Diff),
         Route::Events,
         Route::Healthz,
         Route::Readyz,
@@ -95,7 +96,7 @@ fn routes() -> Vec<Route> {
             | Route::Referrers(..)
             | Route::Files(_)
             | Route::V1(_)
-            | Route::Query(Question::Find)
+            | Route::Query(Question::Find | Question::Diff)
             | Route::Events
             | Route::Healthz
             | Route::Readyz => {}
