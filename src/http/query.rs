@@ -22,8 +22,11 @@ use crate::image::{Id, Image, Images, Opened, Platform};
 use crate::oci::{Digest, Repository};
 use crate::query::diff::Diff;
 use crate::query::find::{After, Find, Wanted, time};
+use crate::query::waste::Waste;
 use crate::query::{Answer, Permitted, Scope, Step};
 
+/// Paths and contents that an answer about waste lists.
+const WORST: usize = 100;
 /// Lines of an answer, where the request does not say how many.
 const LINES: u64 = 1000;
 /// How long an answer may take to make. Then it ends, and says where the next one goes on.
@@ -79,6 +82,15 @@ pub async fn answer(
             known(context, &DIFF)?;
             let compared = Compared::parse(context)?;
             Box::new(move || Ok(Box::new(compared.begin(&images, &permitted)?)))
+        }
+        Question::Waste => {
+            known(context, &["image", "platform"])?;
+            let id = id(context, "image")?;
+            let platform: Option<Platform> = parsed(context, "platform")?;
+            Box::new(move || {
+                let image = open(&images, &id, &platform, &permitted)?;
+                Ok(Box::new(Waste::new(&images, image, WORST)?))
+            })
         }
     };
     let permit = app.pools.of(Scarce::Questions).permit().await?;
@@ -198,11 +210,7 @@ struct Compared {
 
 impl Compared {
     fn parse(context: &mut RequestContext) -> Result<Compared> {
-        let id = |name| {
-            let missing = || Error::ParameterInvalid { name, cause: "want an image".to_owned() };
-            parsed(context, name)?.ok_or_else(missing)
-        };
-        let ids = [id("a")?, id("b")?];
+        let ids = [id(context, "a")?, id(context, "b")?];
         let platform: Option<Platform> = parsed(context, "platform")?;
         let other = parsed(context, "platform_b")?.or_else(|| platform.clone());
         let paths = context.query.iter().filter(|(key, _)| key == "path");
@@ -216,18 +224,31 @@ impl Compared {
     }
 
     fn begin(self, images: &Images, permitted: &Permitted) -> Result<Diff> {
-        let open = |id: &Id, platform: &Option<Platform>| -> Result<Arc<Image>> {
-            match images.open_where(id, platform.as_ref(), &**permitted)? {
-                Opened::Image(image) => Ok(image),
-                _ => Err(Error::Artifact(id.to_string())),
-            }
-        };
-        let [a, b] = [0, 1].map(|side| open(&self.ids[side], &self.platforms[side]));
+        let side = |side: usize| open(images, &self.ids[side], &self.platforms[side], permitted);
+        let [a, b] = [side(0), side(1)];
         let diff = Diff::new(a?, b?, &self.paths)?;
         Ok(match &self.after {
             Some(after) => diff.after(after)?,
             None => diff,
         })
+    }
+}
+
+/// A parameter that names an image.
+fn id(context: &RequestContext, name: &'static str) -> Result<Id> {
+    let missing = || Error::ParameterInvalid { name, cause: "want an image".to_owned() };
+    parsed(context, name)?.ok_or_else(missing)
+}
+
+fn open(
+    images: &Images,
+    id: &Id,
+    platform: &Option<Platform>,
+    permitted: &Permitted,
+) -> Result<Arc<Image>> {
+    match images.open_where(id, platform.as_ref(), &**permitted)? {
+        Opened::Image(image) => Ok(image),
+        Opened::Layer(_) | Opened::Artifact(_) => Err(Error::Artifact(id.to_string())),
     }
 }
 

@@ -47,6 +47,7 @@ pub enum Route {
 pub enum Question {
     Find,
     Diff,
+    Waste,
 }
 
 /// A place in an image's file system, and what is wanted of it.
@@ -94,6 +95,7 @@ impl Route {
             "/v2/_catalog" => return Ok(Route::Catalog),
             "/v2/_query/find" => return Ok(Route::Query(Question::Find)),
             "/v2/_query/diff" => return Ok(Route::Query(Question::Diff)),
+            "/v2/_query/waste" => return Ok(Route::Query(Question::Waste)),
             "/v1/events" => return Ok(Route::Events),
             "/healthz" => return Ok(Route::Healthz),
             "/readyz" => return Ok(Route::Readyz),
@@ -180,6 +182,7 @@ impl Route {
             },
             Route::Query(Question::Find) => "find",
             Route::Query(Question::Diff) => "diff",
+            Route::Query(Question::Waste) => "waste",
             Route::V1(route) => route.name(),
             Route::Events => "events",
             Route::Healthz | Route::Readyz => "health",

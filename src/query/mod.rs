@@ -7,6 +7,7 @@ pub mod find;
 mod glob;
 mod narrow;
 mod scope;
+pub mod waste;
 
 use std::sync::Arc;
 
@@ -30,7 +31,7 @@ pub struct Skipped {
 }
 
 impl Skipped {
-    fn new(image: impl ToString, error: image::Error) -> Skipped {
+    pub fn new(image: impl ToString, error: image::Error) -> Skipped {
         Skipped { image: image.to_string(), error: Box::new(error) }
     }
 }

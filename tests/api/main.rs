@@ -24,4 +24,5 @@ mod stores;
 mod support;
 mod tags;
 mod uploads;
+mod waste;
 mod wire;

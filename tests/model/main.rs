@@ -13,6 +13,7 @@ mod model;
 mod resolve;
 mod runtimes;
 mod store;
+mod waste;
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, FileFailurePersistence};

@@ -39,6 +39,7 @@ fn routes() -> Vec<Route> {
         Route::Files(files(Scope::Any(digest().hex().parse().unwrap()))),
         Route::Query(Question::Find),
         Route::Query(Question::Diff),
+        Route::Query(Question::Waste),
         Route::Events,
         Route::Healthz,
         Route::Readyz,
@@ -96,7 +97,7 @@ fn routes() -> Vec<Route> {
             | Route::Referrers(..)
             | Route::Files(_)
             | Route::V1(_)
-            | Route::Query(Question::Find | Question::Diff)
+            | Route::Query(Question::Find | Question::Diff | Question::Waste)
             | Route::Events
             | Route::Healthz
             | Route::Readyz => {}
