@@ -1,17 +1,16 @@
 //! `registry index`
 
 use std::cmp::Reverse;
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 use anyhow::Result;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::ProgressBar;
 use serde::Serialize;
 
-use super::output::{Stdout, complain};
+use super::output::{Stdout, complain, progress_bar};
 use crate::cli::args::IndexCommandArgs;
 use crate::image::Images;
 use crate::oci::Digest;
@@ -51,7 +50,7 @@ pub fn run(args: &IndexCommandArgs) -> Result<ExitCode> {
     // done.
     let mut order: Vec<usize> = (0..selection.layers.len()).collect();
     order.sort_by_key(|&place| Reverse(selection.layers[place].1));
-    let bar = progress_bar(selection.layers.iter().map(|(_, size)| size).sum());
+    let bar = progress_bar(Some(selection.layers.iter().map(|(_, size)| size).sum()));
     let next = AtomicUsize::new(0);
     let done = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
@@ -83,19 +82,6 @@ pub fn run(args: &IndexCommandArgs) -> Result<ExitCode> {
     json.push(b'\n');
     let written = stdout.write_text(&json);
     stdout.end(written.map(|()| code).map_err(Into::into))
-}
-
-/// A progress bar on stderr, if that is a terminal.
-fn progress_bar(total: u64) -> ProgressBar {
-    if !std::io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
-    let style =
-        ProgressStyle::with_template("{bar:30} {bytes}/{total_bytes} {bytes_per_sec}, {eta} left");
-    bar.set_style(style.expect("the template is constant and valid"));
-    bar.enable_steady_tick(Duration::from_millis(200));
-    bar
 }
 
 fn index(

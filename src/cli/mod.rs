@@ -5,6 +5,7 @@ mod cat;
 mod diff;
 mod export;
 mod find;
+mod grep;
 mod image;
 mod index;
 mod ls;
@@ -89,6 +90,17 @@ pub enum Command {
     /// Exit codes: 0 found, 1 nothing found, 2 failed, also in part, or wrong flags.
     Find(Box<find::FindArgs>),
 
+    /// Print the lines of files in all images that match a pattern
+    ///
+    /// A line begins with the file's path in the mount: `team/app:1.4/etc/hosts:127.0.0.1 localhost`. Patterns,
+    /// options and the treatment of binary files are those of ripgrep: a file ends, for the search, at its first NUL
+    /// byte. Each layer is read once, whatever number of images have it; a file counts where the merged file system
+    /// of an image shows it. Images whose layers have no index yet are left out, and a message says how many;
+    /// `registry index --all` indexes them. Works on the registry's folder, beside a running server or without one.
+    ///
+    /// Exit codes: 0 found, 1 nothing found, 2 failed, also in part, or wrong flags.
+    Grep(Box<grep::GrepArgs>),
+
     /// Compare two images
     ///
     /// Prints a line for each path that is not the same in both: `A` for one that only the second image has, `D` for
@@ -145,6 +157,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Export(args) => export::run(&args),
         Command::Diff(args) => trouble(diff::run(&args)),
         Command::Find(args) => trouble(find::run(&args)),
+        Command::Grep(args) => trouble(grep::run(&args)),
         Command::Waste(args) => trouble(waste::run(&args)),
         Command::Mount(args) => mount::run(&args),
         Command::Umount(args) => mount::end(&args),

@@ -5,8 +5,10 @@ use std::borrow::Cow;
 use std::fmt;
 use std::io::{self, BufWriter, IsTerminal, StdoutLock, Write};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Result;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::terminal::{self, printable};
 
@@ -101,4 +103,17 @@ pub fn complain(message: impl fmt::Display) {
     let message = message.to_string();
     let message = printable(message.as_bytes());
     eprintln!("registry: {}", String::from_utf8_lossy(&message));
+}
+
+/// A progress bar in bytes on stderr, if that is a terminal. `None`: how many is not known yet.
+pub fn progress_bar(total: Option<u64>) -> ProgressBar {
+    if !io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::stderr());
+    let style =
+        ProgressStyle::with_template("{bar:30} {bytes}/{total_bytes} {bytes_per_sec}, {eta} left");
+    bar.set_style(style.expect("the template is constant and valid"));
+    bar.enable_steady_tick(Duration::from_millis(200));
+    bar
 }

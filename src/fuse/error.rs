@@ -87,6 +87,8 @@ fn of_image(error: &image::Error) -> i32 {
         | E::Read { .. }
         | E::Write(_)
         | E::Index(_)
+        | E::LongLine { .. }
+        | E::Thread(_)
         | E::Storage(_) => libc::EIO,
     }
 }

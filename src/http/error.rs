@@ -381,7 +381,8 @@ fn image_error(error: &image::Error) -> (StatusCode, &'static str) {
         | image::Error::Read { cause, .. }
         | image::Error::Index(cause) => index_error(cause),
         image::Error::Storage(e) => storage_error(e),
-        image::Error::Write(_) => (S::INTERNAL_SERVER_ERROR, UNKNOWN),
+        image::Error::LongLine { .. } => (S::UNPROCESSABLE_ENTITY, "UNSUPPORTED"),
+        image::Error::Write(_) | image::Error::Thread(_) => (S::INTERNAL_SERVER_ERROR, UNKNOWN),
     }
 }
 

@@ -18,10 +18,11 @@ use super::permits::Scarce;
 use super::route::Question;
 use super::{App, RequestContext};
 use crate::auth::Right;
-use crate::image::{Id, Image, Images, Opened, Platform};
+use crate::image::{self, Id, Image, Images, Opened, Platform, View};
 use crate::oci::{Digest, Repository};
 use crate::query::diff::Diff;
 use crate::query::find::{After, Find, Wanted, time};
+use crate::query::grep::{self, Asked, Case, Grep, Pace};
 use crate::query::waste::Waste;
 use crate::query::{Answer, Permitted, Scope, Step};
 
@@ -71,27 +72,11 @@ pub async fn answer(
     question: Question,
 ) -> Result<Response<Body>> {
     let lines = limit(context)?.unwrap_or(LINES);
-    let (images, permitted) = (Arc::clone(app.registry.images()), permitted(app, context));
-    let begin: Begin = match question {
-        Question::Find => {
-            known(context, &[&FIND[..], &SCOPE].concat())?;
-            let (wanted, scope, after) = (wanted(context)?, scope(context)?, after(context)?);
-            Box::new(move || Ok(Box::new(Find::new(&images, &scope, &permitted, wanted, after)?)))
-        }
-        Question::Diff => {
-            known(context, &DIFF)?;
-            let compared = Compared::parse(context)?;
-            Box::new(move || Ok(Box::new(compared.begin(&images, &permitted)?)))
-        }
-        Question::Waste => {
-            known(context, &["image", "platform"])?;
-            let id = id(context, "image")?;
-            let platform: Option<Platform> = parsed(context, "platform")?;
-            Box::new(move || {
-                let image = open(&images, &id, &platform, &permitted)?;
-                Ok(Box::new(Waste::new(&images, image, WORST)?))
-            })
-        }
+    let begin = match question {
+        Question::Find => find(app, context)?,
+        Question::Grep => grep(app, context)?,
+        Question::Diff => diff(app, context)?,
+        Question::Waste => waste(app, context)?,
     };
     let permit = app.pools.of(Scarce::Questions).permit().await?;
     let answer = look(app, begin).await?;
@@ -121,6 +106,76 @@ pub async fn answer(
 /// Begins an answer, on a thread that may block.
 type Begin = Box<dyn FnOnce() -> Result<Box<dyn Answer>> + Send>;
 
+fn find(app: &App, context: &mut RequestContext) -> Result<Begin> {
+    known(context, &[&FIND[..], &SCOPE].concat())?;
+    let (wanted, scope) = (wanted(context)?, scope(context)?);
+    let after = after(context, After::parse)?;
+    let (images, permitted) = (Arc::clone(app.registry.images()), permitted(app, context));
+    Ok(Box::new(move || Ok(Box::new(Find::new(&images, &scope, &permitted, wanted, after)?))))
+}
+
+fn grep(app: &App, context: &mut RequestContext) -> Result<Begin> {
+    known(context, &[&GREP[..], &SCOPE].concat())?;
+    let values = |name| {
+        let parameters = context.query.iter();
+        parameters.filter(move |(key, _)| key == name).map(|(_, value)| value)
+    };
+    let asked = Asked {
+        patterns: values("pattern").cloned().collect(),
+        fixed: flag(context, "fixed")?,
+        case: match flag(context, "ignore_case")? {
+            true => Case::Insensitive,
+            false => Case::Sensitive,
+        },
+        word: flag(context, "word")?,
+        line_numbers: true,
+        submatches: true,
+        path: parsed(context, "path")?,
+        line_max: LINE_MAX,
+        ..Asked::default()
+    };
+    let invalid = |cause| Error::ParameterInvalid { name: "pattern", cause };
+    if asked.patterns.is_empty() {
+        return Err(invalid("want a regular expression".to_owned()));
+    }
+    let question = asked.compile().map_err(|error| invalid(error.to_string()))?;
+    let mut scope = scope(context)?;
+    for image in values("image") {
+        scope.images.push(image.parse()?);
+    }
+    let after = after(context, grep::After::parse)?;
+    let (images, permitted) = (Arc::clone(app.registry.images()), permitted(app, context));
+    Ok(Box::new(move || {
+        for image in &scope.images {
+            // One that is not there is an error before the answer begins.
+            let (repository, reference) = images.locate(image, &*permitted)?;
+            if images.target(&repository, &reference)?.is_none() {
+                return Err(image::Error::Unknown(image.to_string()).into());
+            }
+        }
+        let grep = Grep::new(&images, &scope, &permitted, question, after, Pace::Steps)?;
+        Ok(Box::new(grep))
+    }))
+}
+
+fn diff(app: &App, context: &mut RequestContext) -> Result<Begin> {
+    known(context, &DIFF)?;
+    let compared = Compared::parse(context)?;
+    let (images, permitted) = (Arc::clone(app.registry.images()), permitted(app, context));
+    Ok(Box::new(move || Ok(Box::new(compared.begin(&images, &permitted)?))))
+}
+
+fn waste(app: &App, context: &mut RequestContext) -> Result<Begin> {
+    known(context, &["image", "platform"])?;
+    let id = id(context, "image")?;
+    let platform: Option<Platform> = parsed(context, "platform")?;
+    let (images, permitted) = (Arc::clone(app.registry.images()), permitted(app, context));
+    Ok(Box::new(move || {
+        let image = open(&images, &id, &platform, &permitted)?;
+        Ok(Box::new(Waste::new(&images, image, WORST)?))
+    }))
+}
+
 /// The parameters of questions about several images.
 const SCOPE: [&str; 3] = ["in", "tag", "untagged"];
 /// The parameters of `diff`.
@@ -128,6 +183,11 @@ const DIFF: [&str; 5] = ["a", "b", "path", "platform", "platform_b"];
 /// The parameters of `find`, besides.
 const FIND: [&str; 11] =
     ["name", "path", "sha256", "type", "mode", "size", "newer", "uid", "gid", "xattr", "deleted"];
+
+/// Those of `grep`.
+const GREP: [&str; 6] = ["pattern", "fixed", "ignore_case", "word", "path", "image"];
+/// Bytes of the longest line that is searched: many questions may meet one at the same time.
+const LINE_MAX: usize = 4 << 20;
 
 /// Refuses parameters that the question does not know: left out, they would mean more files.
 fn known(context: &RequestContext, names: &[&str]) -> Result<()> {
@@ -191,13 +251,16 @@ fn wanted(context: &RequestContext) -> Result<Wanted> {
     })
 }
 
-fn after(context: &mut RequestContext) -> Result<Option<After>> {
+fn after<T>(
+    context: &mut RequestContext,
+    parse: impl FnOnce(&[u8]) -> Option<T>,
+) -> Result<Option<T>> {
     let invalid = || Error::ParameterInvalid {
         name: "after",
         cause: "want what the end of an earlier answer has as `next`".to_owned(),
     };
     let after = context.after.take();
-    after.map(|after| After::parse(&after).ok_or_else(invalid)).transpose()
+    after.map(|after| parse(&after).ok_or_else(invalid)).transpose()
 }
 
 /// What is compared.

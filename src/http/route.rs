@@ -48,6 +48,7 @@ pub enum Question {
     Find,
     Diff,
     Waste,
+    Grep,
 }
 
 /// A place in an image's file system, and what is wanted of it.
@@ -96,6 +97,7 @@ impl Route {
             "/v2/_query/find" => return Ok(Route::Query(Question::Find)),
             "/v2/_query/diff" => return Ok(Route::Query(Question::Diff)),
             "/v2/_query/waste" => return Ok(Route::Query(Question::Waste)),
+            "/v2/_query/grep" => return Ok(Route::Query(Question::Grep)),
             "/v1/events" => return Ok(Route::Events),
             "/healthz" => return Ok(Route::Healthz),
             "/readyz" => return Ok(Route::Readyz),
@@ -183,6 +185,7 @@ impl Route {
             Route::Query(Question::Find) => "find",
             Route::Query(Question::Diff) => "diff",
             Route::Query(Question::Waste) => "waste",
+            Route::Query(Question::Grep) => "grep",
             Route::V1(route) => route.name(),
             Route::Events => "events",
             Route::Healthz | Route::Readyz => "health",
@@ -237,6 +240,7 @@ mod tests {
             ("/v2/".to_owned(), Route::Ping),
             ("/v2/token".to_owned(), Route::Token),
             ("/v2/_query/find".to_owned(), Route::Query(Question::Find)),
+            ("/v2/_query/grep".to_owned(), Route::Query(Question::Grep)),
             ("/v2/_catalog".to_owned(), Route::Catalog),
             ("/v1/events".to_owned(), Route::Events),
             (format!("/v2/a/blobs/{DIGEST}"), Route::Blob(name("a"), digest)),

@@ -75,6 +75,10 @@ pub enum Error {
     NotALink(At),
     #[error("{at}: {cause}")]
     Read { at: At, cause: index::Error },
+    #[error("{at} cannot be searched: a line, with its context, has more than {max} bytes")]
+    LongLine { at: At, max: usize },
+    #[error("no thread can be started: {0}")]
+    Thread(std::io::Error),
     #[error("cannot write the archive: {0}")]
     Write(std::io::Error),
     #[error(transparent)]

@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 
 use quick_cache::sync::Cache;
 
-use super::{Error, Image, Node, Result};
+use super::{Entry, Error, Image, Kind, Node, Result};
 
 /// Tells inodes apart. Directories have none of their own: they are their paths.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -130,6 +130,22 @@ impl Image {
             foreign.into_iter().flatten().for_each(|path| visit(path));
         }
         Ok(())
+    }
+
+    /// Calls `visit` with every name that the image gives to an inode of one of its layers, in no
+    /// order. There it has `links` names, and `path` is one of them.
+    pub fn names_of(
+        &self,
+        layer: usize,
+        inode: u64,
+        links: u32,
+        path: &[u8],
+        visit: &mut dyn FnMut(&[u8]),
+    ) -> Result<()> {
+        let entry = Entry { inode, links, ..Entry::implicit(Kind::Regular) };
+        // Its path is checked as that of a target is.
+        let target = Some(path.into());
+        self.names(&Node { path: Vec::new(), layer, entry, dirs: Vec::new(), target }, visit)
     }
 
     /// Whether a path that the inode had in its layer is still its own.

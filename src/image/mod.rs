@@ -44,6 +44,7 @@ pub use one_layer::{LayerId, OneLayer};
 pub use resolve::{Images, Opened};
 pub use source::{FileTree, MayBlock, Nodes, Target, View};
 pub use v1::{Origin, Shown};
+pub(crate) use view::pieces;
 pub use view::{Content, Reader};
 pub use walk::Walk;
 

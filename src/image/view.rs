@@ -300,15 +300,15 @@ impl Node {
 
 /// Data of a sparse file.
 #[derive(Debug, PartialEq, Eq)]
-struct Piece {
+pub(crate) struct Piece {
     /// Where it lies in the tar stream.
-    from: u64,
+    pub from: u64,
     /// Where it goes in the buffer.
-    to: std::ops::Range<usize>,
+    pub to: std::ops::Range<usize>,
 }
 
 /// What `length` bytes of a sparse file from `offset` on have that is no hole.
-fn pieces(entry: &Entry, offset: u64, length: usize) -> impl Iterator<Item = Piece> {
+pub(crate) fn pieces(entry: &Entry, offset: u64, length: usize) -> impl Iterator<Item = Piece> {
     let end = offset.saturating_add(length as u64).min(entry.size);
     let mut stored = entry.offset;
     entry.sparse.iter().flatten().filter_map(move |extent| {

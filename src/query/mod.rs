@@ -1,10 +1,11 @@
 //! Questions across all images. What a question may look at is its [`Scope`] and the repositories
 //! that its asker may pull from; nothing else exists for it. Everything here is blocking code, and
-//! every answer can be taken up again between two steps, so that a slow reader holds no thread.
+//! every answer can be taken up again between two steps, so that a slow reader keeps no core busy.
 
 pub mod diff;
 pub mod find;
 mod glob;
+pub mod grep;
 mod narrow;
 mod scope;
 pub mod waste;

@@ -119,6 +119,46 @@ fn layers_of_other_repositories() {
     }
 }
 
+/// Of two repositories that share a layer, lines come from the one that the user may pull from.
+#[test]
+fn lines_of_files() {
+    let dir = folder();
+    let registry = start(dir.path(), &["--index-jobs", "0"]);
+    let own = push(&registry, "other/x", "shared");
+    let stranger = user("stranger");
+    let open = format!("/v1/images/{}/tree/", own.manifest.hex());
+    assert_eq!(get_as(&registry, Some(&stranger), &open).status, 200, "it is indexed");
+    let queries = ["pattern=", "pattern=.&untagged=1", "pattern=&in=**&limit=1", "pattern=no"];
+    let ask = |who: &str, query: &str| {
+        let path = format!("/v2/_query/grep?{query}");
+        let reply = get_as(&registry, Some(who), &path);
+        assert_eq!(reply.status, 200, "{}", reply.text());
+        reply.text()
+    };
+    let answers = || queries.map(|query| ask(&stranger, query));
+    let before = answers();
+    assert!(before[0].contains("other/x:1"), "{}", before[0]);
+    // The same layer, and one that nothing has indexed.
+    push(&registry, "team/app", "shared");
+    push(&registry, "team/secret", "secret");
+    assert_eq!(answers(), before);
+    let reader = ask(&user("reader"), "pattern=");
+    assert!(reader.contains("team/app:1") && reader.contains("\"waiting_layers\":1"), "{reader}");
+    assert!(!reader.contains("other/x"), "{reader}");
+    let owner = ask(&user("owner"), "pattern=");
+    assert!(owner.contains("team/app:1") && owner.contains("other/x:1"), "{owner}");
+
+    // An image that may not be pulled is as one that does not exist.
+    let named = |image: &str| {
+        let path = format!("/v2/_query/grep?pattern=&image={image}");
+        get_as(&registry, Some(&stranger), &path)
+    };
+    assert_eq!(named("other/x:1").status, 200);
+    let [hidden, absent] = ["team/app:1", "team/nap:1"].map(named);
+    assert_eq!((hidden.status, absent.status), (404, 404));
+    assert_eq!(hidden.text(), absent.text().replace("team/nap", "team/app"));
+}
+
 #[test]
 fn ids_and_their_beginnings() {
     let dir = folder();

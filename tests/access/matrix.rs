@@ -53,6 +53,7 @@ const CASES: &[Case] = &[
     case("/v2/_query/find", "GET", "/v2/_query/find?name=app", Anybodys, 200, 200),
     case("/v2/_query/diff", "GET", "/v2/_query/diff?a={%name}:1&b={%name}:1", Pull, 200, 404),
     case("/v2/_query/waste", "GET", "/v2/_query/waste?image={%name}:1", Pull, 200, 404),
+    case("/v2/_query/grep", "GET", "/v2/_query/grep?pattern=x", Anybodys, 200, 200),
     // A GET has no end; tests/events has what it leaves out.
     case("/v1/events", "HEAD", "/v1/events", Anybodys, 200, 200),
     case("/v2/NAME/tags/list", "GET", "/v2/{name}/tags/list", Pull, 200, 404),

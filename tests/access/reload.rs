@@ -40,7 +40,9 @@ fn users() {
         registry.log().contains("a changed file cannot be used")
     });
     assert_eq!(status(&registry, &new, "/v2/"), 200);
-    assert!(registry.log().contains("users, line 1: the hash of \"reader\" is not bcrypt's"));
+    eventually("the log says so", || {
+        registry.log().contains("users, line 1: the hash of \"reader\" is not bcrypt's")
+    });
 
     fs::write(&file, &others).expect("a file");
     eventually("the user is gone", || status(&registry, &new, "/v2/") == 401);

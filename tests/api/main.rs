@@ -14,6 +14,7 @@ mod errors;
 mod files;
 mod files_refused;
 mod find;
+mod grep;
 mod house;
 mod layers;
 mod manifests;

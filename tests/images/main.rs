@@ -8,6 +8,7 @@ mod common;
 mod answers;
 mod find;
 mod fixture;
+mod grep;
 mod mount;
 mod names;
 mod tars;

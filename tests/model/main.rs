@@ -8,6 +8,7 @@ mod compare;
 mod diff;
 mod export;
 mod find;
+mod grep;
 mod layers;
 mod model;
 mod resolve;

@@ -38,6 +38,7 @@ fn routes() -> Vec<Route> {
         Route::Files(files(Scope::Any("team/app:1".parse().unwrap()))),
         Route::Files(files(Scope::Any(digest().hex().parse().unwrap()))),
         Route::Query(Question::Find),
+        Route::Query(Question::Grep),
         Route::Query(Question::Diff),
         Route::Query(Question::Waste),
         Route::Events,
@@ -97,7 +98,7 @@ fn routes() -> Vec<Route> {
             | Route::Referrers(..)
             | Route::Files(_)
             | Route::V1(_)
-            | Route::Query(Question::Find | Question::Diff | Question::Waste)
+            | Route::Query(Question::Find | Question::Grep | Question::Diff | Question::Waste)
             | Route::Events
             | Route::Healthz
             | Route::Readyz => {}
