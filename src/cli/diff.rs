@@ -1,6 +1,5 @@
 //! `registry diff`
 
-use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
@@ -89,7 +88,9 @@ fn open(images: &Images, id: &Id, platform: Option<&Platform>) -> Result<Arc<Ima
 }
 
 fn print(args: &DiffArgs, diff: &mut Diff, stdout: &mut Stdout) -> Result<ExitCode> {
-    let mut counts: BTreeMap<Vec<u8>, Counts> = BTreeMap::new();
+    let (mut total, mut counts) = (Counts::default(), Counts::default());
+    // The name at the root that is counted: they come in order.
+    let mut counted: Option<Vec<u8>> = None;
     let mut code = ExitCode::SUCCESS;
     loop {
         let change = match diff.step()? {
@@ -104,7 +105,13 @@ fn print(args: &DiffArgs, diff: &mut Diff, stdout: &mut Stdout) -> Result<ExitCo
             stdout.write_text(&line)?;
         } else if args.stat {
             let top = change.path.split(|&b| b == b'/').next().unwrap_or_default();
-            counts.entry(top.to_vec()).or_default().add(&change);
+            if counted.as_deref() != Some(top)
+                && let Some(name) = counted.replace(top.to_vec())
+            {
+                total.join(&counts);
+                write_counts(&name, &std::mem::take(&mut counts), stdout)?;
+            }
+            counts.add(&change);
         } else {
             write(&change, stdout)?;
             if args.patch {
@@ -113,16 +120,20 @@ fn print(args: &DiffArgs, diff: &mut Diff, stdout: &mut Stdout) -> Result<ExitCo
         }
     }
     if args.stat {
-        let mut total = Counts::default();
-        for (name, counts) in &counts {
-            total.join(counts);
-            let name = stdout.name(&[b"/", name.as_slice()].concat()).into_owned();
-            stdout.write_all(&name)?;
-            writeln!(stdout, ": {counts}")?;
+        if let Some(name) = counted {
+            total.join(&counts);
+            write_counts(&name, &counts, stdout)?;
         }
         writeln!(stdout, "total: {total}")?;
     }
     Ok(code)
+}
+
+fn write_counts(name: &[u8], counts: &Counts, stdout: &mut Stdout) -> Result<()> {
+    let name = stdout.name(&[b"/", name].concat()).into_owned();
+    stdout.write_all(&name)?;
+    writeln!(stdout, ": {counts}")?;
+    Ok(())
 }
 
 /// A line such as `M /etc/passwd content,mode`.

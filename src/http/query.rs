@@ -357,7 +357,7 @@ impl Answering {
                 Step::End => break None,
             }
             let elapsed = start.elapsed();
-            if self.made + elapsed > TIME {
+            if self.made + elapsed > TIME && self.answer.may_pause() {
                 break Some("time");
             }
             if piece.len() >= PIECE || elapsed > PIECE_TIME {

@@ -207,6 +207,18 @@ impl Image {
         self.children_in(&directory.path, &directory.dirs, from)
     }
 
+    /// The names under which `layers`, some of a directory's, have something, be it a whiteout; from
+    /// the name `from` on.
+    pub fn names_in(
+        &self,
+        directory: &Node,
+        layers: &[usize],
+        from: &[u8],
+    ) -> Result<impl Iterator<Item = Result<Vec<u8>>> + '_> {
+        let mut children = self.children_in(&directory.path, layers, from)?;
+        Ok(std::iter::from_fn(move || children.next_name().transpose()))
+    }
+
     /// What `layers` have in a directory, the topmost of them first.
     pub(super) fn children_in(
         &self,
@@ -287,6 +299,19 @@ impl<'a> Children<'a> {
             self.heads.push(Head { name, position, layer, entry, rest });
         }
         Ok(())
+    }
+
+    /// What comes next by name, whether it is something or not. After an error there are no more.
+    fn next_name(&mut self) -> Result<Option<Vec<u8>>> {
+        let rows = self.rows();
+        if rows.is_err() {
+            self.heads.clear();
+        }
+        let name = |path: Vec<u8>| match path.iter().rposition(|&b| b == b'/') {
+            Some(slash) => path[slash + 1..].to_vec(),
+            None => path,
+        };
+        Ok(rows?.map(|(path, _)| name(path)))
     }
 
     /// What comes next by name: its path, and all that the layers have there, the topmost first and

@@ -132,7 +132,7 @@ impl Node {
     }
 
     /// What it takes in memory, about.
-    fn bytes(&self) -> usize {
+    pub fn bytes(&self) -> usize {
         let entry = &self.entry;
         let xattrs = entry.xattrs.iter().map(|(k, v)| k.len() + v.len());
         let extents = entry.sparse.as_ref().map_or(0, Vec::len);

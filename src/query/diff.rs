@@ -2,11 +2,13 @@
 //!
 //! Two merged views are walked side by side, one directory at a time. Layers that both images have
 //! at their bottom look the same in both, so a directory to which only these contribute is not
-//! walked.
+//! walked, and of one to which others contribute, too, only the names that these have are looked at.
 
 use std::borrow::Cow;
+use std::cmp::Ordering;
 use std::collections::VecDeque;
 use std::fmt;
+use std::iter::Peekable;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -20,8 +22,10 @@ use crate::oci::Digest;
 /// starts with few.
 const PAGE_FIRST: usize = 4;
 const PAGE_MAX: usize = 256;
+/// What a page may take in memory: maps of sparse files are up to 4 MiB each.
+const PAGE_BYTES: usize = 1 << 20;
 /// Bytes compared at a time where there is no digest.
-const PIECE: usize = 1 << 20;
+const PIECE: u64 = 1 << 20;
 
 /// What is different about a path that both images have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,6 +89,45 @@ struct Level {
     from: Option<Vec<u8>>,
 }
 
+impl Level {
+    fn new(mut pair: [Option<Node>; 2], from: Vec<u8>) -> Level {
+        for directory in pair.iter_mut().flatten() {
+            // Of no use on the way, and there may be many levels.
+            directory.entry.xattrs = Vec::new();
+        }
+        Level { pair, from: Some(from) }
+    }
+}
+
+/// A name, and what either directory has under it.
+type Named = (Vec<u8>, [Option<Node>; 2]);
+
+/// What two directories have, from some name on.
+#[derive(Default)]
+struct Page {
+    named: VecDeque<Named>,
+    bytes: usize,
+    is_full: bool,
+}
+
+impl Page {
+    fn push(&mut self, name: Vec<u8>, pair: [Option<Node>; 2], size: usize) {
+        self.bytes += pair.iter().flatten().map(Node::bytes).sum::<usize>();
+        self.named.push_back((name, pair));
+        self.is_full = self.named.len() == size || self.bytes >= PAGE_BYTES;
+    }
+}
+
+/// Two files whose bytes are compared.
+#[derive(Debug)]
+struct Bytes {
+    pair: [Node; 2],
+    /// What else differs.
+    aspects: Vec<Aspect>,
+    /// Pieces that are still to be compared.
+    left: VecDeque<Extent>,
+}
+
 /// The differences of two images, directories before what they hold, names in order.
 pub struct Diff {
     images: [Arc<Image>; 2],
@@ -92,8 +135,10 @@ pub struct Diff {
     shared: usize,
     levels: Vec<Level>,
     /// Read ahead in the last level.
-    page: VecDeque<[Option<Node>; 2]>,
+    page: VecDeque<Named>,
     size: usize,
+    /// In hand, a piece at a time.
+    bytes: Option<Bytes>,
     /// Subtrees to come.
     roots: VecDeque<Vec<u8>>,
     position: Option<Vec<u8>>,
@@ -125,14 +170,14 @@ impl Diff {
                 return Err(image::Error::NotFound(At::new(&images[1], path)));
             }
         }
-        let roots =
-            if paths.is_empty() { VecDeque::from([Vec::new()]) } else { paths.to_vec().into() };
+        let roots = if paths.is_empty() { VecDeque::from([Vec::new()]) } else { subtrees(paths) };
         Ok(Diff {
             images,
             shared,
             levels: Vec::new(),
             page: VecDeque::new(),
             size: PAGE_FIRST,
+            bytes: None,
             roots,
             position: None,
         })
@@ -151,11 +196,11 @@ impl Diff {
                     *child = image.lookup(directory, name)?;
                 }
             }
-            self.levels.push(Level { pair, from: Some([name, b"\0"].concat()) });
+            self.levels.push(Level::new(pair, [name, b"\0"].concat()));
             pair = children.map(directory);
         }
         if pair.iter().any(Option::is_some) && !self.is_same(&pair) {
-            self.levels.push(Level { pair, from: Some(Vec::new()) });
+            self.levels.push(Level::new(pair, Vec::new()));
         }
         Ok(self)
     }
@@ -163,20 +208,24 @@ impl Diff {
     /// Whether only layers that both images have at their bottom contribute to both directories.
     fn is_same(&self, pair: &[Option<Node>; 2]) -> bool {
         let [Some(before), Some(after)] = pair else { return false };
-        before.dirs == after.dirs && before.dirs.iter().all(|&layer| layer < self.shared)
+        // A path that was asked for may lead to different places, through symbolic links.
+        before.path == after.path
+            && before.dirs == after.dirs
+            && before.dirs.iter().all(|&layer| layer < self.shared)
     }
 
     /// Does a bounded piece of work.
     pub fn step(&mut self) -> Result<Step<Change>> {
+        if let Some(bytes) = self.bytes.take() {
+            return Ok(self.compare(bytes)?.map_or(Step::Working, Step::Hit));
+        }
         let Some(level) = self.levels.last_mut() else {
             let Some(root) = self.roots.pop_front() else { return Ok(Step::End) };
             let pair = [at(&self.images[0], &root)?, at(&self.images[1], &root)?];
             return Ok(self.look(pair)?.map_or(Step::Working, Step::Hit));
         };
-        if let Some(pair) = self.page.pop_front() {
-            if let Some(node) = pair.iter().flatten().next() {
-                level.from = Some([node.name(), b"\0"].concat());
-            }
+        if let Some((name, pair)) = self.page.pop_front() {
+            level.from = Some([name.as_slice(), b"\0"].concat());
             return Ok(self.look(pair)?.map_or(Step::Working, Step::Hit));
         }
         let Some(from) = level.from.take() else {
@@ -184,47 +233,75 @@ impl Diff {
             self.size = PAGE_FIRST;
             return Ok(Step::Working);
         };
-        let mut sides = [None, None];
-        for ((image, directory), side) in self.images.iter().zip(&level.pair).zip(&mut sides) {
-            if let Some(directory) = directory {
-                *side = Some(image.children(directory, &from)?.peekable());
-            }
-        }
-        let [mut before, mut after] = sides;
-        while self.page.len() < self.size {
-            let names = [&mut before, &mut after].map(|side| {
-                let next = side.as_mut()?.peek()?;
-                // An error comes before every name.
-                Some(next.as_ref().map_or(Vec::new(), |node| node.name().to_vec()))
-            });
-            let Some(least) = names.iter().flatten().min() else { break };
-            let mut pair = [None, None];
-            for (number, side) in [&mut before, &mut after].into_iter().enumerate() {
-                if names[number].as_ref() == Some(least)
-                    && let Some(next) = side.as_mut().and_then(Iterator::next)
-                {
-                    pair[number] = Some(next?);
-                }
-            }
-            self.page.push_back(pair);
-        }
-        if self.page.len() == self.size {
+        let page = read(&self.images, self.shared, &level.pair, &from, self.size)?;
+        if page.is_full {
             // There may be more; `from` is set when the last of these is taken.
             level.from = Some(Vec::new());
         }
+        self.page = page.named;
         self.size = (2 * self.size).min(PAGE_MAX);
         Ok(Step::Working)
     }
 
-    /// Compares a pair, which is walked next if there may be differences below it.
+    /// Compares a pair.
     fn look(&mut self, pair: [Option<Node>; 2]) -> Result<Option<Change>> {
-        let Some(path) = pair.iter().flatten().next().map(|node| node.path.clone()) else {
+        let mut aspects = Vec::new();
+        if let [Some(before), Some(after)] = &pair
+            && !self.is_one_row(before, after)
+        {
+            aspects = differences(before, after);
+            let (a, b) = (&before.entry, &after.entry);
+            if a.kind == Kind::Regular && b.kind == Kind::Regular {
+                match (a.sha256, b.sha256) {
+                    (Some(a), Some(b)) if a == b => {}
+                    (None, _) | (_, None) if a.size == b.size => {
+                        let (left, pair) = (data(a, b), [before.clone(), after.clone()]);
+                        self.bytes = Some(Bytes { pair, aspects, left });
+                        return Ok(None);
+                    }
+                    _ => aspects.insert(0, Aspect::Content),
+                }
+            }
+        }
+        Ok(self.compared(pair, aspects))
+    }
+
+    /// Whether two nodes are the same row of a layer that both images have.
+    fn is_one_row(&self, before: &Node, after: &Node) -> bool {
+        before.layer == after.layer
+            && before.layer < self.shared
+            && before.entry.inode == after.entry.inode
+            && !before.is_directory()
+    }
+
+    /// Compares the next bytes of two files.
+    fn compare(&mut self, mut bytes: Bytes) -> Result<Option<Change>> {
+        let mut differs = false;
+        if let Some(Extent { offset, length }) = bytes.left.pop_front() {
+            let now = length.min(PIECE);
+            let mut buffers = [vec![0; now as usize], vec![0; now as usize]];
+            for ((image, node), buffer) in self.images.iter().zip(&bytes.pair).zip(&mut buffers) {
+                image.read(node, offset, buffer)?;
+            }
+            differs = buffers[0] != buffers[1];
+            if now < length {
+                bytes.left.push_front(Extent { offset: offset + now, length: length - now });
+            }
+        }
+        if !differs && !bytes.left.is_empty() {
+            self.bytes = Some(bytes);
             return Ok(None);
-        };
-        let aspects = match &pair {
-            [Some(before), Some(after)] => self.aspects(before, after)?,
-            _ => Vec::new(),
-        };
+        }
+        let Bytes { pair, mut aspects, .. } = bytes;
+        if differs {
+            aspects.insert(0, Aspect::Content);
+        }
+        Ok(self.compared(pair.map(Some), aspects))
+    }
+
+    /// Ends the comparison of a pair, which is walked next if there may be differences below it.
+    fn compared(&mut self, pair: [Option<Node>; 2], aspects: Vec<Aspect>) -> Option<Change> {
+        let path = pair.iter().flatten().next()?.path.clone();
         self.position = Some(path.clone());
         let is_changed = pair.iter().any(Option::is_none) || !aspects.is_empty();
         let [before, after] = &pair;
@@ -238,69 +315,9 @@ impl Diff {
         if directories.iter().any(Option::is_some) && !self.is_same(&directories) {
             self.page.clear();
             self.size = PAGE_FIRST;
-            self.levels.push(Level { pair: directories, from: Some(Vec::new()) });
+            self.levels.push(Level::new(directories, Vec::new()));
         }
-        Ok(change)
-    }
-
-    fn aspects(&self, before: &Node, after: &Node) -> Result<Vec<Aspect>> {
-        let (a, b) = (&before.entry, &after.entry);
-        let is_one_row = before.layer == after.layer
-            && before.layer < self.shared
-            && a.inode == b.inode
-            && !before.is_directory();
-        if is_one_row {
-            return Ok(Vec::new());
-        }
-        let mut aspects = Vec::new();
-        let mut note = |aspect, differs| {
-            if differs {
-                aspects.push(aspect);
-            }
-        };
-        let is_device = |kind| matches!(kind, Kind::Character | Kind::Block);
-        note(Aspect::Type, a.kind != b.kind);
-        note(Aspect::Mode, a.mode != b.mode && a.kind != Kind::Symlink);
-        note(Aspect::Owner, (a.uid, a.gid) != (b.uid, b.gid));
-        note(Aspect::Link, a.kind == b.kind && a.kind == Kind::Symlink && a.link != b.link);
-        note(Aspect::Device, a.kind == b.kind && is_device(a.kind) && a.device != b.device);
-        note(Aspect::Xattrs, sorted(a) != sorted(b));
-        if a.kind == Kind::Regular
-            && b.kind == Kind::Regular
-            && self.content_differs(before, after)?
-        {
-            aspects.insert(0, Aspect::Content);
-        }
-        Ok(aspects)
-    }
-
-    fn content_differs(&self, before: &Node, after: &Node) -> Result<bool> {
-        let (a, b) = (&before.entry, &after.entry);
-        if let (Some(a), Some(b)) = (&a.sha256, &b.sha256) {
-            return Ok(a != b);
-        }
-        // Holes of terabytes have no digest, and cannot be read in a reasonable time: maps of holes
-        // that differ count as contents that differ.
-        if a.size != b.size || a.sparse != b.sparse {
-            return Ok(true);
-        }
-        let whole = [Extent { offset: 0, length: a.size }];
-        let mut buffers = [vec![0; PIECE], vec![0; PIECE]];
-        for extent in a.sparse.as_deref().unwrap_or(&whole) {
-            let mut done = 0;
-            while done < extent.length {
-                let length = (extent.length - done).min(PIECE as u64) as usize;
-                let offset = extent.offset + done;
-                let [first, second] = &mut buffers;
-                self.images[0].read(before, offset, &mut first[..length])?;
-                self.images[1].read(after, offset, &mut second[..length])?;
-                if first[..length] != second[..length] {
-                    return Ok(true);
-                }
-                done += length as u64;
-            }
-        }
-        Ok(false)
+        change
     }
 
     /// The images, the one before first.
@@ -321,6 +338,111 @@ impl Diff {
             b: side(&self.images[1], &change.after),
         };
         write_line(buffer, &json);
+    }
+}
+
+/// Reads `size` names of two directories, of which `shared` layers are the same.
+fn read(
+    images: &[Arc<Image>; 2],
+    shared: usize,
+    pair: &[Option<Node>; 2],
+    from: &[u8],
+    size: usize,
+) -> Result<Page> {
+    let mut page = Page::default();
+    if let [Some(before), Some(after)] = pair
+        && before.path == after.path
+        && let Some(layers) = other_layers([&before.dirs, &after.dirs], shared)
+    {
+        let mut before_names = images[0].names_in(before, &layers[0], from)?.peekable();
+        let mut after_names = images[1].names_in(after, &layers[1], from)?.peekable();
+        while !page.is_full
+            && let Some(name) = next(&mut before_names, &mut after_names, |name| name)?
+        {
+            let ([Some(name), _] | [_, Some(name)]) = name else { break };
+            let pair = [images[0].lookup(before, &name)?, images[1].lookup(after, &name)?];
+            page.push(name, pair, size);
+        }
+        return Ok(page);
+    }
+    let children = |side: usize| match &pair[side] {
+        Some(directory) => images[side].children(directory, from).map(Some),
+        None => Ok(None),
+    };
+    let mut before = children(0)?.into_iter().flatten().peekable();
+    let mut after = children(1)?.into_iter().flatten().peekable();
+    while !page.is_full
+        && let Some(pair) = next(&mut before, &mut after, Node::name)?
+        && let Some(name) = pair.iter().flatten().next().map(|node| node.name().to_vec())
+    {
+        page.push(name, pair, size);
+    }
+    Ok(page)
+}
+
+/// Of either directory the layers above those that both images have at their bottom. Only the names
+/// in these can differ, if what lies below is the same and not nothing: all have to be looked up.
+fn other_layers(dirs: [&[usize]; 2], shared: usize) -> Option<[Vec<usize>; 2]> {
+    let split = |dirs: &[usize]| -> (Vec<usize>, Vec<usize>) {
+        dirs.iter().partition(|layer| **layer >= shared)
+    };
+    let [(before, lower), (after, other_lower)] = dirs.map(split);
+    (lower == other_lower && !lower.is_empty()).then_some([before, after])
+}
+
+/// What has the least name of those that come next on either side.
+fn next<T>(
+    before: &mut Peekable<impl Iterator<Item = Result<T>>>,
+    after: &mut Peekable<impl Iterator<Item = Result<T>>>,
+    name: impl Fn(&T) -> &[u8],
+) -> Result<Option<[Option<T>; 2]>> {
+    let order = match (before.peek(), after.peek()) {
+        (None, None) => return Ok(None),
+        (Some(Ok(a)), Some(Ok(b))) => name(a).cmp(name(b)),
+        // An error ends the walk.
+        (Some(Err(_)), _) | (_, None) => Ordering::Less,
+        (_, Some(_)) => Ordering::Greater,
+    };
+    let a = if order.is_le() { before.next().transpose()? } else { None };
+    let b = if order.is_ge() { after.next().transpose()? } else { None };
+    Ok(Some([a, b]))
+}
+
+/// Paths in the order of the walk, without those that lie below others.
+fn subtrees(paths: &[Vec<u8>]) -> VecDeque<Vec<u8>> {
+    let names = |path: &Vec<u8>| -> Vec<Vec<u8>> {
+        let names = path.split(|&b| b == b'/').filter(|name| !matches!(*name, b"" | b"."));
+        names.map(<[u8]>::to_vec).collect()
+    };
+    let mut subtrees: Vec<_> = paths.iter().map(names).collect();
+    subtrees.sort_unstable();
+    subtrees.dedup_by(|next, kept| next.starts_with(kept));
+    subtrees.iter().map(|names| names.join(&b'/')).collect()
+}
+
+/// What differs between two nodes, but for their contents.
+fn differences(before: &Node, after: &Node) -> Vec<Aspect> {
+    let (a, b) = (&before.entry, &after.entry);
+    let is_device = |kind| matches!(kind, Kind::Character | Kind::Block);
+    let same_kind = a.kind == b.kind;
+    let noted = [
+        (Aspect::Type, !same_kind),
+        (Aspect::Mode, a.mode != b.mode && a.kind != Kind::Symlink),
+        (Aspect::Owner, (a.uid, a.gid) != (b.uid, b.gid)),
+        (Aspect::Link, same_kind && a.kind == Kind::Symlink && a.link != b.link),
+        (Aspect::Device, same_kind && is_device(a.kind) && a.device != b.device),
+        (Aspect::Xattrs, sorted(a) != sorted(b)),
+    ];
+    noted.into_iter().filter(|(_, differs)| *differs).map(|(aspect, _)| aspect).collect()
+}
+
+/// Where either of two files of one size has data. Elsewhere both have holes: there may be terabytes
+/// of them.
+fn data(a: &Entry, b: &Entry) -> VecDeque<Extent> {
+    match (&a.sparse, &b.sparse) {
+        (Some(a), Some(b)) if a == b => a.iter().copied().collect(),
+        (Some(a), Some(b)) => a.iter().chain(b).copied().collect(),
+        _ => VecDeque::from([Extent { offset: 0, length: a.size }]),
     }
 }
 
@@ -357,6 +479,12 @@ struct Side {
     #[serde(skip_serializing_if = "Option::is_none")]
     linkname: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    linkname_bytes: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    major: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    minor: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     digest: Option<String>,
     layer: Option<String>,
 }
@@ -364,14 +492,18 @@ struct Side {
 impl Side {
     fn new(image: &Image, node: &Node) -> Side {
         let entry = &node.entry;
-        let link = (entry.kind == Kind::Symlink).then(|| String::from_utf8_lossy(&entry.link));
+        let link = (entry.kind == Kind::Symlink).then_some(entry.link.as_slice());
+        let device = matches!(entry.kind, Kind::Character | Kind::Block).then_some(entry.device);
         Side {
             r#type: type_name(entry.kind),
             size: entry.size,
             mode: entry.mode,
             uid: entry.uid,
             gid: entry.gid,
-            linkname: link.map(Cow::into_owned),
+            linkname: link.map(|link| String::from_utf8_lossy(link).into_owned()),
+            linkname_bytes: link.and_then(encoded),
+            major: device.map(|(major, _)| major),
+            minor: device.map(|(_, minor)| minor),
             digest: entry.sha256.map(|hash| Digest::Sha256(hash).to_string()),
             layer: image.layers.get(node.layer).map(|layer| layer.digest.to_string()),
         }
@@ -391,11 +523,76 @@ impl Answer for Diff {
         })
     }
 
+    fn may_pause(&self) -> bool {
+        self.bytes.is_none()
+    }
+
     fn position(&self) -> Option<String> {
         self.position.as_deref().map(|path| url_path(&[b"/", path].concat()))
     }
 
     fn looked(&self) -> Looked {
         Looked { images: 2, ..Looked::default() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(size: u64, extents: Option<&[(u64, u64)]>) -> Entry {
+        let extent = |&(offset, length): &(u64, u64)| Extent { offset, length };
+        Entry {
+            size,
+            sparse: extents.map(|extents| extents.iter().map(extent).collect()),
+            ..Entry::implicit(Kind::Regular)
+        }
+    }
+
+    #[test]
+    fn where_data_is() {
+        let (some, other) = ([(0, 4), (10, 2)], [(2, 3)]);
+        for (a, b, want) in [
+            (None, None, vec![(0, 20)]),
+            (Some(&some[..]), None, vec![(0, 20)]),
+            (Some(&some), Some(&some[..]), vec![(0, 4), (10, 2)]),
+            (Some(&some), Some(&other), vec![(0, 4), (10, 2), (2, 3)]),
+            (Some(&[]), Some(&[]), vec![]),
+        ] {
+            let found = data(&file(20, a), &file(20, b));
+            let found: Vec<_> = found.iter().map(|e| (e.offset, e.length)).collect();
+            assert_eq!(found, want);
+        }
+    }
+
+    #[test]
+    fn subtrees_in_order() {
+        for (paths, want) in [
+            (vec!["usr", "/etc/"], vec!["etc", "usr"]),
+            (vec!["a/b", "a", "a/b/c", "a-b", "./a"], vec!["a", "a-b"]),
+            (vec!["a-b", "a/b", "ab"], vec!["a/b", "a-b", "ab"]),
+            (vec!["x", "/"], vec![""]),
+            (vec!["../a", "a"], vec!["../a", "a"]),
+        ] {
+            let paths: Vec<Vec<u8>> = paths.into_iter().map(|path| path.into()).collect();
+            assert_eq!(
+                subtrees(&paths),
+                want.iter().map(|path| path.as_bytes()).collect::<Vec<_>>()
+            );
+        }
+    }
+
+    #[test]
+    fn layers_that_differ() {
+        for (before, after, want) in [
+            (&[1, 0][..], &[3, 2, 1, 0][..], Some([vec![], vec![3, 2]])),
+            (&[1, 0], &[1, 0], Some([vec![], vec![]])),
+            // One hides a layer.
+            (&[2, 0], &[2, 1, 0], None),
+            // Nothing could be left out.
+            (&[2], &[3], None),
+        ] {
+            assert_eq!(other_layers([before, after], 2), want);
+        }
     }
 }

@@ -72,6 +72,11 @@ fn command_line() {
             "D /etc/new\nA /gone\nA /gone/\u{fffd}\n\n"
         );
         assert_eq!(
+            differs(&["team/app:2", "team/app:1", "gone", "/etc/new", "/gone/"]),
+            "D /etc/new\nA /gone\nA /gone/\u{fffd}\n\n",
+            "in order, and once"
+        );
+        assert_eq!(
             differs(&["team/app:1", "team/app:2", "--stat"]),
             "/etc: 1 added, 0 deleted, 3 modified, +23 -16 bytes\n\
              /gone: 0 added, 2 deleted, 0 modified, +0 -3 bytes\n\
@@ -144,6 +149,36 @@ fn over_http() {
         .collect();
     assert_eq!(printed, lines, "the same on the command line");
     assert_eq!(answer(&registry, &format!("{both}&path=/gone")).0, lines[4..6]);
+
+    let odd = Tar::default()
+        .symlink("link", b"\xff")
+        .device("null", b'3', (1, 5))
+        .device("pipe", b'6', (0, 0))
+        .finish();
+    let other = Tar::default()
+        .symlink("link", b"\xfe")
+        .device("null", b'3', (1, 3))
+        .device("pipe", b'6', (0, 0))
+        .finish();
+    push(&registry, "odd", "1", "linux/amd64", &[odd]);
+    push(&registry, "odd", "2", "linux/amd64", &[other]);
+    let (changes, _) = answer(&registry, "a=odd:1&b=odd:2");
+    let [link, null] = &changes[..] else { panic!("{changes:?}") };
+    assert_eq!((&link["path"], &link["what"]), (&json!("/link"), &json!(["link"])));
+    assert_eq!(
+        (&link["a"]["linkname"], &link["b"]["linkname"]),
+        (&json!("\u{fffd}"), &json!("\u{fffd}"))
+    );
+    assert_eq!(
+        (&link["a"]["linkname_bytes"], &link["b"]["linkname_bytes"]),
+        (&json!("%FF"), &json!("%FE"))
+    );
+    assert_eq!((&null["path"], &null["what"]), (&json!("/null"), &json!(["device"])));
+    let numbers = |side: &Value| (side["major"].as_u64(), side["minor"].as_u64());
+    assert_eq!(
+        (numbers(&null["a"]), numbers(&null["b"])),
+        ((Some(1), Some(5)), (Some(1), Some(3)))
+    );
 
     // Pages of every size make up the whole answer.
     for limit in 1..=lines.len() + 1 {

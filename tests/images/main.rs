@@ -6,6 +6,7 @@
 mod common;
 
 mod answers;
+mod diff;
 mod find;
 mod fixture;
 mod grep;
