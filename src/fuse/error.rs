@@ -81,6 +81,7 @@ fn of_image(error: &image::Error) -> i32 {
         | E::TooManyLayers { .. }
         | E::TooManyLinks { .. }
         | E::LongLinks { .. }
+        | E::LinkedFiles { .. }
         | E::Manifest { .. }
         | E::ForeignLayer { .. }
         | E::Layer { .. }

@@ -366,6 +366,7 @@ fn image_error(error: &image::Error) -> (StatusCode, &'static str) {
         | image::Error::TooManyLayers { .. }
         | image::Error::TooManyLinks { .. }
         | image::Error::LongLinks { .. }
+        | image::Error::LinkedFiles { .. }
         | image::Error::Manifest { .. }
         | image::Error::ForeignLayer { .. } => (S::UNPROCESSABLE_ENTITY, "UNSUPPORTED"),
         // A link that leads round in circles leads to nothing.

@@ -40,6 +40,8 @@ pub enum Error {
     TooManyLinks { image: String, links: u64, max: u64 },
     #[error("{image} has hard links between layers with names of more than {max} bytes together")]
     LongLinks { image: String, max: usize },
+    #[error("{image} has so many files with several names that they take more than {max} bytes")]
+    LinkedFiles { image: String, max: usize },
     #[error("{image} cannot be read: {cause}")]
     Manifest { image: String, cause: ManifestError },
     #[error(

@@ -12,13 +12,18 @@ use serde::{Deserialize, Serialize};
 use super::find::{Place, place};
 use super::{Answer, Looked, Step, write_line};
 use crate::image::listing::encoded;
-use crate::image::{Entry, Image, Images, Kind, Node, Result};
+use crate::image::{Entry, Error, Image, Images, Kind, Node, Result};
 use crate::oci::Digest;
 
 /// Paths that one step looks at.
 const STEP: usize = 4096;
-/// Contents that are compared with each other. An image with more has more duplicates than it says.
-const CONTENTS: usize = 1 << 20;
+/// What contents may take in memory that are compared with each other. An image with more has more
+/// duplicates than it says.
+const CONTENTS_BYTES: usize = 64 << 20;
+/// What files with several names may take.
+const LINKED_BYTES: usize = 64 << 20;
+/// What either takes besides its path, about.
+const EACH: usize = 128;
 /// Entries of a config's history that are read.
 const HISTORY: usize = 1000;
 /// Characters shown of the command that made a layer.
@@ -72,8 +77,8 @@ pub struct Totals {
     pub wasted_transferred: u64,
     /// Bytes of files that the image shows more than once, beyond the first.
     pub duplicate: u64,
-    /// Of each path the smallest file that any layer has there, nothing for a path that the image
-    /// does not show; beside all files. Between 0 and 1.
+    /// Of each file that the image shows the smallest that any layer has at its path, beside all
+    /// files. Between 0 and 1.
     pub efficiency: f64,
     /// `wasted` in percent of `size`.
     pub wasted_percent: f64,
@@ -93,9 +98,14 @@ pub struct Report {
 /// An inode with several names in its layer.
 struct Linked {
     bytes: u64,
+    /// The first name that the image shows as this inode, or else the first of all.
     path: Vec<u8>,
     content: Option<[u8; 32]>,
     is_shown: bool,
+    /// The smallest file that any layer has at the first name that is shown.
+    smallest: Option<u64>,
+    /// The image has nothing at the first name.
+    deleted: bool,
 }
 
 /// The work on an answer.
@@ -107,11 +117,13 @@ pub struct Waste {
     at: Option<Place>,
     layers: Vec<LayerWaste>,
     linked: HashMap<(usize, u64), Linked>,
+    linked_bytes: usize,
     /// Inodes that other layers' hard links show.
     shown_by_links: HashSet<(usize, u64)>,
     paths: BinaryHeap<Reverse<PathWaste>>,
     /// Size, number of files and a path.
     contents: HashMap<[u8; 32], (u64, u64, Vec<u8>)>,
+    contents_bytes: usize,
     smallest: u64,
     report: Option<Report>,
 }
@@ -185,9 +197,11 @@ impl Waste {
             at: None,
             layers,
             linked: HashMap::new(),
+            linked_bytes: 0,
             shown_by_links,
             paths: BinaryHeap::new(),
             contents: HashMap::new(),
+            contents_bytes: 0,
             smallest: 0,
             report: None,
             image,
@@ -257,7 +271,7 @@ impl Waste {
     /// Counts the files that layers have at a path, base first.
     fn path(&mut self, path: &[u8], files: Vec<(usize, Entry)>) -> Result<()> {
         let node = self.image.visible(path)?;
-        let mut smallest = if node.is_some() { u64::MAX } else { 0 };
+        let least = files.iter().map(|(_, entry)| stored(entry)).min().unwrap_or(0);
         let mut wasted = PathWaste {
             wasted: 0,
             path: path.to_vec(),
@@ -269,33 +283,51 @@ impl Waste {
             let is_this = |node: &Node| {
                 node.entry.kind == Kind::Regular && (node.layer, node.entry.inode) == inode
             };
-            let is_shown =
-                node.as_ref().is_some_and(is_this) || self.shown_by_links.contains(&inode);
-            let mut bytes = stored(&entry);
+            let smallest = node.as_ref().is_some_and(is_this).then_some(least);
+            let is_shown = smallest.is_some() || self.shown_by_links.contains(&inode);
+            let bytes = stored(&entry);
             if entry.links > 1 {
-                // Counted with its first name; whether it is shown is known after the last.
-                if let Some(linked) = self.linked.get_mut(&inode) {
-                    linked.is_shown |= is_shown;
-                    bytes = 0;
-                } else {
-                    let (path, content) = (path.to_vec(), entry.sha256);
-                    self.linked.insert(inode, Linked { bytes, path, content, is_shown });
-                    self.layers[layer].size += bytes;
-                }
-            } else {
-                self.layers[layer].size += bytes;
-                if is_shown {
-                    self.shown(path, bytes, entry.sha256);
-                } else {
-                    self.layers[layer].wasted += bytes;
-                    wasted.wasted += bytes;
-                    wasted.layers.push(layer);
-                }
+                let linked = Linked {
+                    bytes,
+                    path: path.to_vec(),
+                    content: entry.sha256,
+                    is_shown,
+                    smallest,
+                    deleted: node.is_none(),
+                };
+                self.linked(inode, linked)?;
+                continue;
             }
-            smallest = smallest.min(bytes);
+            self.layers[layer].size += bytes;
+            if is_shown {
+                self.smallest += smallest.unwrap_or(bytes);
+                self.shown(path, bytes, entry.sha256);
+            } else {
+                self.layers[layer].wasted += bytes;
+                wasted.wasted += bytes;
+                wasted.layers.push(layer);
+            }
         }
-        self.smallest += smallest;
         self.keep(wasted);
+        Ok(())
+    }
+
+    /// Counts an inode with several names by the first of them. Whether it is shown is known after
+    /// the last.
+    fn linked(&mut self, inode: (usize, u64), name: Linked) -> Result<()> {
+        if let Some(linked) = self.linked.get_mut(&inode) {
+            linked.is_shown |= name.is_shown;
+            if linked.smallest.is_none() && name.smallest.is_some() {
+                (linked.smallest, linked.path) = (name.smallest, name.path);
+            }
+            return Ok(());
+        }
+        self.linked_bytes += name.path.len() + EACH;
+        if self.linked_bytes > LINKED_BYTES {
+            return Err(Error::LinkedFiles { image: self.image.to_string(), max: LINKED_BYTES });
+        }
+        self.layers[inode.0].size += name.bytes;
+        self.linked.insert(inode, name);
         Ok(())
     }
 
@@ -303,7 +335,8 @@ impl Waste {
         let Some(content) = content.filter(|_| bytes > 0) else { return };
         if let Some((_, files, _)) = self.contents.get_mut(&content) {
             *files += 1;
-        } else if self.contents.len() < CONTENTS {
+        } else if self.contents_bytes < CONTENTS_BYTES {
+            self.contents_bytes += path.len() + EACH;
             self.contents.insert(content, (bytes, 1, path.to_vec()));
         }
     }
@@ -321,12 +354,14 @@ impl Waste {
     fn finish(&mut self) -> Report {
         let mut linked: Vec<_> = std::mem::take(&mut self.linked).into_iter().collect();
         linked.sort_unstable_by_key(|(inode, _)| *inode);
-        for ((layer, _), Linked { bytes, path, content, is_shown }) in linked {
+        for ((layer, _), linked) in linked {
+            let Linked { bytes, path, content, is_shown, smallest, deleted } = linked;
             if is_shown {
+                self.smallest += smallest.unwrap_or(bytes);
                 self.shown(&path, bytes, content);
             } else {
                 self.layers[layer].wasted += bytes;
-                self.keep(PathWaste { wasted: bytes, path, layers: vec![layer], deleted: true });
+                self.keep(PathWaste { wasted: bytes, path, layers: vec![layer], deleted });
             }
         }
         for (layer, waste) in self.image.layers.iter().zip(&mut self.layers) {

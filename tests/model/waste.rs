@@ -28,16 +28,17 @@ fn compare(store: &Store, layers: &[Vec<Member>]) {
         files(&tree).into_iter().map(|(_, inode, _, seed)| (inode, seed)).collect();
     let (mut size, mut wasted) = (0, 0);
     let mut by_path: BTreeMap<String, Vec<u64>> = BTreeMap::new();
+    // Size and names of each inode.
+    let mut names: BTreeMap<(usize, usize), (u64, Vec<String>)> = BTreeMap::new();
     for (number, layer) in layers.iter().enumerate() {
         let alone = model::image(std::slice::from_ref(layer)).expect("the image is not refused");
         let mut counted = BTreeSet::new();
         for (path, (_, place), bytes, _) in files(&alone) {
-            let is_first = counted.insert(place);
-            let bytes = if is_first { bytes } else { 0 };
-            by_path.entry(path).or_default().push(bytes);
-            size += bytes;
-            if !shown.contains_key(&(number, place)) {
-                wasted += bytes;
+            by_path.entry(path.clone()).or_default().push(bytes);
+            names.entry((number, place)).or_insert((bytes, Vec::new())).1.push(path);
+            if counted.insert(place) {
+                size += bytes;
+                wasted += if shown.contains_key(&(number, place)) { 0 } else { bytes };
             }
         }
     }
@@ -47,10 +48,19 @@ fn compare(store: &Store, layers: &[Vec<Member>]) {
     }
     let duplicate: u64 =
         contents.iter().map(|(bytes, files)| bytes.len() as u64 * (files - 1)).sum();
-    let smallest: u64 = by_path
-        .iter()
-        .filter(|(path, _)| tree.contains_key(&model::key(path)))
-        .map(|(_, sizes)| sizes.iter().min().expect("a file"))
+    let smallest: u64 = shown
+        .keys()
+        .map(|inode| {
+            let (bytes, names) = &names[inode];
+            let is_own = |path: &&String| {
+                tree.get(&model::key(path)).is_some_and(|thing| thing.inode == *inode)
+            };
+            // Another layer's hard link may be all that shows it.
+            names
+                .iter()
+                .find(is_own)
+                .map_or(*bytes, |path| *by_path[path].iter().min().expect("a file"))
+        })
         .sum();
     let efficiency = if size == 0 { 1.0 } else { smallest as f64 / size as f64 };
 
@@ -73,6 +83,31 @@ fn compare(store: &Store, layers: &[Vec<Member>]) {
         paths.iter().take(2).map(|path| path.wasted).collect()
     };
     assert_eq!(worst(&fewer.paths), worst(&report.paths));
+}
+
+/// Files of 512 bytes.
+#[test]
+fn efficiencies() {
+    let store = Store::new();
+    let file = |path: &str| Member::File(path.to_owned(), 3);
+    let link = |path: &str, target: &str| Member::Link(path.to_owned(), target.to_owned());
+    let symlink = |path: &str| Member::Symlink(path.to_owned(), "x".to_owned());
+    let gone = |path: &str| Member::Marker(path.to_owned());
+    for (layers, efficiency, wasted, why) in [
+        (vec![vec![file("a")]], 1.0, 0, "nothing to save"),
+        (vec![vec![file("a")], vec![file("a")]], 0.5, 512, "replaced"),
+        (vec![vec![file("a")], vec![gone(".wh.a")]], 0.0, 512, "deleted"),
+        (vec![vec![file("a")], vec![symlink("a")]], 0.0, 512, "a symbolic link in its place"),
+        (vec![vec![file("a"), link("b", "a")]], 1.0, 0, "two names"),
+        (vec![vec![file("a"), link("b", "a")], vec![gone(".wh.a")]], 1.0, 0, "the second is left"),
+        (vec![vec![file("a"), link("b", "a")], vec![file("b")]], 1.0, 0, "the first is left"),
+        (vec![vec![file("a")], vec![link("b", "a"), gone(".wh.a")]], 1.0, 0, "a link from above"),
+    ] {
+        let image = store.image(&layers).unwrap();
+        let totals = Waste::new(&store.images, image, 1).unwrap().report().unwrap().totals;
+        assert_eq!((totals.efficiency, totals.wasted), (efficiency, wasted), "{why}");
+        compare(&store, &layers);
+    }
 }
 
 #[test]
