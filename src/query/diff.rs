@@ -135,7 +135,7 @@ pub struct Diff {
     shared: usize,
     levels: Vec<Level>,
     /// Read ahead in the last level.
-    page: VecDeque<Named>,
+    page: Page,
     size: usize,
     /// In hand, a piece at a time.
     bytes: Option<Bytes>,
@@ -175,7 +175,7 @@ impl Diff {
             images,
             shared,
             levels: Vec::new(),
-            page: VecDeque::new(),
+            page: Page::default(),
             size: PAGE_FIRST,
             bytes: None,
             roots,
@@ -224,8 +224,9 @@ impl Diff {
             let pair = [at(&self.images[0], &root)?, at(&self.images[1], &root)?];
             return Ok(self.look(pair)?.map_or(Step::Working, Step::Hit));
         };
-        if let Some((name, pair)) = self.page.pop_front() {
-            level.from = Some([name.as_slice(), b"\0"].concat());
+        if let Some((name, pair)) = self.page.named.pop_front() {
+            let may_be_more = self.page.is_full || !self.page.named.is_empty();
+            level.from = may_be_more.then(|| [name.as_slice(), b"\0"].concat());
             return Ok(self.look(pair)?.map_or(Step::Working, Step::Hit));
         }
         let Some(from) = level.from.take() else {
@@ -233,12 +234,8 @@ impl Diff {
             self.size = PAGE_FIRST;
             return Ok(Step::Working);
         };
-        let page = read(&self.images, self.shared, &level.pair, &from, self.size)?;
-        if page.is_full {
-            // There may be more; `from` is set when the last of these is taken.
-            level.from = Some(Vec::new());
-        }
-        self.page = page.named;
+        // Where to go on is noted as names are taken.
+        self.page = read(&self.images, self.shared, &level.pair, &from, self.size)?;
         self.size = (2 * self.size).min(PAGE_MAX);
         Ok(Step::Working)
     }
@@ -313,7 +310,7 @@ impl Diff {
         });
         let directories = pair.map(directory);
         if directories.iter().any(Option::is_some) && !self.is_same(&directories) {
-            self.page.clear();
+            self.page = Page::default();
             self.size = PAGE_FIRST;
             self.levels.push(Level::new(directories, Vec::new()));
         }
