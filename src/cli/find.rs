@@ -166,7 +166,7 @@ fn print(args: &FindArgs, find: &mut Find, stdout: &mut Stdout) -> Result<ExitCo
                 complain(format_args!("{}: {}", skipped.image, skipped.error));
             }
             Step::Working => {
-                // Whoever waits sees what was found, and a reader that has left ends the work.
+                // A reader that waits sees what was found, and one that has left ends the work.
                 stdout.flush()?;
             }
             Step::End => break,

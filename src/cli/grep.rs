@@ -210,7 +210,7 @@ fn print(mut grep: Grep, printer: &mut Printer<'_>, bar: &ProgressBar) -> Result
                 bar.suspend(|| complain(format_args!("{}: {}", skipped.image, skipped.error)));
             }
             Step::Working => {
-                // Whoever waits sees what was found, and a reader that has left ends the work.
+                // A reader that waits sees what was found, and one that has left ends the work.
                 printer.stdout.flush()?;
             }
             Step::End => break,

@@ -24,7 +24,7 @@ pub struct Group {
 }
 
 impl Group {
-    /// Of what the image shows, and the rows of all layers.
+    /// Takes what the image shows at a path, and the rows that all layers have there.
     fn new(path: Vec<u8>, shown: Option<Node>, mut rows: Vec<Row>) -> Group {
         let directories = rows.iter().filter(|(_, entry)| entry.is_directory());
         let dirs = directories.map(|(layer, _)| *layer).collect();

@@ -12,8 +12,8 @@
 //! | `unindexed` | digest of a layer, as text | nothing |
 //!
 //! A block is so many entries of a layer, in the order of their keys, as [`BLOCK`] says. A row names
-//! the block and not the path, which would be most of its bytes; whoever follows it looks at the
-//! entries of the block.
+//! the block and not the path, which would be most of its bytes; a reader that follows it looks at
+//! the entries of the block.
 //!
 //! Rows of layers whose index was replaced or came to no end may be left over. No layer has their
 //! number, so readers pass over them. Base names stay when the last layer that has them goes.
@@ -114,6 +114,34 @@ impl Across {
             put(CONTENTS, &[&hash[..HASH], &block].concat(), b"")?;
         }
         Ok(())
+    }
+}
+
+/// Rows that are written in order, many at a time, because that is several times faster.
+pub(super) struct Sorted<'a> {
+    index: &'a Index,
+    rows: Vec<(&'static str, Vec<u8>, Vec<u8>)>,
+}
+
+impl<'a> Sorted<'a> {
+    const ROWS: usize = 1 << 15;
+
+    pub fn new(index: &'a Index) -> Sorted<'a> {
+        Sorted { index, rows: Vec::new() }
+    }
+
+    pub fn put(&mut self, family: &'static str, key: &[u8], value: &[u8]) -> Result<()> {
+        self.rows.push((family, key.to_vec(), value.to_vec()));
+        if self.rows.len() == Sorted::ROWS { self.write() } else { Ok(()) }
+    }
+
+    pub fn write(&mut self) -> Result<()> {
+        self.rows.sort_unstable();
+        let mut batch = WriteBatch::default();
+        for (family, key, value) in self.rows.drain(..) {
+            batch.put_cf(self.index.cf(family), key, value);
+        }
+        self.index.db.write(batch).map_err(|e| self.index.failed(e))
     }
 }
 

@@ -31,7 +31,7 @@ use std::vec;
 
 use rocksdb::{ColumnFamily, DBRawIterator, FlushOptions, ReadOptions, WriteBatch, WriteOptions};
 
-use super::across::{Across, BLOCKS, UNINDEXED};
+use super::across::{Across, BLOCKS, Sorted, UNINDEXED};
 use super::records::{Entry, Layer, Record, Span, State};
 use super::{Error, IDENTITY, Index, Result};
 use crate::oci::Digest;
@@ -302,34 +302,6 @@ impl Gathered {
         if let Some(before) = self.family(family).remove(key) {
             self.bytes -= key.len() + before.len();
         }
-    }
-}
-
-/// Rows that are written in order, many at a time, because that is several times faster.
-struct Sorted<'a> {
-    index: &'a Index,
-    rows: Vec<(&'static str, Vec<u8>, Vec<u8>)>,
-}
-
-impl<'a> Sorted<'a> {
-    const ROWS: usize = 1 << 15;
-
-    fn new(index: &'a Index) -> Sorted<'a> {
-        Sorted { index, rows: Vec::new() }
-    }
-
-    fn put(&mut self, family: &'static str, key: &[u8], value: &[u8]) -> Result<()> {
-        self.rows.push((family, key.to_vec(), value.to_vec()));
-        if self.rows.len() == Sorted::ROWS { self.write() } else { Ok(()) }
-    }
-
-    fn write(&mut self) -> Result<()> {
-        self.rows.sort_unstable();
-        let mut batch = WriteBatch::default();
-        for (family, key, value) in self.rows.drain(..) {
-            batch.put_cf(self.index.cf(family), key, value);
-        }
-        self.index.db.write(batch).map_err(|e| self.index.failed(e))
     }
 }
 

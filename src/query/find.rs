@@ -513,6 +513,8 @@ impl Find {
         let Opened::Image(image) = opened else { return Ok(None) };
         let platform = match &named.member.platform {
             Some(platform) => Some(platform.clone()),
+            // A config that cannot be read is among the image's warnings, which are logged. Its files
+            // can be found all the same.
             None => self.images.platform(&named.repository, &image.config).unwrap_or_default(),
         };
         Ok(Some((image, platform)))

@@ -317,6 +317,7 @@ impl Worker<'_> {
             Ok(Opened::Image(opened)) => {
                 let platform = match &image.member.platform {
                     Some(platform) => Some(platform.clone()),
+                    // As in `find`: the image's warnings say why its config cannot be read.
                     None => images.platform(repository, &opened.config).unwrap_or_default(),
                 };
                 let name = image.to_string();
