@@ -2,8 +2,8 @@
 //!
 //! [`cli`], [`http`] and [`fuse`] are its faces: they translate, and decide nothing. [`server`] wires
 //! what `registry serve` runs. [`registry`] knows what a change means, [`image`] shows the layers of
-//! one image as a tree, [`query`] answers questions about all of them, [`index`] keeps what is derived from layers in RocksDB, [`storage`] keeps the
-//! truth as files. [`layer`], [`docker1`] and [`oci`] are formats without I/O. [`auth`] decides who
+//! one image as a tree, [`query`] answers questions about all of them, [`index`] keeps what is
+//! derived from layers in RocksDB, [`storage`] keeps the truth as files. `remote` asks another server. [`layer`], [`docker1`] and [`oci`] are formats without I/O. [`auth`] decides who
 //! may do what, [`events`] reports what happened.
 //!
 //! Dependencies go one way: faces -> `registry` -> `image` -> `index` -> `storage` -> `oci`.
@@ -23,6 +23,8 @@ mod metrics;
 pub mod oci;
 pub mod query;
 pub mod registry;
+mod remote;
+mod roots;
 pub mod server;
 pub mod storage;
 mod terminal;

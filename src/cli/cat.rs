@@ -8,9 +8,10 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Args;
 
-use super::image::ImageArgs;
+use super::image::{Found, ImageArgs};
 use super::output::{Stdout, complain};
-use crate::image::FileTree;
+use crate::image::{Node, Opened};
+use crate::remote::Answer;
 
 /// Bytes that are read at a time.
 const PIECE: usize = 1 << 20;
@@ -32,7 +33,7 @@ pub fn run(args: &CatArgs) -> Result<ExitCode> {
     let mut buffer = vec![0; PIECE];
     let mut code = ExitCode::SUCCESS;
     for path in &args.paths {
-        if let Err(error) = print(&*image, path.as_bytes(), &mut buffer, &mut stdout) {
+        if let Err(error) = print(&image, path.as_bytes(), &mut buffer, &mut stdout) {
             if stdout.is_closed() {
                 break;
             }
@@ -45,11 +46,23 @@ pub fn run(args: &CatArgs) -> Result<ExitCode> {
     stdout.end(Ok(code))
 }
 
-fn print(tree: &dyn FileTree, path: &[u8], buffer: &mut [u8], stdout: &mut Stdout) -> Result<()> {
-    let file = tree.file(path)?;
+/// A file that is printed.
+enum File<'a> {
+    Here(&'a Opened, Node),
+    There(Answer),
+}
+
+fn print(image: &Found, path: &[u8], buffer: &mut [u8], stdout: &mut Stdout) -> Result<()> {
+    let mut file = match image {
+        Found::Here(tree) => File::Here(tree, tree.file(path)?),
+        Found::There(image) => File::There(image.get("blobs", path, &[])?),
+    };
     let mut offset = 0;
     loop {
-        let read = tree.read(&file, offset, buffer)?;
+        let read = match &mut file {
+            File::Here(tree, node) => tree.read(node, offset, buffer)?,
+            File::There(answer) => answer.read(buffer)?,
+        };
         if read == 0 {
             return Ok(());
         }

@@ -9,13 +9,18 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use clap::Args;
+use serde::Deserialize;
+use serde::de::Error as _;
 use similar::{Algorithm, TextDiff};
 
 use super::output::{Stdout, complain};
-use crate::cli::args::{IndexArgs, StoreArgs};
+use super::question::{self, Answer, RemoteLines, Step};
+use super::server::{RemoteImage, connect};
+use crate::cli::args::{IndexArgs, SourceArgs};
+use crate::image::listing::{decoded, kind, url_path};
 use crate::image::{Id, Image, Images, Kind, Node, Opened, Platform};
-use crate::query::Step;
 use crate::query::diff::{Aspect, Change, Diff};
+use crate::remote::Query;
 
 /// Files that are compared line by line have at most so many bytes.
 const TEXT_MAX: u64 = 8 << 20;
@@ -28,9 +33,9 @@ const HEAD: usize = 8 << 10;
 #[derive(Args, Clone, Debug)]
 pub struct DiffArgs {
     #[command(flatten)]
-    store: StoreArgs,
+    source: SourceArgs,
 
-    /// The platform to choose from multi-platform images [default: this machine's]
+    /// The platform to choose from multi-platform images [default: this machine's, or the server's]
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     platform: Option<Platform>,
 
@@ -64,14 +69,34 @@ pub struct DiffArgs {
 }
 
 pub fn run(args: &DiffArgs) -> Result<ExitCode> {
-    let images = args.store.open(&args.index.check()?)?;
-    let before = open(&images, &args.a, args.platform.as_ref())?;
-    let platform = args.platform_b.as_ref().or(args.platform.as_ref());
-    let after = open(&images, &args.b, platform)?;
-    let paths: Vec<Vec<u8>> = args.paths.iter().map(|path| path.as_bytes().to_vec()).collect();
-    let mut diff = Diff::new(before, after, &paths)?;
+    let other = args.platform_b.as_ref().or(args.platform.as_ref());
+    let sides = [(&args.a, args.platform.as_ref()), (&args.b, other)];
+    let paths: Vec<&[u8]> = args.paths.iter().map(|path| path.as_bytes()).collect();
+    let mut diff: Box<dyn Comparison<Hit = Shown>> = match &args.source.server {
+        Some(url) => {
+            let server = connect(url, [&args.a, &args.b])?;
+            let open = |(id, platform)| RemoteImage::open_image(&server, id, platform);
+            let images = [open(sides[0])?, open(sides[1])?];
+            let mut query = Query::new();
+            query.add("a", images[0].id());
+            query.add("b", images[1].id());
+            for path in paths {
+                // Percent-encoded, because it need not be UTF-8.
+                query.add("path_bytes", url_path(path));
+            }
+            let lines = RemoteLines::ask(&server, "diff", query)?;
+            Box::new(Remote { lines, images, json: args.json })
+        }
+        None => {
+            let images = args.source.store.open(&args.index.check()?)?;
+            let open = |(id, platform)| open(&images, id, platform);
+            let (before, after) = (open(sides[0])?, open(sides[1])?);
+            let paths: Vec<Vec<u8>> = paths.into_iter().map(<[u8]>::to_vec).collect();
+            Box::new(Local { diff: Diff::new(before, after, &paths)?, json: args.json })
+        }
+    };
     let mut stdout = Stdout::new();
-    let result = print(args, &mut diff, &mut stdout);
+    let result = print(args, &mut *diff, &mut stdout);
     stdout.end(result)
 }
 
@@ -87,7 +112,175 @@ fn open(images: &Images, id: &Id, platform: Option<&Platform>) -> Result<Arc<Ima
     }
 }
 
-fn print(args: &DiffArgs, diff: &mut Diff, stdout: &mut Stdout) -> Result<ExitCode> {
+/// A path that is not the same in both images.
+struct Shown {
+    letter: char,
+    /// From a slash on.
+    path: Vec<u8>,
+    aspects: Vec<Aspect>,
+    sides: [Option<Side>; 2],
+    /// Only if it is wanted.
+    json: Vec<u8>,
+}
+
+/// What one of the images has at a path.
+struct Side {
+    kind: Kind,
+    size: u64,
+    /// Of an image in the store.
+    node: Option<Node>,
+}
+
+impl Shown {
+    /// Whether there is another content than before, and not only other attributes.
+    fn has_content(&self) -> bool {
+        let is_other = |aspect: &Aspect| matches!(aspect, Aspect::Content | Aspect::Type);
+        self.aspects.is_empty() || self.aspects.iter().any(is_other)
+    }
+}
+
+/// The answer, and the files that it is about.
+trait Comparison: Answer {
+    /// The content of a regular file of one of the images.
+    fn read(&self, side: usize, shown: &Shown) -> Result<Vec<u8>>;
+}
+
+struct Local {
+    diff: Diff,
+    json: bool,
+}
+
+impl Answer for Local {
+    type Hit = Shown;
+
+    fn step(&mut self) -> Result<Step<Shown>> {
+        let step = self.diff.step()?;
+        Ok(question::step(step, |change: Change| {
+            let mut json = Vec::new();
+            if self.json {
+                self.diff.write_json(&change, &mut json);
+            }
+            let side = |node: Option<Node>| {
+                node.map(|node| Side {
+                    kind: node.entry.kind,
+                    size: node.entry.size,
+                    node: Some(node),
+                })
+            };
+            Shown {
+                letter: change.letter(),
+                path: [b"/", change.path.as_slice()].concat(),
+                aspects: change.aspects,
+                sides: [side(change.before), side(change.after)],
+                json,
+            }
+        }))
+    }
+
+    fn waiting(&self) -> (u64, u64) {
+        (0, 0)
+    }
+}
+
+impl Comparison for Local {
+    fn read(&self, side: usize, shown: &Shown) -> Result<Vec<u8>> {
+        let mut content = Vec::new();
+        if let Some(Side { node: Some(node), .. }) = &shown.sides[side] {
+            content.resize(node.entry.size as usize, 0);
+            self.diff.images()[side].read(node, 0, &mut content)?;
+        }
+        Ok(content)
+    }
+}
+
+struct Remote {
+    lines: RemoteLines,
+    images: [RemoteImage; 2],
+    json: bool,
+}
+
+impl Remote {
+    fn parse(&self, line: Vec<u8>) -> Result<Shown> {
+        #[derive(Deserialize)]
+        struct Json {
+            change: String,
+            path: String,
+            path_bytes: Option<String>,
+            what: Vec<String>,
+            a: Option<JsonSide>,
+            b: Option<JsonSide>,
+        }
+        #[derive(Deserialize)]
+        struct JsonSide {
+            r#type: String,
+            size: u64,
+        }
+        let unknown = |what: &str| {
+            let cause = serde_json::Error::custom(format!("{what:?} is not known here"));
+            self.lines.unreadable(cause)
+        };
+        let json: Json = self.lines.parse(&line)?;
+        let side = |side: Option<JsonSide>| match side {
+            None => Ok(None),
+            Some(JsonSide { r#type, size }) => {
+                let kind = kind(&r#type).ok_or_else(|| unknown(&r#type))?;
+                Ok::<_, anyhow::Error>(Some(Side { kind, size, node: None }))
+            }
+        };
+        let aspect = |name: &String| Aspect::by_name(name).ok_or_else(|| unknown(name));
+        Ok(Shown {
+            letter: match json.change.as_str() {
+                "added" => 'A',
+                "deleted" => 'D',
+                _ => 'M',
+            },
+            path: decoded(json.path, json.path_bytes),
+            aspects: json.what.iter().map(aspect).collect::<Result<_>>()?,
+            sides: [side(json.a)?, side(json.b)?],
+            json: if self.json { line } else { Vec::new() },
+        })
+    }
+}
+
+impl Answer for Remote {
+    type Hit = Shown;
+
+    fn step(&mut self) -> Result<Step<Shown>> {
+        Ok(match self.lines.step()? {
+            Step::Hit(line) => Step::Hit(self.parse(line)?),
+            Step::Skipped(message) => Step::Skipped(message),
+            Step::Working => Step::Working,
+            Step::End => Step::End,
+        })
+    }
+
+    fn waiting(&self) -> (u64, u64) {
+        self.lines.waiting()
+    }
+}
+
+impl Comparison for Remote {
+    fn read(&self, side: usize, shown: &Shown) -> Result<Vec<u8>> {
+        let Some(Side { size, .. }) = shown.sides[side] else { return Ok(Vec::new()) };
+        let mut answer = self.images[side].get("blobs", &shown.path, &[])?;
+        let mut content = vec![0; size as usize];
+        let mut length = 0;
+        loop {
+            match answer.read(&mut content[length..])? {
+                0 => break,
+                read => length += read,
+            }
+        }
+        content.truncate(length);
+        Ok(content)
+    }
+}
+
+fn print(
+    args: &DiffArgs,
+    diff: &mut dyn Comparison<Hit = Shown>,
+    stdout: &mut Stdout,
+) -> Result<ExitCode> {
     let (mut total, mut counts) = (Counts::default(), Counts::default());
     // The name at the root that is counted: they come in order.
     let mut counted: Option<Vec<u8>> = None;
@@ -95,16 +288,15 @@ fn print(args: &DiffArgs, diff: &mut Diff, stdout: &mut Stdout) -> Result<ExitCo
     loop {
         let change = match diff.step()? {
             Step::Hit(change) => change,
-            Step::Skipped(_) | Step::Working => continue,
+            Step::Skipped(message) => bail!(message),
+            Step::Working => continue,
             Step::End => break,
         };
         code = ExitCode::FAILURE;
         if args.json {
-            let mut line = Vec::new();
-            diff.write_json(&change, &mut line);
-            stdout.write_text(&line)?;
+            stdout.write_text(&change.json)?;
         } else if args.stat {
-            let top = change.path.split(|&b| b == b'/').next().unwrap_or_default();
+            let top = change.path.split(|&b| b == b'/').nth(1).unwrap_or_default();
             if counted.as_deref() != Some(top)
                 && let Some(name) = counted.replace(top.to_vec())
             {
@@ -137,9 +329,9 @@ fn write_counts(name: &[u8], counts: &Counts, stdout: &mut Stdout) -> Result<()>
 }
 
 /// A line such as `M /etc/passwd content,mode`.
-fn write(change: &Change, stdout: &mut Stdout) -> Result<()> {
-    let path = stdout.name(&[b"/", change.path.as_slice()].concat()).into_owned();
-    write!(stdout, "{} ", change.letter())?;
+fn write(change: &Shown, stdout: &mut Stdout) -> Result<()> {
+    let path = stdout.name(&change.path).into_owned();
+    write!(stdout, "{} ", change.letter)?;
     stdout.write_all(&path)?;
     let aspects: Vec<&str> = change.aspects.iter().map(|aspect| aspect.name()).collect();
     if !aspects.is_empty() {
@@ -160,20 +352,19 @@ struct Counts {
 }
 
 impl Counts {
-    fn add(&mut self, change: &Change) {
-        match change.letter() {
+    fn add(&mut self, change: &Shown) {
+        match change.letter {
             'A' => self.added += 1,
             'D' => self.deleted += 1,
             _ => self.modified += 1,
         }
-        let size = |node: &Option<Node>| {
-            let file = node.as_ref().filter(|node| node.entry.kind == Kind::Regular);
-            file.map_or(0, |file| file.entry.size)
+        let size = |side: &Option<Side>| {
+            let file = side.as_ref().filter(|side| side.kind == Kind::Regular);
+            file.map_or(0, |file| file.size)
         };
-        let is_other = |aspect| matches!(aspect, &Aspect::Content | &Aspect::Type);
-        if change.aspects.is_empty() || change.aspects.iter().any(is_other) {
-            self.more += size(&change.after);
-            self.less += size(&change.before);
+        if change.has_content() {
+            self.less += size(&change.sides[0]);
+            self.more += size(&change.sides[1]);
         }
     }
 
@@ -194,24 +385,20 @@ impl std::fmt::Display for Counts {
 }
 
 /// The unified diff of a regular file whose content came, went or changed.
-fn patch(diff: &Diff, change: &Change, stdout: &mut Stdout) -> Result<()> {
-    let has_changed = |aspect: &Aspect| matches!(aspect, Aspect::Content | Aspect::Type);
-    if !change.aspects.is_empty() && !change.aspects.iter().any(has_changed) {
+fn patch(diff: &dyn Comparison<Hit = Shown>, change: &Shown, stdout: &mut Stdout) -> Result<()> {
+    let files = change.sides.each_ref().map(|side| {
+        let file = side.as_ref().filter(|side| side.kind == Kind::Regular);
+        file.map(|file| file.size)
+    });
+    if !change.has_content() || files.iter().all(Option::is_none) {
         return Ok(());
     }
-    let sides = [&change.before, &change.after];
-    let is_file = |node: &&Node| node.entry.kind == Kind::Regular;
-    let files = sides.map(|node| node.as_ref().filter(is_file));
-    if files.iter().all(Option::is_none) {
-        return Ok(());
-    }
-    let [a, b] = ["a", "b"].map(|side| format!("{side}/{}", quoted(&change.path)));
+    let [a, b] = ["a", "b"].map(|side| format!("{side}/{}", quoted(&change.path[1..])));
     let mut texts = [Vec::new(), Vec::new()];
-    for ((image, file), text) in diff.images().iter().zip(files).zip(&mut texts) {
-        let Some(file) = file else { continue };
-        let is_text = file.entry.size <= TEXT_MAX && {
-            text.resize(file.entry.size as usize, 0);
-            image.read(file, 0, text)?;
+    for (side, text) in texts.iter_mut().enumerate() {
+        let Some(size) = files[side] else { continue };
+        let is_text = size <= TEXT_MAX && {
+            *text = diff.read(side, change)?;
             !text[..text.len().min(HEAD)].contains(&0)
         };
         if !is_text {
@@ -223,7 +410,7 @@ fn patch(diff: &Diff, change: &Change, stdout: &mut Stdout) -> Result<()> {
     let mut config = TextDiff::configure();
     config.algorithm(Algorithm::Myers).timeout(TEXT_TIME);
     let lines = config.diff_lines(before.as_slice(), after.as_slice());
-    let header = |file: Option<&Node>, name| if file.is_some() { name } else { "/dev/null" };
+    let header = |file: Option<u64>, name| if file.is_some() { name } else { "/dev/null" };
     let mut text = Vec::new();
     lines
         .unified_diff()

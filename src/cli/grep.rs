@@ -2,15 +2,20 @@
 
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow};
 use clap::Args;
 use indicatif::ProgressBar;
 
 use super::output::{Stdout, complain, progress_bar};
-use super::scope::{ScopeArgs, everything};
-use crate::query::grep::{Asked, Case, Found, Grep, Line, LineKind, Pace, Report};
-use crate::query::{Answer, Glob, Step};
+use super::question::{self, Answer, RemoteLines, Step, complain_of_waiting};
+use super::scope::{Given, ScopeArgs, everything, value};
+use super::server::connect;
+use crate::image::Id;
+use crate::query::grep::{Asked, Case, Grep, Line, LineKind, Lines, Pace, Report};
+use crate::query::{Answer as _, Glob};
+use crate::remote::Query;
 
 /// The flags of `registry grep`.
 #[derive(Args, Clone, Debug)]
@@ -93,7 +98,7 @@ pub struct GrepArgs {
 
     /// Only files whose whole path matches this glob, such as '/etc/**'
     #[arg(long, value_name = "GLOB")]
-    path: Option<Glob>,
+    path: Option<Given<Glob>>,
 
     /// Print a JSON object for each line
     #[arg(long)]
@@ -149,7 +154,7 @@ impl GrepArgs {
             max_lines: self.max_count,
             max_filesize: self.max_filesize,
             text: self.text,
-            path: self.path.clone(),
+            path: value(&self.path),
             ..Asked::default()
         };
         if asked.patterns.is_empty() {
@@ -159,37 +164,150 @@ impl GrepArgs {
     }
 
     /// The images that are named.
-    fn images(&self) -> impl Iterator<Item = &String> {
+    fn images(&self) -> Result<Vec<Id>> {
         let first = self.pattern.as_ref().filter(|_| !self.regexp.is_empty());
-        first.into_iter().chain(&self.images)
+        let images = first.into_iter().chain(&self.images);
+        images
+            .map(|image| image.parse().with_context(|| format!("{image:?} is not an image")))
+            .collect()
+    }
+
+    /// What is asked, as parameters for a server.
+    fn query(&self, asked: &Asked, images: &[Id]) -> Query {
+        let mut query = self.scope.query();
+        for pattern in &asked.patterns {
+            query.add("pattern", pattern);
+        }
+        query.flag("fixed", asked.fixed);
+        query.flag("ignore_case", asked.case == Case::Insensitive);
+        query.flag("smart_case", asked.case == Case::Smart);
+        query.flag("word", asked.word);
+        query.flag("invert", asked.invert);
+        query.add("report", asked.report);
+        query.add("before_context", asked.before);
+        query.add("after_context", asked.after);
+        query.option("max_count", asked.max_lines);
+        query.option("max_filesize", asked.max_filesize);
+        query.flag("text", asked.text);
+        query.add("submatches", u8::from(asked.submatches));
+        query.option("path", self.path.as_ref());
+        for image in images {
+            query.add("image", image);
+        }
+        query
     }
 }
 
 pub fn run(args: &GrepArgs) -> Result<ExitCode> {
     let asked = args.asked();
-    let (report, has_context) = (asked.report, asked.before + asked.after > 0);
-    let question = asked.compile()?;
-    let mut scope = args.scope.scope();
-    for image in args.images() {
-        let id = image.parse().with_context(|| format!("{image:?} is not an image"))?;
-        scope.images.push(id);
-    }
-    let images = args.scope.open()?;
-    let grep = Grep::new(&images, &scope, &everything(), question, None, Pace::AllCores)?;
-    let stdout = Stdout::new();
+    let report = asked.report;
+    let question = asked.clone().compile()?;
+    let ids = args.images()?;
     let bar = progress_bar(None);
-    let mut printer = Printer { args, report, has_context, stdout, is_first: true };
-    let result = print(grep, &mut printer, &bar);
+    let mut answer: Box<dyn Answer<Hit = Shown>> = match &args.scope.source.server {
+        Some(url) => {
+            let server = connect(url, &ids)?;
+            let lines = RemoteLines::ask(&server, "grep", args.query(&asked, &ids))?;
+            Box::new(Remote { lines, json: args.json })
+        }
+        None => {
+            let mut scope = args.scope.scope();
+            scope.images = ids;
+            let images = args.scope.open()?;
+            scope.check(&images, &everything())?;
+            let grep = Grep::new(&images, &scope, &everything(), question, None, Pace::AllCores)?;
+            Box::new(Local { grep, report, json: args.json })
+        }
+    };
+    let mut printer = Printer { args, report, stdout: Stdout::new(), is_first: true };
+    let result = print(&mut *answer, &mut printer, &bar);
     bar.finish_and_clear();
     printer.stdout.end(result)
 }
 
-fn print(mut grep: Grep, printer: &mut Printer<'_>, bar: &ProgressBar) -> Result<ExitCode> {
+/// What is printed of a file, or of a part of it.
+#[derive(Default)]
+struct Shown {
+    /// Where it is in the mount.
+    place: Vec<u8>,
+    lines: Arc<Lines>,
+    /// Only if it is wanted.
+    json: Vec<u8>,
+}
+
+struct Local {
+    grep: Grep,
+    report: Report,
+    json: bool,
+}
+
+impl Answer for Local {
+    type Hit = Shown;
+
+    fn step(&mut self) -> Result<Step<Shown>> {
+        let (report, is_json) = (self.report, self.json);
+        Ok(question::step(self.grep.next_file()?, |found| {
+            if is_json {
+                let mut json = Vec::new();
+                found.write_json(report, &mut json);
+                return Shown { json, ..Shown::default() };
+            }
+            Shown { place: found.place(), lines: found.lines, json: Vec::new() }
+        }))
+    }
+
+    fn waiting(&self) -> (u64, u64) {
+        let looked = self.grep.looked();
+        (looked.waiting_images, looked.waiting_layers)
+    }
+
+    fn progress(&self) -> Option<(u64, u64)> {
+        Some(self.grep.progress())
+    }
+}
+
+struct Remote {
+    lines: RemoteLines,
+    json: bool,
+}
+
+impl Answer for Remote {
+    type Hit = Shown;
+
+    fn step(&mut self) -> Result<Step<Shown>> {
+        Ok(match self.lines.step()? {
+            Step::Hit(json) if self.json => Step::Hit(Shown { json, ..Shown::default() }),
+            Step::Hit(json) => {
+                let (place, lines) =
+                    Lines::parse(&json).map_err(|cause| self.lines.unreadable(cause))?;
+                Step::Hit(Shown { place, lines: Arc::new(lines), json: Vec::new() })
+            }
+            Step::Skipped(message) => Step::Skipped(message),
+            Step::Working => Step::Working,
+            Step::End => Step::End,
+        })
+    }
+
+    fn waiting(&self) -> (u64, u64) {
+        self.lines.waiting()
+    }
+
+    fn progress(&self) -> Option<(u64, u64)> {
+        self.lines.progress()
+    }
+}
+
+fn print(
+    answer: &mut dyn Answer<Hit = Shown>,
+    printer: &mut Printer<'_>,
+    bar: &ProgressBar,
+) -> Result<ExitCode> {
     let (mut is_found, mut has_failed) = (false, false);
     loop {
-        let step = grep.next_file()?;
-        if !bar.is_hidden() {
-            let (done, total) = grep.progress();
+        let step = answer.step()?;
+        if !bar.is_hidden()
+            && let Some((done, total)) = answer.progress()
+        {
             bar.set_length(total);
             bar.set_position(done);
         }
@@ -203,11 +321,11 @@ fn print(mut grep: Grep, printer: &mut Printer<'_>, bar: &ProgressBar) -> Result
                     if has_bar { printer.stdout.flush() } else { Ok(()) }
                 })?;
             }
-            Step::Skipped(skipped) => {
+            Step::Skipped(message) => {
                 has_failed = true;
                 // What was found so far comes before the message on a terminal.
                 printer.stdout.flush()?;
-                bar.suspend(|| complain(format_args!("{}: {}", skipped.image, skipped.error)));
+                bar.suspend(|| complain(message));
             }
             Step::Working => {
                 // A reader that waits sees what was found, and one that has left ends the work.
@@ -216,15 +334,7 @@ fn print(mut grep: Grep, printer: &mut Printer<'_>, bar: &ProgressBar) -> Result
             Step::End => break,
         }
     }
-    let looked = grep.looked();
-    if looked.waiting_images > 0 {
-        let (images, layers) = (looked.waiting_images, looked.waiting_layers);
-        bar.suspend(|| {
-            complain(format_args!(
-                "{images} images were left out, because {layers} layers have no index yet: `registry index --all` indexes them"
-            ));
-        });
-    }
+    bar.suspend(|| complain_of_waiting(answer.waiting()));
     Ok(match (has_failed, is_found) {
         (true, _) => ExitCode::from(2),
         (false, false) => ExitCode::FAILURE,
@@ -235,20 +345,16 @@ fn print(mut grep: Grep, printer: &mut Printer<'_>, bar: &ProgressBar) -> Result
 struct Printer<'a> {
     args: &'a GrepArgs,
     report: Report,
-    has_context: bool,
     stdout: Stdout,
     is_first: bool,
 }
 
 impl Printer<'_> {
-    fn print(&mut self, found: &Found) -> io::Result<()> {
+    fn print(&mut self, found: &Shown) -> io::Result<()> {
         if self.args.json {
-            let mut lines = Vec::new();
-            found.write_json(self.report, &mut lines);
-            return self.stdout.write_text(&lines);
+            return self.stdout.write_text(&found.json);
         }
-        let place = found.place();
-        let place = self.stdout.name(&place).into_owned();
+        let (place, lines) = (self.stdout.name(&found.place).into_owned(), &found.lines);
         match self.report {
             Report::Files | Report::FilesWithout => {
                 self.stdout.write_all(&place)?;
@@ -256,18 +362,14 @@ impl Printer<'_> {
             }
             Report::Count | Report::CountMatches => {
                 self.begin(&place, b":")?;
-                return writeln!(self.stdout, "{}", found.lines.count);
+                return writeln!(self.stdout, "{}", lines.count);
             }
             Report::Lines | Report::Matches => {}
         }
-        if self.has_context && found.lines.is_first && !self.is_first {
-            self.stdout.write_all(b"--\n")?;
+        for line in &lines.lines {
+            self.line(&place, line, lines.text(line))?;
         }
-        self.is_first = false;
-        for line in &found.lines.lines {
-            self.line(&place, line, found.lines.text(line))?;
-        }
-        if let Some(offset) = found.lines.binary {
+        if let Some(offset) = lines.binary {
             self.stdout.write_all(&place)?;
             writeln!(
                 self.stdout,
@@ -286,10 +388,13 @@ impl Printer<'_> {
         let separator: &[u8] = match line.kind {
             LineKind::Match => b":",
             LineKind::Context => b"-",
-            LineKind::Gap => return self.stdout.write_all(b"--\n"),
         };
+        if line.gap && !self.is_first {
+            self.stdout.write_all(b"--\n")?;
+        }
+        self.is_first = false;
         self.begin(place, separator)?;
-        if let Some(number) = line.number {
+        if let Some(number) = line.number.filter(|_| self.args.line_number) {
             write!(self.stdout, "{number}")?;
             self.stdout.write_all(separator)?;
         }

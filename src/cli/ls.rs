@@ -8,11 +8,14 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Args;
+use percent_encoding::percent_decode_str;
 
-use super::image::ImageArgs;
+use super::image::{Found, ImageArgs};
 use super::output::Stdout;
-use crate::image::listing::{JsonListing, Listing, Stop};
-use crate::image::{Entry, Kind, Node, Time};
+use super::server::RemoteImage;
+use crate::image::listing::{JsonListing, Listed, Listing, Stop};
+use crate::image::{Entry, Kind, Opened, Time};
+use crate::remote::Answer;
 
 /// Bytes of JSON that are written at a time.
 const PIECE: usize = 64 << 10;
@@ -47,13 +50,35 @@ pub struct LsArgs {
 }
 
 pub fn run(args: &LsArgs) -> Result<ExitCode> {
-    let image = args.image.open()?;
-    let list = if args.deleted { Listing::with_deleted } else { Listing::new };
-    let listing = list(image, args.path.as_bytes(), args.recursive)?;
+    let place = match args.image.open()? {
+        Found::Here(image) => Place::Here(Box::new(listing(image, args)?)),
+        Found::There(image) => Place::There(Box::new(remote(&image, args)?)),
+    };
     let mut stdout = Stdout::new();
-    let result =
-        if args.json { json(listing, &mut stdout) } else { text(listing, args, &mut stdout) };
+    let result = match place {
+        Place::Here(listing) if args.json => json(*listing, &mut stdout),
+        Place::Here(listing) => text(*listing, args, &mut stdout),
+        Place::There(answer) if args.json => remote_json(*answer, &mut stdout),
+        Place::There(answer) => remote_text(*answer, args, &mut stdout),
+    };
     stdout.end(result.map(|()| ExitCode::SUCCESS))
+}
+
+/// Where the entries come from.
+enum Place {
+    Here(Box<Listing>),
+    There(Box<Answer>),
+}
+
+fn listing(image: Opened, args: &LsArgs) -> Result<Listing> {
+    let list = if args.deleted { Listing::with_deleted } else { Listing::new };
+    Ok(list(image, args.path.as_bytes(), args.recursive)?)
+}
+
+fn remote(image: &RemoteImage, args: &LsArgs) -> Result<Answer> {
+    let flags = [("recursive", args.recursive), ("deleted", args.deleted)];
+    let flags: Vec<&str> = flags.iter().filter(|(_, set)| *set).map(|(name, _)| *name).collect();
+    image.get("tree", args.path.as_bytes(), &flags)
 }
 
 fn json(listing: Listing, stdout: &mut Stdout) -> Result<()> {
@@ -66,38 +91,103 @@ fn json(listing: Listing, stdout: &mut Stdout) -> Result<()> {
     Ok(())
 }
 
+/// The server's JSON is the same, so it is passed on.
+fn remote_json(mut answer: Answer, stdout: &mut Stdout) -> Result<()> {
+    let mut line = Vec::new();
+    while answer.line(&mut line)? {
+        stdout.write_text(&line)?;
+    }
+    Ok(())
+}
+
 fn text(mut listing: Listing, args: &LsArgs, stdout: &mut Stdout) -> Result<()> {
     let tree = listing.opened().clone();
-    // Where the directory is clear, an entry is shown by its name alone.
-    let directory = match listing.shown() {
-        node if args.recursive || !node.is_directory() => None,
-        node if node.path.is_empty() => Some(0),
-        node => Some(node.path.len() + 1),
-    };
-    let mut rows: Vec<Row> = Vec::new();
-    let mut widths = Widths::default();
+    let shown = listing.shown();
+    let mut table = Table::new(args, &shown.path, shown.is_directory());
     loop {
         let stop = listing.visit(|node, deleted| {
-            let name = match directory {
-                Some(length) => node.path[length..].to_vec(),
-                None => [b"/", node.path.as_slice()].concat(),
-            };
             let layer = tree.layer(node).filter(|_| deleted).map(|layer| layer.hex());
-            rows.push(Row {
-                mark: args.deleted.then(|| mark(layer.as_deref())),
-                ..Row::new(node, name, args.long)
-            });
-            rows.len() < ALIGNED
+            table.push(&node.path, &node.entry, layer.as_deref());
+            !table.is_full()
         })?;
-        for row in &rows {
-            widths.fit(row);
-        }
-        for row in rows.drain(..) {
-            row.write(&widths, stdout)?;
-        }
+        table.write(stdout)?;
         if stop != Stop::Pause {
             return Ok(());
         }
+    }
+}
+
+fn remote_text(mut answer: Answer, args: &LsArgs, stdout: &mut Stdout) -> Result<()> {
+    let place = answer.header("content-location").and_then(|place| place.split_once("/tree/"));
+    let (_, shown) = place.ok_or_else(|| answer.unreadable("it lacks Content-Location"))?;
+    let path: Vec<u8> = percent_decode_str(shown.trim_end_matches('/')).collect();
+    let mut table = Table::new(args, &path, shown.is_empty() || shown.ends_with('/'));
+    let (mut line, mut last) = (Vec::new(), Vec::new());
+    while answer.line(&mut line)? {
+        // An array, with an entry on each line.
+        let text = line.trim_ascii_end();
+        let text = text.strip_prefix(b"[").unwrap_or(text);
+        let text = text.strip_suffix(b"]").or(text.strip_suffix(b",")).unwrap_or(text);
+        if text.is_empty() {
+            continue;
+        }
+        let Listed { path, entry, layer, deleted } =
+            Listed::parse(text).map_err(|cause| answer.unreadable(cause))?;
+        // Entries of one path are not torn apart.
+        if table.is_full() && path != last {
+            table.write(stdout)?;
+        }
+        let layer = layer.as_deref().and_then(|digest| digest.split(':').next_back());
+        table.push(&path, &entry, layer.filter(|_| deleted));
+        last = path;
+    }
+    table.write(stdout)
+}
+
+/// Rows of text, and the widths of their columns.
+struct Table<'a> {
+    args: &'a LsArgs,
+    /// Bytes of each path that are not shown, because the directory is clear. `None`: all are shown.
+    directory: Option<usize>,
+    rows: Vec<Row>,
+    widths: Widths,
+}
+
+impl<'a> Table<'a> {
+    /// `path` is what is listed.
+    fn new(args: &'a LsArgs, path: &[u8], is_directory: bool) -> Table<'a> {
+        let directory = match path {
+            _ if args.recursive || !is_directory => None,
+            [] => Some(0),
+            path => Some(path.len() + 1),
+        };
+        Table { args, directory, rows: Vec::new(), widths: Widths::default() }
+    }
+
+    /// Adds an entry. `layer` is the layer that ships it, in hex, if the image does not show it.
+    fn push(&mut self, path: &[u8], entry: &Entry, layer: Option<&str>) {
+        let name = match self.directory {
+            Some(length) => path.get(length..).unwrap_or_default().to_vec(),
+            None => [b"/", path].concat(),
+        };
+        self.rows.push(Row {
+            mark: self.args.deleted.then(|| mark(layer)),
+            ..Row::new(entry, name, self.args.long)
+        });
+    }
+
+    fn is_full(&self) -> bool {
+        self.rows.len() >= ALIGNED
+    }
+
+    fn write(&mut self, stdout: &mut Stdout) -> Result<()> {
+        for row in &self.rows {
+            self.widths.fit(row);
+        }
+        for row in self.rows.drain(..) {
+            row.write(&self.widths, stdout)?;
+        }
+        Ok(())
     }
 }
 
@@ -133,8 +223,7 @@ impl Widths {
 }
 
 impl Row {
-    fn new(node: &Node, name: Vec<u8>, long: bool) -> Row {
-        let entry = &node.entry;
+    fn new(entry: &Entry, name: Vec<u8>, long: bool) -> Row {
         let size = match entry.kind {
             Kind::Character | Kind::Block => format!("{}, {}", entry.device.0, entry.device.1),
             _ => entry.size.to_string(),
@@ -208,10 +297,12 @@ fn mode(entry: &Entry) -> String {
 
 /// A time to the minute, in UTC, so that the output does not depend on the time zone.
 fn time(time: Time) -> String {
-    match jiff::Timestamp::from_second(time.seconds) {
+    // As far as JSON has them, which counts milliseconds.
+    let seconds = time.seconds.clamp(i64::MIN / 1000, i64::MAX / 1000);
+    match jiff::Timestamp::from_second(seconds) {
         Ok(timestamp) => timestamp.strftime("%Y-%m-%d %H:%M").to_string(),
         // The time is beyond the years that the calendar covers.
-        Err(_) => format!("@{}", time.seconds),
+        Err(_) => format!("@{seconds}"),
     }
 }
 
@@ -247,7 +338,7 @@ mod tests {
             (0, "1970-01-01 00:00"),
             (-1, "1969-12-31 23:59"),
             (1_700_000_000, "2023-11-14 22:13"),
-            (i64::MAX, "@9223372036854775807"),
+            (i64::MAX, "@9223372036854775"),
         ] {
             let nanoseconds = 0;
             assert_eq!(time(Time { seconds, nanoseconds }), want);

@@ -12,8 +12,10 @@ mod ls;
 mod mount;
 mod output;
 mod password;
+mod question;
 mod scope;
 mod serve;
+mod server;
 mod waste;
 
 use std::ffi::OsString;
@@ -48,7 +50,7 @@ pub enum Command {
     /// Index layers ahead of time, so that the first reader of an image does not wait
     ///
     /// The server indexes layers by itself when an image is pushed, or when it is first read. This command works
-    /// beside a running server, which then does the work, and without one.
+    /// beside a running server, which then does the work, without one, and with --server on another machine.
     ///
     /// Exit codes: 0 all layers are indexed, 1 some could not be indexed, 2 wrong flags.
     Index(IndexCommandArgs),
@@ -56,7 +58,8 @@ pub enum Command {
     /// List a directory of an image or artifact
     ///
     /// Lists the entries of a directory by name; a file is listed by itself. Works on the registry's folder, beside
-    /// a running server or without one. On a terminal, characters that could control it are escaped (`\x1b`).
+    /// a running server, without one, or from another machine with --server. On a terminal, characters that could
+    /// control it are escaped (`\x1b`).
     ///
     /// With --layer, `w` in the long format is a whiteout, and `h` a hard link to a file of a lower layer. With
     /// --deleted, a line of what the image does not show begins with D and the digits that name its layer to --layer.
@@ -66,8 +69,8 @@ pub enum Command {
 
     /// Print files of an image or artifact
     ///
-    /// Symlinks are followed inside the image. Works on the registry's folder, beside a running server or
-    /// without one.
+    /// Symlinks are followed inside the image. Works on the registry's folder, beside a running server,
+    /// without one, or from another machine with --server.
     ///
     /// Exit codes: 0 done, 1 at least one file could not be read, 2 wrong flags.
     Cat(cat::CatArgs),
@@ -75,7 +78,7 @@ pub enum Command {
     /// Write the file system of an image or artifact, or one of its directories, as a tar archive
     ///
     /// The archive has owners, times, links and extended attributes. Works on the registry's folder, beside a
-    /// running server or without one.
+    /// running server, without one, or from another machine with --server.
     ///
     /// Exit codes: 0 done, 1 failed, 2 wrong flags.
     Export(export::ExportArgs),
@@ -85,7 +88,7 @@ pub enum Command {
     /// Prints a line for each file, which is its path in the mount: `team/app:1.4/usr/lib/x.jar`. A file counts
     /// where the merged file system of an image shows it. Images whose layers have no index yet are left out, and a
     /// message says how many; `registry index --all` indexes them. Works on the registry's folder, beside a running
-    /// server or without one.
+    /// server, without one, or from another machine with --server.
     ///
     /// Exit codes: 0 found, 1 nothing found, 2 failed, also in part, or wrong flags.
     Find(Box<find::FindArgs>),
@@ -96,7 +99,8 @@ pub enum Command {
     /// options and the treatment of binary files are those of ripgrep: a file ends, for the search, at its first NUL
     /// byte. Each layer is read once, whatever number of images have it; a file counts where the merged file system
     /// of an image shows it. Images whose layers have no index yet are left out, and a message says how many;
-    /// `registry index --all` indexes them. Works on the registry's folder, beside a running server or without one.
+    /// `registry index --all` indexes them. Works on the registry's folder, beside a running server, without one,
+    /// or from another machine with --server.
     ///
     /// Exit codes: 0 found, 1 nothing found, 2 failed, also in part, or wrong flags.
     Grep(Box<grep::GrepArgs>),
@@ -106,7 +110,7 @@ pub enum Command {
     /// Prints a line for each path that is not the same in both: `A` for one that only the second image has, `D` for
     /// one that only the first has, and `M` with what differs (content, type, mode, owner, link, device, xattrs).
     /// Contents are compared by their digests; times are not compared. Works on the registry's folder, beside a
-    /// running server or without one.
+    /// running server, without one, or from another machine with --server.
     ///
     /// Exit codes: 0 the images are the same, 1 they differ, 2 failed or wrong flags.
     Diff(Box<diff::DiffArgs>),
@@ -133,8 +137,8 @@ pub enum Command {
     ///
     /// A file that a layer ships and a layer above deletes or replaces takes space in every pull. The report has the
     /// layers with the commands that made them, the paths that waste the most, and contents that several files have.
-    /// docs/questions.md says how the numbers are computed. Works on the registry's folder, beside a running server
-    /// or without one.
+    /// docs/questions.md says how the numbers are computed. Works on the registry's folder, beside a running server,
+    /// without one, or from another machine with --server.
     ///
     /// Exit codes: 0 reported, 1 a limit of --check is broken, 2 failed, also in part, or wrong flags.
     Waste(Box<waste::WasteArgs>),

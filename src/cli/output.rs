@@ -105,6 +105,18 @@ pub fn complain(message: impl fmt::Display) {
     eprintln!("registry: {}", String::from_utf8_lossy(&message));
 }
 
+/// A count of `things` on stderr, if that is a terminal.
+pub fn counter(things: &str) -> ProgressBar {
+    if !io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+    let style = ProgressStyle::with_template(&format!("{{spinner}} {{pos}} {things}"));
+    bar.set_style(style.expect("the template is constant and valid"));
+    bar.enable_steady_tick(Duration::from_millis(200));
+    bar
+}
+
 /// A progress bar in bytes on stderr, if that is a terminal. `None`: how many is not known yet.
 pub fn progress_bar(total: Option<u64>) -> ProgressBar {
     if !io::stderr().is_terminal() {

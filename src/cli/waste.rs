@@ -4,18 +4,18 @@ use std::cmp::Reverse;
 use std::io::Write;
 use std::process::ExitCode;
 use std::str::FromStr;
-use std::sync::Arc;
 
 use anyhow::{Result, bail, ensure};
 use bytesize::ByteSize;
 use clap::Args;
 
-use super::output::{Stdout, complain};
+use super::output::{Stdout, complain, counter};
+use super::question::{self, Answer, RemoteLines, Step, complain_of_waiting};
 use super::scope::{ScopeArgs, everything};
-use crate::image::{Id, Image, Images, Opened, Platform};
-use crate::oci::Reference;
-use crate::query::waste::{Report, Totals, Waste};
-use crate::query::{self, Skipped};
+use super::server::{RemoteImage, connect};
+use crate::image::{Id, Opened, Platform};
+use crate::query::waste::{All, Report, Totals, WORST_MAX, Waste};
+use crate::remote;
 
 /// The flags of `registry waste`.
 #[derive(Args, Clone, Debug)]
@@ -23,11 +23,12 @@ pub struct WasteArgs {
     #[command(flatten)]
     scope: ScopeArgs,
 
-    /// The platform to choose from a multi-platform image [default: this machine's]
+    /// The platform to choose from a multi-platform image [default: this machine's, or the server's]
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     platform: Option<Platform>,
 
-    /// Report on all images, a line each, the worst first; --in and --tag select them
+    /// Report on all images, a line each; --in and --tag select them. Nothing is printed before the last one is looked at,
+    /// because the worst come first
     #[arg(long, conflicts_with_all = ["reference", "check"])]
     all: bool,
 
@@ -36,8 +37,9 @@ pub struct WasteArgs {
     check: Vec<Limit>,
 
     /// List at most this many paths and contents
-    #[arg(long, value_name = "N", default_value_t = 20)]
-    limit: usize,
+    #[arg(long, value_name = "N", default_value_t = 20,
+          value_parser = clap::value_parser!(u16).range(..=i64::from(WORST_MAX)))]
+    limit: u16,
 
     /// Print a JSON object for each image
     #[arg(long)]
@@ -96,16 +98,19 @@ impl Limit {
 }
 
 pub fn run(args: &WasteArgs) -> Result<ExitCode> {
-    let images = args.scope.open()?;
-    let mut stdout = Stdout::new();
-    let result = match &args.reference {
-        Some(id) => one(args, &images, id, &mut stdout),
-        None => all(args, &images, &mut stdout),
+    let Some(id) = &args.reference else { return all(args) };
+    let (report, json) = match &args.scope.source.server {
+        Some(url) => remote_report(args, url, id)?,
+        None => local_report(args, id)?,
     };
+    let mut stdout = Stdout::new();
+    let result = one(args, id, &report, &json, &mut stdout);
     stdout.end(result)
 }
 
-fn one(args: &WasteArgs, images: &Arc<Images>, id: &Id, stdout: &mut Stdout) -> Result<ExitCode> {
+/// Returns the report, and the same as JSON.
+fn local_report(args: &WasteArgs, id: &Id) -> Result<(Report, Vec<u8>)> {
+    let images = args.scope.open()?;
     let image = match images.open(id, args.platform.as_ref())? {
         Opened::Image(image) => image,
         other => bail!("{} is an artifact, which has no layers", &*other),
@@ -113,13 +118,44 @@ fn one(args: &WasteArgs, images: &Arc<Images>, id: &Id, stdout: &mut Stdout) -> 
     for warning in &image.warnings {
         complain(format_args!("warning: {warning}"));
     }
-    let report = Waste::new(images, image, args.limit)?.report()?;
+    let report = Waste::new(&images, image, id.to_string(), args.limit)?.report()?;
+    let mut json = Vec::new();
+    report.write_json(&id.to_string(), &mut json);
+    Ok((report, json))
+}
+
+fn remote_report(args: &WasteArgs, url: &remote::Url, id: &Id) -> Result<(Report, Vec<u8>)> {
+    let server = connect(url, [id])?;
+    RemoteImage::open_image(&server, id, args.platform.as_ref())?;
+    let mut query = remote::Query::new();
+    query.add("image", id);
+    query.option("platform", args.platform.as_ref());
+    query.add("worst", args.limit);
+    let mut lines = RemoteLines::ask(&server, "waste", query)?;
+    loop {
+        match lines.step()? {
+            Step::Hit(json) => {
+                let (_, report) = Report::parse(&json).map_err(|cause| lines.unreadable(cause))?;
+                return Ok((report, json));
+            }
+            Step::Working => {}
+            Step::Skipped(message) => bail!(message),
+            Step::End => bail!("{} has no report on {id}", server.url()),
+        }
+    }
+}
+
+fn one(
+    args: &WasteArgs,
+    id: &Id,
+    report: &Report,
+    json: &[u8],
+    stdout: &mut Stdout,
+) -> Result<ExitCode> {
     if args.json {
-        let mut line = Vec::new();
-        report.write_json(&id.to_string(), &mut line);
-        stdout.write_text(&line)?;
+        stdout.write_text(json)?;
     } else {
-        write(&report, &id.to_string(), stdout)?;
+        write(report, &id.to_string(), stdout)?;
     }
     let broken: Vec<String> =
         args.check.iter().filter_map(|limit| limit.broken(&report.totals)).collect();
@@ -187,53 +223,120 @@ fn name(path: &[u8], stdout: &mut Stdout) -> Result<()> {
     Ok(())
 }
 
-/// All images of the scope, the worst first.
-fn all(args: &WasteArgs, images: &Arc<Images>, stdout: &mut Stdout) -> Result<ExitCode> {
-    ensure!(args.platform.is_none(), "--all reports on every platform: leave --platform out");
-    let mut scope = query::Images::new(images, &args.scope.scope(), &everything(), None, None)?;
-    let (mut reports, mut has_failed) = (Vec::new(), false);
-    while let Some(next) = scope.next_image()? {
-        let report = next.and_then(|named| {
-            let reference = Reference::Digest(named.member.manifest);
-            let name = named.to_string();
-            let report = || {
-                let opened = images.open_in(&named.repository, &reference, None)?;
-                let Opened::Image(image) = opened else { return Ok(None) };
-                Ok(Some(reported(args, images, image)?))
-            };
-            report().map(|report| Some((name.clone(), report?))).map_err(|e| Skipped::new(name, e))
-        });
-        match report {
-            Ok(report) => reports.extend(report),
-            Err(skipped) => {
-                has_failed = true;
-                complain(format_args!("{}: {}", skipped.image, skipped.error));
-            }
-        }
-    }
-    reports.sort_by(|a, b| {
-        (Reverse(a.1.totals.wasted), &a.0).cmp(&(Reverse(b.1.totals.wasted), &b.0))
-    });
-    for (name, report) in &reports {
-        let mut line = Vec::new();
-        if args.json {
-            report.write_json(name, &mut line);
-        } else {
-            line = format!("{name}: {}\n", summary(&report.totals)).into_bytes();
-        }
-        stdout.write_text(&line)?;
-    }
-    Ok(if has_failed { ExitCode::from(2) } else { ExitCode::SUCCESS })
+/// What is printed of one of many images.
+struct Shown {
+    name: String,
+    totals: Totals,
+    /// Only if it is wanted.
+    json: Vec<u8>,
 }
 
-/// Of many images only the JSON has paths.
-fn reported(
-    args: &WasteArgs,
-    images: &Arc<Images>,
-    image: Arc<Image>,
-) -> crate::image::Result<Report> {
-    let listed = if args.json { args.limit } else { 0 };
-    Waste::new(images, image, listed)?.report()
+struct Local {
+    all: All,
+    json: bool,
+}
+
+impl Answer for Local {
+    type Hit = Shown;
+
+    fn step(&mut self) -> Result<Step<Shown>> {
+        let is_json = self.json;
+        Ok(question::step(self.all.step()?, |(name, report)| {
+            let mut json = Vec::new();
+            if is_json {
+                report.write_json(&name, &mut json);
+            }
+            Shown { name, totals: report.totals, json }
+        }))
+    }
+
+    fn waiting(&self) -> (u64, u64) {
+        let looked = self.all.looked();
+        (looked.waiting_images, looked.waiting_layers)
+    }
+}
+
+struct Remote {
+    lines: RemoteLines,
+    json: bool,
+}
+
+impl Answer for Remote {
+    type Hit = Shown;
+
+    fn step(&mut self) -> Result<Step<Shown>> {
+        Ok(match self.lines.step()? {
+            Step::Hit(line) => {
+                let parsed = Report::parse(&line);
+                let (name, report) = parsed.map_err(|cause| self.lines.unreadable(cause))?;
+                let json = if self.json { line } else { Vec::new() };
+                Step::Hit(Shown { name, totals: report.totals, json })
+            }
+            Step::Skipped(message) => Step::Skipped(message),
+            Step::Working => Step::Working,
+            Step::End => Step::End,
+        })
+    }
+
+    fn waiting(&self) -> (u64, u64) {
+        self.lines.waiting()
+    }
+}
+
+/// All images of the scope, the worst first.
+fn all(args: &WasteArgs) -> Result<ExitCode> {
+    ensure!(args.platform.is_none(), "--all reports on every platform: leave --platform out");
+    // Of many images only the JSON has paths.
+    let worst = if args.json { args.limit } else { 0 };
+    let mut answer: Box<dyn Answer<Hit = Shown>> = match &args.scope.source.server {
+        Some(url) => {
+            let mut query = args.scope.query();
+            query.add("worst", worst);
+            let lines = RemoteLines::ask(&connect(url, [])?, "waste", query)?;
+            Box::new(Remote { lines, json: args.json })
+        }
+        None => {
+            let images = args.scope.open()?;
+            let all = All::new(&images, &args.scope.scope(), &everything(), worst, None)?;
+            Box::new(Local { all, json: args.json })
+        }
+    };
+    let (mut reports, mut has_failed) = (Vec::new(), false);
+    let bar = counter("images");
+    loop {
+        match answer.step()? {
+            Step::Hit(report) => {
+                bar.inc(1);
+                reports.push(report);
+            }
+            Step::Skipped(message) => {
+                has_failed = true;
+                bar.suspend(|| complain(message));
+            }
+            Step::Working => {}
+            Step::End => break,
+        }
+    }
+    bar.finish_and_clear();
+    complain_of_waiting(answer.waiting());
+    reports.sort_by(|a, b| {
+        (Reverse(a.totals.wasted), &a.name).cmp(&(Reverse(b.totals.wasted), &b.name))
+    });
+    let mut stdout = Stdout::new();
+    let result = print_all(args, &reports, &mut stdout);
+    let code = if has_failed { ExitCode::from(2) } else { ExitCode::SUCCESS };
+    stdout.end(result.map(|()| code))
+}
+
+fn print_all(args: &WasteArgs, reports: &[Shown], stdout: &mut Stdout) -> Result<()> {
+    for Shown { name, totals, json } in reports {
+        if args.json {
+            stdout.write_text(json)?;
+        } else {
+            stdout.write_text(format!("{name}: {}\n", summary(totals)).as_bytes())?;
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

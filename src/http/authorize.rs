@@ -18,7 +18,7 @@ use crate::auth::{Identity, LOGIN_SECONDS, Proof, Recognised, Refusal, Right};
 use crate::image;
 use crate::image::Id;
 use crate::oci::{Reference, Repository};
-use crate::registry::{self, StorageError};
+use crate::registry::{self, IndexError, StorageError};
 
 /// What a request needs to be answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,7 +44,8 @@ pub fn need<'a>(route: &'a Route, method: &Method) -> Need<'a> {
         Route::Ping => Need::Login,
         Route::Token => Need::Anybody,
         Route::Catalog | Route::Query(_) | Route::Events => Need::Filtered,
-        Route::Tags(repository) | Route::Referrers(repository, _) => {
+        // Whoever may read a layer may have its index made.
+        Route::Tags(repository) | Route::Referrers(repository, _) | Route::Index(repository, _) => {
             Need::One(repository, Right::Pull)
         }
         Route::Blob(repository, _) | Route::Manifest(repository, _) if read => {
@@ -185,6 +186,7 @@ fn absent(route: &Route, repository: &Repository) -> Error {
         Route::Blob(_, digest) => {
             StorageError::BlobUnknown { repository: repository.clone(), digest: *digest }.into()
         }
+        Route::Index(_, digest) => IndexError::Missing(Box::new(*digest)).into(),
         Route::Manifest(_, reference) => manifest(reference).into(),
         Route::Upload(_, id) => {
             StorageError::UploadUnknown { repository: repository.clone(), id: *id }.into()

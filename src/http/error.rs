@@ -153,6 +153,12 @@ impl From<docker1::Error> for Error {
     }
 }
 
+impl From<IndexError> for Error {
+    fn from(error: IndexError) -> Error {
+        Error::Registry(error.into())
+    }
+}
+
 impl From<StorageError> for Error {
     fn from(error: StorageError) -> Error {
         Error::Registry(error.into())

@@ -9,7 +9,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, LINK};
+use hyper::header::{CACHE_CONTROL, CONTENT_LOCATION, CONTENT_TYPE, HeaderValue, LINK};
 use hyper::{Method, Response};
 use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
 use quick_cache::Weighter;
@@ -87,6 +87,12 @@ impl Place {
         }
     }
 
+    /// The address of what is listed at `path`.
+    fn location(&self, path: &[u8], is_directory: bool) -> String {
+        let slash = if is_directory && !path.is_empty() { "/" } else { "" };
+        self.tree(path) + slash
+    }
+
     /// The address of the listing of `directory`.
     fn tree(&self, directory: &[u8]) -> String {
         let directory = url_path(directory);
@@ -140,14 +146,14 @@ fn parameter(name: &'static str, value: &str, want: &'static str) -> Error {
 /// The most entries on a page: where it ends may have to be looked for first.
 const LIMIT_MAX: u64 = 10_000;
 
-/// `limit`. Any number above zero is one, however long.
-pub fn limit(context: &RequestContext) -> Result<Option<u64>> {
+/// `limit`, at most `max`. Any number above zero is one, however long.
+pub fn limit(context: &RequestContext, max: u64) -> Result<Option<u64>> {
     let Some(value) = context.parameter("limit") else {
         return Ok(None);
     };
     let digits = !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit());
     match value.parse().unwrap_or(u64::MAX) {
-        number if digits && number > 0 => Ok(Some(number.min(LIMIT_MAX))),
+        number if digits && number > 0 => Ok(Some(number.min(max))),
         _ => Err(parameter("limit", value, "a number from 1 on")),
     }
 }
@@ -180,6 +186,7 @@ pub struct Listed {
     json: Bytes,
     /// What was listed, links followed.
     directory: Vec<u8>,
+    is_directory: bool,
     /// The last entry of a page that is not the last.
     last: Option<Vec<u8>>,
 }
@@ -243,19 +250,21 @@ async fn tree(
     let asked = Asked {
         deleted,
         recursive: flag(context, "recursive")?,
-        limit: limit(context)?,
+        limit: limit(context, LIMIT_MAX)?,
         after: context.after.take(),
         head: context.method == Method::HEAD,
     };
     let known = Arc::clone(app);
-    let (begun, next) = look(app, move || begin(&place, asked, &known.listings)).await?;
+    let Page { body, location, next } =
+        look(app, move || begin(&place, asked, &known.listings)).await?;
     let mut response = json(String::new());
     let headers = response.headers_mut();
+    headers.insert(CONTENT_LOCATION, header(location));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     if let Some(next) = next {
         headers.insert(LINK, header(format!("<{next}>; rel=\"next\"")));
     }
-    *response.body_mut() = match begun {
+    *response.body_mut() = match body {
         ListingBody::Head => Body::Empty,
         ListingBody::Whole(json) => json.into(),
         ListingBody::Long(part) => {
@@ -267,9 +276,17 @@ async fn tree(
     Ok(response)
 }
 
-/// The first piece of a listing, so that what goes wrong at once has a status,
-/// and the address of the next page.
-fn begin(place: &Place, asked: Asked, known: &Listings) -> Result<(ListingBody, Option<String>)> {
+/// A page of a listing.
+struct Page {
+    body: ListingBody,
+    /// The address of what is listed, links followed; a directory's ends in a slash.
+    location: String,
+    /// The address of the next page.
+    next: Option<String>,
+}
+
+/// The first piece of a listing, so that what goes wrong at once has a status.
+fn begin(place: &Place, asked: Asked, known: &Listings) -> Result<Page> {
     let opened = place.open()?;
     // The listings of an artifact depend on the blobs that its repository holds, so they are not kept.
     let (image, layer) = match &opened {
@@ -292,12 +309,15 @@ fn begin(place: &Place, asked: Asked, known: &Listings) -> Result<(ListingBody, 
     if let Some(listed) = known.get(&key).filter(|_| is_image && !asked.head) {
         let last = listed.last.as_ref();
         let next = last.map(|last| next(&listed.directory, last));
-        return Ok((ListingBody::Whole(listed.json.clone()), next));
+        let location = place.location(&listed.directory, listed.is_directory);
+        return Ok(Page { body: ListingBody::Whole(listed.json.clone()), location, next });
     }
 
     let list = if key.deleted { Listing::with_deleted } else { Listing::new };
     let mut listing = list(opened, &key.path, key.recursive)?;
     let directory = listing.shown().path.clone();
+    let is_directory = listing.shown().is_directory();
+    let location = place.location(&directory, is_directory);
     if let Some(limit) = key.limit {
         listing = listing.limit(limit);
     }
@@ -314,7 +334,8 @@ fn begin(place: &Place, asked: Asked, known: &Listings) -> Result<(ListingBody, 
     };
     if asked.head {
         let last = look_ahead(&listing)?;
-        return Ok((ListingBody::Head, last.map(|last| next(&directory, &last))));
+        let next = last.map(|last| next(&directory, &last));
+        return Ok(Page { body: ListingBody::Head, location, next });
     }
     let mut json = JsonListing::new(listing.clone());
     let mut first = Vec::new();
@@ -323,7 +344,7 @@ fn begin(place: &Place, asked: Asked, known: &Listings) -> Result<(ListingBody, 
             let last = look_ahead(json.listing())?;
             let next = last.map(|last| next(&directory, &last));
             let part = Long { first, rest: json, listing };
-            return Ok((ListingBody::Long(Box::new(part)), next));
+            return Ok(Page { body: ListingBody::Long(Box::new(part)), location, next });
         }
         Some(Stop::Limit) => json.listing().position().map(<[u8]>::to_vec),
         Some(Stop::End) | None => None,
@@ -332,11 +353,11 @@ fn begin(place: &Place, asked: Asked, known: &Listings) -> Result<(ListingBody, 
     // Without the room it grew into.
     first.shrink_to_fit();
     let first = Bytes::from(first);
-    let listed = Listed { json: first.clone(), directory, last };
+    let listed = Listed { json: first.clone(), directory, is_directory, last };
     if is_image {
         known.insert(key, Arc::new(listed));
     }
-    Ok((ListingBody::Whole(first), next))
+    Ok(Page { body: ListingBody::Whole(first), location, next })
 }
 
 /// The address of the page after the entry `last`.

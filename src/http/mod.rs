@@ -7,6 +7,7 @@ mod error;
 mod events;
 mod files;
 mod idle;
+mod index;
 mod limits;
 mod listen;
 mod permits;
@@ -364,6 +365,7 @@ async fn dispatch(
         }
         Route::Files(files) => files::answer(app, context, files).await,
         Route::Query(question) => query::answer(app, context, question).await,
+        Route::Index(repository, digest) => index::index(app, context, repository, digest).await,
         Route::V1(route) => v1::answer(app, context, route).await,
         Route::Events => events::stream(app, context),
         Route::Healthz => Ok(Response::new(Body::from("ok\n"))),

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Response};
+use percent_encoding::percent_decode_str;
 use serde_json::json;
 
 use super::body::{Body, PIECE};
@@ -16,20 +17,27 @@ use super::error::{Error, Result};
 use super::files::{flag, limit, look};
 use super::permits::Scarce;
 use super::route::Question;
-use super::{App, RequestContext};
+use super::v1::document;
+use super::{App, RequestContext, url};
 use crate::auth::Right;
-use crate::image::{self, Id, Image, Images, Opened, Platform, View};
+use crate::image::{Id, Image, Images, Opened, Platform};
 use crate::oci::{Digest, Repository};
 use crate::query::diff::Diff;
 use crate::query::find::{After, Find, Wanted, time};
 use crate::query::grep::{self, Asked, Case, Grep, Pace};
-use crate::query::waste::Waste;
+use crate::query::layers::Layers;
+use crate::query::waste::{All, WORST_MAX, Waste};
 use crate::query::{Answer, Permitted, Scope, Step};
 
-/// Paths and contents that an answer about waste lists.
-const WORST: usize = 100;
+/// Paths and contents that an answer about waste lists, where the request does not say how many.
+const WORST: u16 = 100;
 /// Lines of an answer, where the request does not say how many.
 const LINES: u64 = 1000;
+/// And the most that it may say. They are sent as they are found, so they take no memory.
+const LINES_MAX: u64 = 1_000_000;
+/// Bytes of parameters in a body, and their number.
+const FORM_MAX: usize = 4 << 20;
+const PARAMETERS_MAX: usize = 60_000;
 /// How long an answer may take to make. Then it ends, and says where the next one goes on.
 const TIME: Duration = Duration::from_secs(60);
 /// How long a piece of an answer may take before it is sent, also if it is empty: between two
@@ -71,12 +79,18 @@ pub async fn answer(
     context: &mut RequestContext,
     question: Question,
 ) -> Result<Response<Body>> {
-    let lines = limit(context)?.unwrap_or(LINES);
+    if context.method == Method::POST {
+        read_body(app, context).await?;
+    }
+    let lines = limit(context, LINES_MAX)?.unwrap_or(LINES);
+    let tells_progress = flag(context, "progress")?;
     let begin = match question {
         Question::Find => find(app, context)?,
         Question::Grep => grep(app, context)?,
         Question::Diff => diff(app, context)?,
         Question::Waste => waste(app, context)?,
+        Question::Layers => layers(app, context)?,
+        Question::Image => return image(app, context).await,
     };
     let permit = app.pools.of(Scarce::Questions).permit().await?;
     // To begin may take as long as any other piece: a glob is tried on every name of the index.
@@ -90,8 +104,14 @@ pub async fn answer(
         return Ok(response);
     }
     let (turns, id) = (Arc::clone(&app.turns), context.id);
-    let mut answering =
-        Answering { answer, left: lines, lines: 0, skipped: 0, made: Duration::ZERO };
+    let mut answering = Answering {
+        answer,
+        tells_progress,
+        left: lines,
+        lines: 0,
+        skipped: 0,
+        made: Duration::ZERO,
+    };
     let mut is_over = false;
     let produce = move || {
         if is_over {
@@ -105,15 +125,65 @@ pub async fn answer(
     Ok(response)
 }
 
+/// Takes the parameters from the body too, because a long list of digests does not fit into a URL.
+async fn read_body(app: &App, context: &mut RequestContext) -> Result<()> {
+    let (body, _room) = document(app, context, FORM_MAX).await?;
+    // Short ones would take many times their bytes in memory.
+    if body.iter().filter(|&&byte| byte == b'&').count() >= PARAMETERS_MAX {
+        return Err(Error::DocumentTooLarge(FORM_MAX));
+    }
+    let text = String::from_utf8(body).map_err(|_| Error::Document("percent-encoded"))?;
+    context.after = url::path_parameter(Some(&text)).or(context.after.take());
+    context.query.extend(url::query(Some(&text))?);
+    Ok(())
+}
+
+/// Which image or artifact a reference or an id means at the moment.
+async fn image(app: &Arc<App>, context: &RequestContext) -> Result<Response<Body>> {
+    known(context, &["image", "platform"])?;
+    let id = id(context, "image")?;
+    let asked = id.to_string();
+    let platform: Option<Platform> = parsed(context, "platform")?;
+    let (images, permitted) = (Arc::clone(app.registry.images()), permitted(app, context));
+    let opened =
+        look(app, move || Ok(images.open_where(&id, platform.as_ref(), &*permitted)?)).await?;
+    let (repository, manifest) = (opened.repository().to_string(), opened.manifest().to_string());
+    let mut document = json!({
+        "id": format!("{repository}@{manifest}"),
+        "repository": repository,
+        "manifest": manifest,
+        "config": null,
+        "layers": [],
+        "warnings": [],
+    });
+    if let Opened::Image(image) = &opened {
+        let layers = image.layers.iter().map(|layer| layer.digest.to_string());
+        document["config"] = json!(image.config.to_string());
+        document["layers"] = layers.collect();
+        document["warnings"] = json!(image.warnings);
+        // An image of the first API may have fewer layers than its manifest, and its id lasts.
+        if image.ids.is_some() {
+            document["id"] = json!(asked);
+        }
+    }
+    let mut response = super::respond::json(document.to_string());
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    Ok(response)
+}
+
 /// Begins an answer, on a thread that may block.
 type Begin = Box<dyn FnOnce() -> Result<Box<dyn Answer>> + Send>;
 
 fn find(app: &App, context: &mut RequestContext) -> Result<Begin> {
     known(context, &[&FIND[..], &SCOPE].concat())?;
     let (wanted, scope) = (wanted(context)?, scope(context)?);
+    let first_only = flag(context, "images")?;
     let after = after(context, After::parse)?;
     let (images, permitted) = (Arc::clone(app.registry.images()), permitted(app, context));
-    Ok(Box::new(move || Ok(Box::new(Find::new(&images, &scope, &permitted, wanted, after)?))))
+    Ok(Box::new(move || {
+        let find = Find::new(&images, &scope, &permitted, wanted, after)?;
+        Ok(Box::new(if first_only { find.first_only() } else { find }))
+    }))
 }
 
 fn grep(app: &App, context: &mut RequestContext) -> Result<Begin> {
@@ -125,16 +195,23 @@ fn grep(app: &App, context: &mut RequestContext) -> Result<Begin> {
     let asked = Asked {
         patterns: values("pattern").cloned().collect(),
         fixed: flag(context, "fixed")?,
-        case: match flag(context, "ignore_case")? {
-            true => Case::Insensitive,
-            false => Case::Sensitive,
+        case: match (flag(context, "ignore_case")?, flag(context, "smart_case")?) {
+            (true, _) => Case::Insensitive,
+            (false, true) => Case::Smart,
+            (false, false) => Case::Sensitive,
         },
         word: flag(context, "word")?,
+        invert: flag(context, "invert")?,
+        report: parsed(context, "report")?.unwrap_or_default(),
         line_numbers: true,
-        submatches: true,
+        submatches: context.parameter("submatches").is_none() || flag(context, "submatches")?,
+        before: parsed(context, "before_context")?.unwrap_or(0),
+        after: parsed(context, "after_context")?.unwrap_or(0),
+        max_lines: parsed(context, "max_count")?,
+        max_filesize: parsed(context, "max_filesize")?,
+        text: flag(context, "text")?,
         path: parsed(context, "path")?,
         line_max: LINE_MAX,
-        ..Asked::default()
     };
     let invalid = |cause| Error::ParameterInvalid { name: "pattern", cause };
     if asked.patterns.is_empty() {
@@ -148,13 +225,7 @@ fn grep(app: &App, context: &mut RequestContext) -> Result<Begin> {
     let after = after(context, grep::After::parse)?;
     let (images, permitted) = (Arc::clone(app.registry.images()), permitted(app, context));
     Ok(Box::new(move || {
-        for image in &scope.images {
-            // One that is not there is an error before the answer begins.
-            let (repository, reference) = images.locate(image, &*permitted)?;
-            if images.target(&repository, &reference)?.is_none() {
-                return Err(image::Error::Unknown(image.to_string()).into());
-            }
-        }
+        scope.check(&images, &permitted)?;
         let grep = Grep::new(&images, &scope, &permitted, question, after, Pace::Steps)?;
         Ok(Box::new(grep))
     }))
@@ -168,36 +239,77 @@ fn diff(app: &App, context: &mut RequestContext) -> Result<Begin> {
 }
 
 fn waste(app: &App, context: &mut RequestContext) -> Result<Begin> {
-    known(context, &["image", "platform"])?;
+    let worst: Option<u16> = parsed(context, "worst")?;
+    let worst = worst.unwrap_or(WORST).min(WORST_MAX);
+    let (images, permitted) = (Arc::clone(app.registry.images()), permitted(app, context));
+    if context.parameter("image").is_none() {
+        known(context, &[&["worst"], &SCOPE[..]].concat())?;
+        let scope = scope(context)?;
+        let after = after(context, After::parse)?;
+        return Ok(Box::new(move || {
+            Ok(Box::new(All::new(&images, &scope, &permitted, worst, after)?))
+        }));
+    }
+    known(context, &["image", "platform", "worst"])?;
     let id = id(context, "image")?;
     let platform: Option<Platform> = parsed(context, "platform")?;
-    let (images, permitted) = (Arc::clone(app.registry.images()), permitted(app, context));
     Ok(Box::new(move || {
         let image = open(&images, &id, &platform, &permitted)?;
-        Ok(Box::new(Waste::new(&images, image, WORST)?))
+        Ok(Box::new(Waste::new(&images, image, id.to_string(), worst)?))
     }))
+}
+
+fn layers(app: &App, context: &mut RequestContext) -> Result<Begin> {
+    known(context, &["image"])?;
+    let mut scope = Scope::default();
+    for (_, image) in context.query.iter().filter(|(key, _)| key == "image") {
+        scope.images.push(image.parse()?);
+    }
+    let after = after(context, |after| String::from_utf8(after.to_vec()).ok())?;
+    let (images, permitted) = (Arc::clone(app.registry.images()), permitted(app, context));
+    Ok(Box::new(move || Ok(Box::new(Layers::new(&images, &scope, &permitted, after.as_deref())?))))
 }
 
 /// The parameters of questions about several images.
 const SCOPE: [&str; 3] = ["in", "tag", "untagged"];
 /// The parameters of `diff`.
-const DIFF: [&str; 5] = ["a", "b", "path", "platform", "platform_b"];
+const DIFF: [&str; 6] = ["a", "b", "path", "path_bytes", "platform", "platform_b"];
 /// The parameters of `find`, besides.
-const FIND: [&str; 11] =
-    ["name", "path", "sha256", "type", "mode", "size", "newer", "uid", "gid", "xattr", "deleted"];
+const FIND: [&str; 12] = [
+    "name", "path", "sha256", "type", "mode", "size", "newer", "uid", "gid", "xattr", "deleted",
+    "images",
+];
 
 /// Those of `grep`.
-const GREP: [&str; 6] = ["pattern", "fixed", "ignore_case", "word", "path", "image"];
+const GREP: [&str; 15] = [
+    "submatches",
+    "pattern",
+    "fixed",
+    "ignore_case",
+    "smart_case",
+    "word",
+    "invert",
+    "report",
+    "before_context",
+    "after_context",
+    "max_count",
+    "max_filesize",
+    "text",
+    "path",
+    "image",
+];
 /// Bytes of the longest line that is searched: many questions may meet one at the same time.
 const LINE_MAX: usize = 4 << 20;
 
 /// Refuses parameters that the question does not know: left out, they would mean more files.
 fn known(context: &RequestContext, names: &[&str]) -> Result<()> {
-    match context.query.iter().find(|(key, _)| !names.contains(&&**key) && key != "limit") {
+    const ALWAYS: [&str; 3] = ["limit", "after", "progress"];
+    let names = [names, &ALWAYS].concat();
+    match context.query.iter().find(|(key, _)| !names.contains(&&**key)) {
         None => Ok(()),
         Some((key, _)) => Err(Error::ParameterUnknown {
             name: key.chars().take(32).collect(),
-            known: [names, &["limit", "after"]].concat().join(", "),
+            known: names.join(", "),
         }),
     }
 }
@@ -278,8 +390,12 @@ impl Compared {
         let ids = [id(context, "a")?, id(context, "b")?];
         let platform: Option<Platform> = parsed(context, "platform")?;
         let other = parsed(context, "platform_b")?.or_else(|| platform.clone());
-        let paths = context.query.iter().filter(|(key, _)| key == "path");
-        let paths: Vec<Vec<u8>> = paths.map(|(_, path)| path.clone().into_bytes()).collect();
+        let paths = context.query.iter().filter_map(|(key, path)| match key.as_str() {
+            "path" => Some(path.clone().into_bytes()),
+            "path_bytes" => Some(percent_decode_str(path).collect()),
+            _ => None,
+        });
+        let paths: Vec<Vec<u8>> = paths.collect();
         let after = context.after.take();
         if after.is_some() && !paths.is_empty() {
             let cause = "an answer about paths cannot go on".to_owned();
@@ -326,6 +442,8 @@ fn permitted(app: &App, context: &RequestContext) -> Permitted {
 /// An answer while it is sent.
 struct Answering {
     answer: Box<dyn Answer>,
+    /// How far it is, is told from time to time.
+    tells_progress: bool,
     /// Lines that may still be sent.
     left: u64,
     lines: u64,
@@ -364,6 +482,11 @@ impl Answering {
             }
             if piece.len() >= PIECE || elapsed > PIECE_TIME {
                 self.made += elapsed;
+                if let Some((done, total)) = self.answer.progress().filter(|_| self.tells_progress)
+                {
+                    let line = json!({"progress": {"done": done, "total": total}});
+                    piece.extend_from_slice(format!("{line}\n").as_bytes());
+                }
                 return Ok((piece, false));
             }
         };

@@ -34,6 +34,8 @@ pub enum Route {
     Files(Files),
     /// `/v2/_query/…`
     Query(Question),
+    /// `/v2/NAME/_index/DIGEST`
+    Index(Repository, Digest),
     /// Docker's first API, `/v1/`
     V1(V1),
     /// `/v1/events`
@@ -49,6 +51,10 @@ pub enum Question {
     Diff,
     Waste,
     Grep,
+    /// The layers of images.
+    Layers,
+    /// Which image a reference or an id means.
+    Image,
 }
 
 /// A place in an image's file system, and what is wanted of it.
@@ -98,6 +104,8 @@ impl Route {
             "/v2/_query/diff" => return Ok(Route::Query(Question::Diff)),
             "/v2/_query/waste" => return Ok(Route::Query(Question::Waste)),
             "/v2/_query/grep" => return Ok(Route::Query(Question::Grep)),
+            "/v2/_query/layers" => return Ok(Route::Query(Question::Layers)),
+            "/v2/_query/image" => return Ok(Route::Query(Question::Image)),
             "/v1/events" => return Ok(Route::Events),
             "/healthz" => return Ok(Route::Healthz),
             "/readyz" => return Ok(Route::Readyz),
@@ -139,6 +147,7 @@ impl Route {
             "manifests" => Ok(Route::Manifest(repository(name)?, last.parse()?)),
             "tags" if last == "list" => Ok(Route::Tags(repository(name)?)),
             "referrers" => Ok(Route::Referrers(repository(name)?, last.parse()?)),
+            "_index" => Ok(Route::Index(repository(name)?, last.parse()?)),
             _ => Err(unknown()),
         }
     }
@@ -147,6 +156,9 @@ impl Route {
     pub fn methods(&self, read_only: bool) -> &'static str {
         match self {
             Route::V1(route) => route.methods(read_only),
+            Route::Query(Question::Find) => "GET, HEAD, POST",
+            // The index is not part of what a read-only registry keeps.
+            Route::Index(..) => "POST",
             Route::Uploads(_) if read_only => "",
             _ if read_only => "GET, HEAD",
             Route::Ping
@@ -186,6 +198,9 @@ impl Route {
             Route::Query(Question::Diff) => "diff",
             Route::Query(Question::Waste) => "waste",
             Route::Query(Question::Grep) => "grep",
+            Route::Query(Question::Image) => "image",
+            Route::Query(Question::Layers) => "layers",
+            Route::Index(..) => "index",
             Route::V1(route) => route.name(),
             Route::Events => "events",
             Route::Healthz | Route::Readyz => "health",
@@ -241,6 +256,7 @@ mod tests {
             ("/v2/token".to_owned(), Route::Token),
             ("/v2/_query/find".to_owned(), Route::Query(Question::Find)),
             ("/v2/_query/grep".to_owned(), Route::Query(Question::Grep)),
+            ("/v2/_query/image".to_owned(), Route::Query(Question::Image)),
             ("/v2/_catalog".to_owned(), Route::Catalog),
             ("/v1/events".to_owned(), Route::Events),
             (format!("/v2/a/blobs/{DIGEST}"), Route::Blob(name("a"), digest)),
@@ -274,6 +290,7 @@ mod tests {
             ),
             ("/v2/tags/list/tags/list".to_owned(), Route::Tags(name("tags/list"))),
             (format!("/v2/a/referrers/{DIGEST}"), Route::Referrers(name("a"), digest)),
+            (format!("/v2/a/b/_index/{DIGEST}"), Route::Index(name("a/b"), digest)),
         ] {
             assert_eq!(Route::parse(&path).unwrap(), want, "{path}");
         }

@@ -8,8 +8,9 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
-use serde::Serialize;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, percent_encode};
+use serde::de::Error as _;
+use serde::{Deserialize, Serialize};
 
 use super::deleted::{Group, WithDeleted};
 use super::walk::{Item, Items, Tree};
@@ -305,6 +306,89 @@ struct EntryJson<'a> {
     opaque: bool,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     deleted: bool,
+}
+
+/// An entry of a listing, read from JSON. What JSON has not is as in [`Entry::implicit`].
+#[derive(Clone, Debug)]
+pub struct Listed {
+    /// Without slashes at either end.
+    pub path: Vec<u8>,
+    pub entry: Entry,
+    pub layer: Option<String>,
+    pub deleted: bool,
+}
+
+impl Listed {
+    /// Parses what [`JsonListing`] writes of one entry.
+    pub fn parse(json: &[u8]) -> serde_json::Result<Listed> {
+        #[derive(Deserialize)]
+        struct Json {
+            path: String,
+            path_bytes: Option<String>,
+            r#type: String,
+            size: u64,
+            mode: u16,
+            mtime: i64,
+            linkname: Option<String>,
+            linkname_bytes: Option<String>,
+            uid: u32,
+            gid: u32,
+            #[serde(default)]
+            major: u32,
+            #[serde(default)]
+            minor: u32,
+            layer: Option<String>,
+            #[serde(default)]
+            deleted: bool,
+        }
+        let json: Json = serde_json::from_slice(json)?;
+        let kind = kind(&json.r#type)
+            .ok_or_else(|| serde_json::Error::custom(format!("unknown type {:?}", json.r#type)))?;
+        let link = decoded(json.linkname.unwrap_or_default(), json.linkname_bytes);
+        let link = match kind {
+            Kind::CrossLayerLink => normal(&link),
+            _ => link,
+        };
+        Ok(Listed {
+            path: normal(&decoded(json.path, json.path_bytes)),
+            entry: Entry {
+                size: json.size,
+                mode: json.mode,
+                mtime: Time { seconds: json.mtime.div_euclid(1000), nanoseconds: 0 },
+                link,
+                uid: json.uid,
+                gid: json.gid,
+                device: (json.major, json.minor),
+                ..Entry::implicit(kind)
+            },
+            layer: json.layer,
+            deleted: json.deleted,
+        })
+    }
+}
+
+/// The bytes of a text in JSON, which `bytes` has where the text is not UTF-8: the reverse of
+/// [`encoded`].
+pub fn decoded(text: String, bytes: Option<String>) -> Vec<u8> {
+    match bytes {
+        Some(bytes) => percent_decode_str(&bytes).collect(),
+        None => text.into_bytes(),
+    }
+}
+
+/// The reverse of [`type_name`].
+pub fn kind(name: &str) -> Option<Kind> {
+    let kinds = [
+        Kind::Directory,
+        Kind::Symlink,
+        Kind::Character,
+        Kind::Block,
+        Kind::Fifo,
+        Kind::Regular,
+        Kind::CrossLayerLink,
+        Kind::Whiteout,
+    ];
+    kinds.into_iter().find(|&kind| type_name(kind) == name)
 }
 
 /// What an entry is besides.

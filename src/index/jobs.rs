@@ -35,21 +35,25 @@ pub struct Job {
 impl Job {
     /// The job's end. Meanwhile `progress` hears of the bytes that are done.
     pub fn wait(&self, mut progress: impl FnMut(u64)) -> Result<State> {
-        let mut result = lock(&self.result);
+        let mut time = Duration::ZERO;
         loop {
-            match &*result {
-                Some(Ok(state)) => return Ok(state.clone()),
-                Some(Err(error)) => return Err(Arc::clone(error).into()),
-                None => {}
+            if let Some(result) = self.wait_for(time) {
+                return result;
             }
             // Not under the lock: whoever hears of it may be slow, or stopped.
-            drop(result);
             progress(self.progress.load(Ordering::Relaxed));
-            result = lock(&self.result);
-            if result.is_none() {
-                let waited = self.finished.wait_timeout(result, PROGRESS_EVERY);
-                result = waited.unwrap_or_else(PoisonError::into_inner).0;
-            }
+            time = PROGRESS_EVERY;
+        }
+    }
+
+    /// Waits for the job's end, at most `time`. `None`: it has not come.
+    pub fn wait_for(&self, time: Duration) -> Option<Result<State>> {
+        let result = lock(&self.result);
+        let waited = self.finished.wait_timeout_while(result, time, |result| result.is_none());
+        match &*waited.unwrap_or_else(PoisonError::into_inner).0 {
+            Some(Ok(state)) => Some(Ok(state.clone())),
+            Some(Err(error)) => Some(Err(Arc::clone(error).into())),
+            None => None,
         }
     }
 }

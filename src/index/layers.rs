@@ -4,8 +4,9 @@ use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
-use super::jobs::Jobs;
+use super::jobs::{Job, Jobs};
 use super::records::{Layer, State};
 use super::spans::Spans;
 use super::{Error, Index, Limits, Result, builder};
@@ -47,6 +48,30 @@ type Hear = dyn Fn(&Digest, bool) + Send + Sync;
 impl fmt::Debug for Listener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Listener").finish_non_exhaustive()
+    }
+}
+
+/// A layer that is being indexed.
+#[derive(Debug)]
+pub struct Indexing {
+    layers: Arc<Layers>,
+    job: Arc<Job>,
+    force: bool,
+}
+
+impl Indexing {
+    /// Bytes of the blob that are done.
+    pub fn progress(&self) -> u64 {
+        self.job.progress.load(Ordering::Relaxed)
+    }
+
+    /// Waits for the end, at most `time`. `None`: it has not come.
+    pub fn wait_for(&self, time: Duration) -> Option<Result<State>> {
+        let result = self.job.wait_for(time)?;
+        if result.is_ok() {
+            self.layers.renewed.fetch_add(u64::from(self.force), Ordering::Release);
+        }
+        Some(result)
     }
 }
 
@@ -221,6 +246,12 @@ impl Layers {
         let state = self.jobs.now(layer, force).wait(progress)?;
         self.renewed.fetch_add(u64::from(force), Ordering::Release);
         Ok(state)
+    }
+
+    /// Has a layer indexed as [`Layers::index_now`] does, without waiting for it.
+    pub fn index_soon(self: &Arc<Layers>, layer: &Digest, force: bool) -> Indexing {
+        let job = self.jobs.now(layer, force);
+        Indexing { layers: Arc::clone(self), job, force }
     }
 
     /// Changes when a layer has been indexed anew: what was made of its index

@@ -30,7 +30,7 @@ use crate::oci::Digest;
 pub use across::Block;
 pub use builder::Limits;
 pub use catalog::Scanned;
-pub use layers::{IndexedLayer, Layers, Options as LayerOptions};
+pub use layers::{IndexedLayer, Indexing, Layers, Options as LayerOptions};
 pub use rows::{Children, LayerWriter, Names};
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -40,6 +40,21 @@ pub enum Aspect {
 }
 
 impl Aspect {
+    const ALL: [Aspect; 7] = [
+        Aspect::Type,
+        Aspect::Content,
+        Aspect::Mode,
+        Aspect::Owner,
+        Aspect::Link,
+        Aspect::Device,
+        Aspect::Xattrs,
+    ];
+
+    /// The reverse of [`Aspect::name`].
+    pub fn by_name(name: &str) -> Option<Aspect> {
+        Aspect::ALL.into_iter().find(|aspect| aspect.name() == name)
+    }
+
     pub fn name(self) -> &'static str {
         match self {
             Aspect::Type => "type",

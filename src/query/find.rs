@@ -4,7 +4,7 @@
 //! view of each image decides. The hits of an image come nearest the root first, then by path.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use quick_cache::unsync::Cache;
 use serde::Serialize;
 
 use super::narrow::{Narrow, count_waiting};
-use super::{Answer, Glob, Images, InScope, Looked, Permitted, Scope, Skipped, Step};
+use super::{Answer, Glob, Images, InScope, Indexed, Looked, Permitted, Scope, Skipped, Step};
 use crate::image::listing::{encoded, type_name, url_path};
 use crate::image::{self, Entry, Image, Kind, Node, Opened, Platform, Time};
 use crate::index::IndexedLayer;
@@ -279,10 +279,11 @@ pub struct Find {
     /// The hit, or the image, that was done with last.
     position: Option<Vec<u8>>,
     pub looked: Looked,
-    /// Whether layers have an index.
-    is_ready: HashMap<Digest, bool>,
+    indexed: Indexed,
     /// Only the first hit of each image is wanted.
     first_only: bool,
+    /// An earlier answer has looked at the images before.
+    is_continued: bool,
 }
 
 impl fmt::Debug for Find {
@@ -294,7 +295,7 @@ impl fmt::Debug for Find {
 /// Where an answer goes on: after a path in the mount, or after a whole image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct After {
-    repository: Repository,
+    pub(super) repository: Repository,
     /// The image's name behind that of the repository.
     rest: String,
     path: Option<Vec<u8>>,
@@ -315,7 +316,7 @@ impl After {
     }
 
     /// Whether an image comes before the one that is named.
-    fn is_behind(&self, image: &InScope) -> bool {
+    pub(super) fn is_behind(&self, image: &InScope) -> bool {
         let repository = image.repository.as_str();
         if repository != self.repository.as_str() {
             return repository < self.repository.as_str();
@@ -330,7 +331,8 @@ impl After {
         }
     }
 
-    fn is_at(&self, image: &InScope) -> bool {
+    /// Whether an image is the one that is named.
+    pub(super) fn is_at(&self, image: &InScope) -> bool {
         image.to_string().strip_prefix(self.repository.as_str()) == Some(&self.rest)
     }
 }
@@ -399,6 +401,7 @@ impl Find {
         let narrow = Narrow::new(images, &wanted, scope)?;
         let only = narrow.as_ref().and_then(|narrow| narrow.repositories.clone());
         Ok(Find {
+            is_continued: after.is_some(),
             scope: Images::new(images, scope, permitted, from, only)?,
             narrow,
             asked: (scope.clone(), Arc::clone(permitted)),
@@ -410,7 +413,7 @@ impl Find {
             found: VecDeque::new(),
             position: None,
             looked: Looked::default(),
-            is_ready: HashMap::new(),
+            indexed: Indexed::default(),
             first_only: false,
         })
     }
@@ -429,9 +432,12 @@ impl Find {
         let Some(mut current) = self.current.take() else {
             return match self.scope.next_image()? {
                 None => {
+                    let (images, looked) = (&self.images, &mut self.looked);
+                    let (scope, permitted) = &self.asked;
                     if self.narrow.as_ref().is_some_and(|narrow| narrow.repositories.is_some()) {
-                        let (images, looked) = (&self.images, &mut self.looked);
-                        count_waiting(images, &self.asked.0, &self.asked.1, looked)?;
+                        count_waiting(images, scope, permitted, looked)?;
+                    } else if self.is_continued {
+                        Indexed::count_all(images, scope, permitted, looked)?;
                     }
                     Ok(Step::End)
                 }
@@ -455,7 +461,10 @@ impl Find {
 
     fn next_found(&mut self) -> Option<Hit> {
         let hit = self.found.pop_front()?;
-        self.position = Some(hit.place());
+        self.position = Some(match self.first_only {
+            true => hit.image.to_string().into_bytes(),
+            false => hit.place(),
+        });
         Some(hit)
     }
 
@@ -488,21 +497,7 @@ impl Find {
     /// Opens an image whose layers all have an index.
     fn open(&mut self, named: &InScope) -> image::Result<Option<(Arc<Image>, Option<Platform>)>> {
         let layers = &named.member.layers;
-        let mut waits = false;
-        for layer in layers {
-            let is_ready = match self.is_ready.get(layer) {
-                Some(is_ready) => *is_ready,
-                None => {
-                    // For one without an index, opening the image tells why.
-                    let is_ready = self.images.layers().index().state(layer)?.is_some();
-                    self.looked.waiting_layers += u64::from(!is_ready);
-                    self.is_ready.insert(*layer, is_ready);
-                    is_ready
-                }
-            };
-            waits |= !is_ready;
-        }
-        self.looked.waiting_images += u64::from(waits);
+        let waits = self.indexed.waits(&self.images, named, &mut self.looked)?;
         let has_some =
             |narrow: &Narrow| layers.iter().any(|layer| narrow.layers.contains_key(layer));
         if waits || !self.narrow.as_ref().is_none_or(has_some) {

@@ -16,6 +16,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::io;
 use std::panic::resume_unwind;
+use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -24,10 +25,11 @@ use std::thread::{self, JoinHandle};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use grep_regex::{RegexMatcher, RegexMatcherBuilder};
-use serde::Serialize;
+use serde::de::Error as _;
+use serde::{Deserialize, Serialize};
 
 use super::{Answer, Glob, Images, InScope, Looked, Permitted, Scope, Skipped, Step};
-use crate::image::listing::encoded;
+use crate::image::listing::{decoded, encoded};
 use crate::image::{self, Platform};
 use crate::oci::{Digest, Tag};
 use plan::{Plan, Table};
@@ -66,6 +68,34 @@ pub enum Report {
     Files,
     /// That it has none.
     FilesWithout,
+}
+
+impl Report {
+    const NAMES: [(&'static str, Report); 6] = [
+        ("lines", Report::Lines),
+        ("matches", Report::Matches),
+        ("count", Report::Count),
+        ("count_matches", Report::CountMatches),
+        ("files", Report::Files),
+        ("files_without", Report::FilesWithout),
+    ];
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let named = Report::NAMES.iter().find(|(_, report)| report == self);
+        f.write_str(named.map_or("", |(name, _)| name))
+    }
+}
+
+impl FromStr for Report {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Report, String> {
+        let named = Report::NAMES.iter().find(|(name, _)| *name == text);
+        let names = || Report::NAMES.map(|(name, _)| name).join(", ");
+        named.map(|(_, report)| *report).ok_or_else(|| format!("want one of {}", names()))
+    }
 }
 
 /// What is looked for, and what is told of it.
@@ -163,8 +193,6 @@ pub struct Named {
 pub enum LineKind {
     Match,
     Context,
-    /// No line, but a gap before the next one.
-    Gap,
 }
 
 #[derive(Clone, Debug)]
@@ -173,6 +201,8 @@ pub struct Line {
     pub number: Option<u64>,
     /// Where it begins in the file.
     pub offset: u64,
+    /// With lines of context: the line before it is not told, or it is the first of its file that is.
+    pub gap: bool,
     text: (usize, usize),
     submatches: (usize, usize),
 }
@@ -187,8 +217,6 @@ pub struct Lines {
     pub count: u64,
     /// The search has ended there, because of a NUL byte behind matches.
     pub binary: Option<u64>,
-    /// What comes first of its file.
-    pub is_first: bool,
 }
 
 impl Lines {
@@ -197,11 +225,54 @@ impl Lines {
         &self.texts[line.text.0..line.text.1]
     }
 
-    fn push(&mut self, kind: LineKind, number: Option<u64>, offset: u64, text: &[u8]) {
+    fn push(
+        &mut self,
+        kind: LineKind,
+        (number, offset): (Option<u64>, u64),
+        gap: bool,
+        text: &[u8],
+    ) {
         let start = self.texts.len();
         self.texts.extend_from_slice(text);
         let submatches = (self.submatches.len(), self.submatches.len());
-        self.lines.push(Line { kind, number, offset, text: (start, self.texts.len()), submatches });
+        let text = (start, self.texts.len());
+        self.lines.push(Line { kind, number, offset, gap, text, submatches });
+    }
+
+    /// Parses an object that [`Found::write_json`] has written: returns the place of the file in the
+    /// mount, and what was found there. Where in a line the matches are is left out.
+    pub fn parse(json: &[u8]) -> serde_json::Result<(Vec<u8>, Lines)> {
+        #[derive(Deserialize)]
+        struct Json {
+            image: String,
+            path: String,
+            path_bytes: Option<String>,
+            #[serde(default)]
+            count: u64,
+            binary_offset: Option<u64>,
+            line_number: Option<u64>,
+            #[serde(default)]
+            absolute_offset: u64,
+            line: Option<String>,
+            line_bytes: Option<String>,
+            #[serde(default)]
+            context: bool,
+            #[serde(default)]
+            gap: bool,
+        }
+        let json: Json = serde_json::from_slice(json)?;
+        let line = match (json.line, json.line_bytes) {
+            (Some(line), _) => Some(line.into_bytes()),
+            (None, Some(bytes)) => Some(STANDARD.decode(bytes).map_err(serde_json::Error::custom)?),
+            (None, None) => None,
+        };
+        let mut lines = Lines { count: json.count, binary: json.binary_offset, ..Lines::default() };
+        if let Some(line) = line {
+            let kind = if json.context { LineKind::Context } else { LineKind::Match };
+            lines.push(kind, (json.line_number, json.absolute_offset), json.gap, &line);
+        }
+        let path = decoded(json.path, json.path_bytes);
+        Ok(([json.image.as_bytes(), &path].concat(), lines))
     }
 
     fn push_submatch(&mut self, start: usize, end: usize) {
@@ -266,6 +337,8 @@ enum What<'a> {
         line_bytes: Option<String>,
         #[serde(skip_serializing_if = "is_false")]
         context: bool,
+        #[serde(skip_serializing_if = "is_false")]
+        gap: bool,
         submatches: Vec<Submatch>,
     },
 }
@@ -300,9 +373,6 @@ impl Found {
         let Found { image, lines, .. } = self;
         let what = match (report, lines.lines.get(number), lines.binary) {
             (_, Some(line), _) => {
-                if line.kind == LineKind::Gap {
-                    return;
-                }
                 let bytes = lines.text(line);
                 let bytes = bytes.strip_suffix(b"\n").unwrap_or(bytes);
                 let text = std::str::from_utf8(bytes).ok();
@@ -314,6 +384,7 @@ impl Found {
                     line: text,
                     line_bytes: text.is_none().then(|| STANDARD.encode(bytes)),
                     context: line.kind == LineKind::Context,
+                    gap: line.gap,
                     submatches: lines.submatches[start..end].iter().map(submatch).collect(),
                 }
             }
@@ -586,6 +657,10 @@ impl Answer for Grep {
             None => self.after?,
         };
         Some(format!("{}:{}:{}", after.layer, after.file, after.told))
+    }
+
+    fn progress(&self) -> Option<(u64, u64)> {
+        Some(self.progress())
     }
 
     fn looked(&self) -> Looked {

@@ -6,6 +6,7 @@ pub mod diff;
 pub mod find;
 mod glob;
 pub mod grep;
+pub mod layers;
 mod narrow;
 mod scope;
 pub mod waste;
@@ -18,7 +19,7 @@ use crate::image;
 use crate::oci::Repository;
 
 pub use glob::{Glob, GlobError};
-pub use scope::{Images, InScope, Scope};
+pub use scope::{Images, InScope, Indexed, Scope};
 
 /// Says of each repository whether the asker may pull from it.
 pub type Permitted = Arc<dyn Fn(&Repository) -> bool + Send + Sync>;
@@ -71,6 +72,11 @@ pub trait Answer: Send {
     fn position(&self) -> Option<String>;
 
     fn looked(&self) -> Looked;
+
+    /// Bytes that are done, and all that are known of. `None`: nothing is counted.
+    fn progress(&self) -> Option<(u64, u64)> {
+        None
+    }
 }
 
 /// Appends a JSON document and the end of its line.

@@ -1,12 +1,13 @@
 //! Which images a question is about, in the order of their names.
 
-use std::collections::{BTreeSet, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 
-use super::{Glob, Permitted, Skipped};
+use super::{Glob, Looked, Permitted, Skipped};
 use crate::image::{self, Id, Member, Platform, View, tagged_name};
 use crate::oci::{Digest, Reference, Repository, Tag};
+use crate::storage;
 
 /// Names of repositories read from the catalog at a time.
 const READ: usize = 1000;
@@ -22,6 +23,24 @@ pub struct Scope {
     pub untagged: bool,
     /// These images and no others, in this order.
     pub images: Vec<Id>,
+}
+
+impl Scope {
+    /// Checks that the images that are named exist, before an answer begins.
+    pub fn check(&self, images: &image::Images, permitted: &Permitted) -> image::Result<()> {
+        for image in &self.images {
+            let (repository, reference) = images.locate(image, &**permitted)?;
+            if images.target(&repository, &reference)?.is_none() {
+                return Err(match image {
+                    Id::Hex { .. } => image::Error::Unknown(image.to_string()),
+                    Id::Reference { .. } => {
+                        storage::Error::ManifestUnknown { repository, reference }.into()
+                    }
+                });
+            }
+        }
+        Ok(())
+    }
 }
 
 /// An image, and how it is named.
@@ -259,6 +278,56 @@ impl Images {
                     let repository = repository.clone();
                     self.ready.push_back(InScope { repository, tag: None, member });
                 }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Which layers have an index: each is asked for once.
+#[derive(Debug, Default)]
+pub struct Indexed(HashMap<Digest, bool>);
+
+impl Indexed {
+    /// Whether layers of an image have no index yet. Counts them.
+    pub fn waits(
+        &mut self,
+        images: &image::Images,
+        image: &InScope,
+        looked: &mut Looked,
+    ) -> image::Result<bool> {
+        let mut waits = false;
+        for layer in &image.member.layers {
+            let is_ready = match self.0.get(layer) {
+                Some(is_ready) => *is_ready,
+                None => {
+                    // For a layer that is refused, opening the image tells why.
+                    let is_ready = images.layers().index().state(layer)?.is_some();
+                    looked.waiting_layers += u64::from(!is_ready);
+                    self.0.insert(*layer, is_ready);
+                    is_ready
+                }
+            };
+            waits |= !is_ready;
+        }
+        looked.waiting_images += u64::from(waits);
+        Ok(waits)
+    }
+
+    /// Counts what waits for an index in a whole scope. An answer that goes on where another one
+    /// ended has not looked at all of it.
+    pub fn count_all(
+        images: &Arc<image::Images>,
+        scope: &Scope,
+        permitted: &Permitted,
+        looked: &mut Looked,
+    ) -> image::Result<()> {
+        let mut scope = Images::new(images, scope, permitted, None, None)?;
+        (looked.waiting_images, looked.waiting_layers) = (0, 0);
+        let mut indexed = Indexed::default();
+        while let Some(named) = scope.next_image()? {
+            if let Ok(named) = named {
+                indexed.waits(images, &named, looked)?;
             }
         }
         Ok(())

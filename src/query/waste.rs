@@ -7,14 +7,17 @@ use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, HashMap, HashSet};
 use std::sync::Arc;
 
+use serde::de::Error as _;
 use serde::{Deserialize, Serialize};
 
-use super::find::{Place, place};
-use super::{Answer, Looked, Step, write_line};
-use crate::image::listing::encoded;
-use crate::image::{Entry, Error, Image, Images, Kind, Node, Result};
-use crate::oci::Digest;
+use super::find::{After, Place, place};
+use super::{Answer, Indexed, Looked, Permitted, Scope, Skipped, Step, write_line};
+use crate::image::listing::{decoded, encoded, url_path};
+use crate::image::{Entry, Error, Image, Images, Kind, Node, Opened, Result};
+use crate::oci::{Digest, Reference};
 
+/// Paths and contents that a report lists at most.
+pub const WORST_MAX: u16 = 10_000;
 /// Paths that one step looks at.
 const STEP: usize = 4096;
 /// What contents may take in memory that are compared with each other. An image with more has more
@@ -30,7 +33,7 @@ const HISTORY: usize = 1000;
 const CREATED_BY: usize = 200;
 
 /// What a layer of an image wastes.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct LayerWaste {
     pub digest: String,
     /// The line of the history that made it.
@@ -67,7 +70,7 @@ pub struct Duplicate {
 }
 
 /// The sums over an image.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct Totals {
     /// Bytes of files in all layers, and bytes as transferred.
     pub size: u64,
@@ -108,8 +111,10 @@ struct Linked {
     deleted: bool,
 }
 
-/// The work on an answer.
+/// The work on the report of an image.
 pub struct Waste {
+    /// What the report calls the image.
+    name: String,
     image: Arc<Image>,
     source: Arc<Images>,
     /// The paths that are listed, at most.
@@ -126,6 +131,8 @@ pub struct Waste {
     contents_bytes: usize,
     smallest: u64,
     report: Option<Report>,
+    /// Entries of layers that are looked at.
+    done: u64,
 }
 
 impl std::fmt::Debug for Waste {
@@ -164,8 +171,8 @@ fn history(json: &[u8]) -> Vec<String> {
 }
 
 impl Waste {
-    /// Lists at most `worst` paths and as many contents.
-    pub fn new(source: &Arc<Images>, image: Arc<Image>, worst: usize) -> Result<Waste> {
+    /// Lists at most `worst` paths and as many contents. `name` is what the report calls the image.
+    pub fn new(source: &Arc<Images>, image: Arc<Image>, name: String, worst: u16) -> Result<Waste> {
         let lines = source.config(&image.repository, &image.config, |bytes| history(&bytes));
         // The config may be missing or damaged, which the image's warnings tell.
         let lines = lines.ok().flatten().unwrap_or_default();
@@ -192,8 +199,9 @@ impl Waste {
             }
         }
         Ok(Waste {
+            name,
             source: Arc::clone(source),
-            worst,
+            worst: worst.into(),
             at: None,
             layers,
             linked: HashMap::new(),
@@ -204,6 +212,7 @@ impl Waste {
             contents_bytes: 0,
             smallest: 0,
             report: None,
+            done: 0,
             image,
         })
     }
@@ -240,6 +249,7 @@ impl Waste {
             let mut files = Vec::new();
             let mut same = Some(first);
             while let Some(number) = same {
+                self.done += 1;
                 if let Some(entry) = next[number].take().filter(|e| e.kind == Kind::Regular) {
                     files.push((number, entry));
                 }
@@ -414,7 +424,7 @@ struct ReportJson<'a> {
     duplicates: Vec<DuplicateJson>,
 }
 
-#[derive(Serialize)]
+#[derive(Deserialize, Serialize)]
 struct PathJson {
     path: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -424,7 +434,7 @@ struct PathJson {
     layers: Vec<String>,
 }
 
-#[derive(Serialize)]
+#[derive(Deserialize, Serialize)]
 struct DuplicateJson {
     path: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -435,6 +445,47 @@ struct DuplicateJson {
 }
 
 impl Report {
+    /// Parses what [`Report::write_json`] has written: returns the name of the image, and its report.
+    pub fn parse(json: &[u8]) -> serde_json::Result<(String, Report)> {
+        #[derive(Deserialize)]
+        struct Json {
+            image: String,
+            #[serde(flatten)]
+            totals: Totals,
+            layers: Vec<LayerWaste>,
+            paths: Vec<PathJson>,
+            duplicates: Vec<DuplicateJson>,
+        }
+        let Json { image, totals, layers, paths, duplicates } = serde_json::from_slice(json)?;
+        let relative = |path, bytes| {
+            let path = decoded(path, bytes);
+            path.strip_prefix(b"/").unwrap_or(&path).to_vec()
+        };
+        let paths = paths.into_iter().map(|path| PathWaste {
+            wasted: path.wasted,
+            path: relative(path.path, path.path_bytes),
+            layers: (0..layers.len())
+                .filter(|&place| path.layers.contains(&layers[place].digest))
+                .collect(),
+            deleted: path.deleted,
+        });
+        let paths = paths.collect();
+        let duplicates = duplicates.into_iter().map(|duplicate| {
+            let content = match duplicate.digest.parse() {
+                Ok(Digest::Sha256(content)) => content,
+                _ => return Err(serde_json::Error::custom("a digest is not sha256")),
+            };
+            Ok(Duplicate {
+                wasted: duplicate.wasted,
+                files: duplicate.files,
+                content,
+                path: relative(duplicate.path, duplicate.path_bytes),
+            })
+        });
+        let duplicates = duplicates.collect::<serde_json::Result<_>>()?;
+        Ok((image, Report { totals, layers, paths, duplicates }))
+    }
+
     /// Appends the report of `image` as JSON and the end of its line.
     pub fn write_json(&self, image: &str, buffer: &mut Vec<u8>) {
         let absolute = |path: &[u8]| [b"/", path].concat();
@@ -470,9 +521,14 @@ impl Answer for Waste {
             return Ok(Step::End);
         }
         let Some(report) = self.advance()? else { return Ok(Step::Working) };
-        report.write_json(&self.image.to_string(), lines);
+        report.write_json(&self.name, lines);
         self.report = Some(report);
         Ok(Step::Hit(()))
+    }
+
+    /// What is known of an image half way is too much to be told.
+    fn may_pause(&self) -> bool {
+        self.report.is_some()
     }
 
     fn position(&self) -> Option<String> {
@@ -481,6 +537,149 @@ impl Answer for Waste {
 
     fn looked(&self) -> Looked {
         Looked { images: 1, ..Looked::default() }
+    }
+
+    fn progress(&self) -> Option<(u64, u64)> {
+        let total = self.image.layers.iter().map(|layer| layer.record.entries).sum();
+        Some((self.done.min(total), total))
+    }
+}
+
+/// Reports on all images of a scope, in the order of their names.
+pub struct All {
+    source: Arc<Images>,
+    scope: super::Images,
+    asked: (Scope, Permitted),
+    worst: u16,
+    /// Where an earlier answer ended.
+    after: Option<After>,
+    is_continued: bool,
+    current: Option<Waste>,
+    /// The image that was reported on last.
+    position: Option<String>,
+    looked: Looked,
+    indexed: Indexed,
+}
+
+impl std::fmt::Debug for All {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("All").field("scope", &self.asked.0).finish_non_exhaustive()
+    }
+}
+
+impl All {
+    pub fn new(
+        source: &Arc<Images>,
+        scope: &Scope,
+        permitted: &Permitted,
+        worst: u16,
+        after: Option<After>,
+    ) -> Result<All> {
+        let index = source.layers().index();
+        if index.is_following() {
+            index.catch_up()?;
+        }
+        let from = after.as_ref().map(|after| &after.repository);
+        Ok(All {
+            source: Arc::clone(source),
+            scope: super::Images::new(source, scope, permitted, from, None)?,
+            asked: (scope.clone(), Arc::clone(permitted)),
+            worst,
+            is_continued: after.is_some(),
+            after,
+            current: None,
+            position: None,
+            looked: Looked::default(),
+            indexed: Indexed::default(),
+        })
+    }
+
+    /// Does a bounded piece of work; a hit is the name of an image and its report.
+    pub fn step(&mut self) -> Result<Step<(String, Report)>> {
+        if let Some(mut waste) = self.current.take() {
+            return Ok(match waste.advance() {
+                Ok(None) => {
+                    self.current = Some(waste);
+                    Step::Working
+                }
+                Ok(Some(report)) => {
+                    self.position = Some(waste.name.clone());
+                    Step::Hit((waste.name, report))
+                }
+                Err(error) => Step::Skipped(Skipped::new(waste.name, error)),
+            });
+        }
+        let named = match self.scope.next_image()? {
+            None => {
+                if self.is_continued {
+                    let (scope, permitted) = &self.asked;
+                    Indexed::count_all(&self.source, scope, permitted, &mut self.looked)?;
+                }
+                return Ok(Step::End);
+            }
+            Some(Err(skipped)) => return Ok(Step::Skipped(skipped)),
+            Some(Ok(named)) => named,
+        };
+        if let Some(after) = &self.after {
+            if after.is_behind(&named) {
+                return Ok(Step::Working);
+            }
+            let is_at = after.is_at(&named);
+            self.after = None;
+            if is_at {
+                return Ok(Step::Working);
+            }
+        }
+        if self.indexed.waits(&self.source, &named, &mut self.looked)? {
+            return Ok(Step::Working);
+        }
+        let name = named.to_string();
+        let reference = Reference::Digest(named.member.manifest);
+        let begun = match self.source.open_in(&named.repository, &reference, None) {
+            Ok(Opened::Image(image)) => Waste::new(&self.source, image, name.clone(), self.worst),
+            Ok(Opened::Layer(_) | Opened::Artifact(_)) => return Ok(Step::Working),
+            // It may have been deleted meanwhile.
+            Err(Error::Storage(error)) if error.is_unknown() => return Ok(Step::Working),
+            Err(error) => Err(error),
+        };
+        Ok(match begun {
+            Ok(waste) => {
+                self.looked.images += 1;
+                self.current = Some(waste);
+                Step::Working
+            }
+            Err(error) => Step::Skipped(Skipped::new(name, error)),
+        })
+    }
+
+    pub fn looked(&self) -> Looked {
+        self.looked
+    }
+}
+
+impl Answer for All {
+    fn step(&mut self, lines: &mut Vec<u8>) -> Result<Step<()>> {
+        Ok(match self.step()? {
+            Step::Hit((name, report)) => {
+                report.write_json(&name, lines);
+                Step::Hit(())
+            }
+            Step::Skipped(skipped) => Step::Skipped(skipped),
+            Step::Working => Step::Working,
+            Step::End => Step::End,
+        })
+    }
+
+    fn may_pause(&self) -> bool {
+        self.current.is_none()
+    }
+
+    fn position(&self) -> Option<String> {
+        self.position.as_ref().map(|name| url_path(name.as_bytes()))
+    }
+
+    fn looked(&self) -> Looked {
+        self.looked
     }
 }
 

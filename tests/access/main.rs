@@ -10,5 +10,6 @@ mod leaks;
 mod logins;
 mod matrix;
 mod reload;
+mod remote;
 mod support;
 mod tokens;

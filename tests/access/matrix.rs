@@ -51,9 +51,19 @@ const CASES: &[Case] = &[
     case("/v2/", "GET", "/v2/", Anybodys, 200, 200),
     case("/v2/_catalog", "GET", "/v2/_catalog", Anybodys, 200, 200),
     case("/v2/_query/find", "GET", "/v2/_query/find?name=app", Anybodys, 200, 200),
+    Case {
+        body: "name=app",
+        ..case("/v2/_query/find", "POST", "/v2/_query/find", Anybodys, 200, 200)
+    },
     case("/v2/_query/diff", "GET", "/v2/_query/diff?a={%name}:1&b={%name}:1", Pull, 200, 404),
     case("/v2/_query/waste", "GET", "/v2/_query/waste?image={%name}:1", Pull, 200, 404),
     case("/v2/_query/grep", "GET", "/v2/_query/grep?pattern=x", Anybodys, 200, 200),
+    case("/v2/_query/layers", "GET", "/v2/_query/layers?image={%name}:1", Pull, 200, 404),
+    case("/v2/_query/layers", "GET", "/v2/_query/layers", Anybodys, 200, 200),
+    case("/v2/_query/image", "GET", "/v2/_query/image?image={%name}:1", Pull, 200, 404),
+    case("/v2/_query/image", "GET", "/v2/_query/image?image={prefix}", Pull, 200, 404),
+    case("/v2/NAME/_index/DIGEST", "POST", "/v2/{name}/_index/{layer}", Pull, 200, 404),
+    case("/v2/NAME/_index/DIGEST", "POST", "/v2/{name}/_index/{layer}?force=1", Push, 200, 404),
     // A GET has no end; tests/events has what it leaves out.
     case("/v1/events", "HEAD", "/v1/events", Anybodys, 200, 200),
     case("/v2/NAME/tags/list", "GET", "/v2/{name}/tags/list", Pull, 200, 404),

@@ -170,11 +170,16 @@ pub fn grant(name: &str, actions: &[&str]) -> Value {
 }
 
 pub fn start_with(dir: &TempDir, service: &Service, more: &[&str]) -> Registry {
+    start_at(dir, service, "https://auth.test/token", more)
+}
+
+/// The same with a token service that answers.
+pub fn start_at(dir: &TempDir, service: &Service, realm: &str, more: &[&str]) -> Registry {
     let certs = path(dir.path(), "certs");
     fs::write(&certs, service.key.public_key_pem()).expect("a file");
     let flags = [
         "--token-realm",
-        "https://auth.test/token",
+        realm,
         "--token-service",
         "registry.test",
         "--token-issuer",

@@ -222,6 +222,41 @@ fn terminals() {
     let rows = json.as_array().expect("entries");
     let listed: Vec<_> = rows.iter().map(|row| row["path"].as_str().expect("a path")).collect();
     assert_eq!(listed, names.map(|name| format!("/{name}")));
+    text(&registry.dir, &["index", "--all"]);
+    let url = format!("http://{}", registry.host());
+    let coloured = Tar::default().file("red\x1b[31m", b"\x1b[31mred\ttab \xff\n").finish();
+    push(&registry, "coloured", "latest", &[coloured]);
+    text(&registry.dir, &["index", "--all"]);
+    for place in [format!("--dir {dir}"), format!("--server {url}")] {
+        for (command, want) in [
+            ("ls coloured", "red\\x1b[31m\n"),
+            ("find --in odd -0", "odd:latest/\\x1b]0;owned\\x07\0odd:latest/link\\x0a\0"),
+            ("find --in coloured", "coloured:latest/red\\x1b[31m\n"),
+            ("grep -n red", "coloured:latest/red\\x1b[31m:1:\\x1b[31mred\ttab \\xff\n"),
+            ("grep -l red", "coloured:latest/red\\x1b[31m\n"),
+            ("grep -c red", "coloured:latest/red\\x1b[31m:1\n"),
+            ("grep -o 31mred", "coloured:latest/red\\x1b[31m:31mred\n"),
+            ("diff coloured coloured", ""),
+        ] {
+            // Progress is shown on stderr.
+            let (name, rest) = command.split_once(' ').expect("arguments");
+            let (_, shown) = on_terminal(&format!("{name} {place} {rest} 2>/dev/null"));
+            assert_eq!(shown, want, "{command} {place}");
+        }
+        for command in [
+            "find --json --in coloured",
+            "grep --json red",
+            "diff more coloured",
+            "diff -p more coloured",
+        ] {
+            let (name, rest) = command.split_once(' ').expect("arguments");
+            let (_, shown) = on_terminal(&format!("{name} {place} {rest} 2>/dev/null"));
+            assert!(
+                shown.contains("red") && !shown.contains('\x1b'),
+                "{command} {place}: {shown:?}"
+            );
+        }
+    }
     for command in ["cat", "export --output /dev/null"] {
         let command = format!("{command} --dir {dir} more '/none\u{202e}\u{9b}'");
         let (code, shown) = on_terminal(&command);

@@ -198,7 +198,28 @@ fn refusals() {
     }
     let reply = registry.head("/v2/_query/find?name=x");
     headers(&reply, &[("content-type", Some("application/x-ndjson"))], "HEAD");
-    assert_eq!(registry.send("POST", "/v2/_query/find", &[], b"").status, 405);
+    assert_eq!(registry.send("POST", "/v2/_query/grep", &[], b"").status, 405);
+    let post = |query: &str, form: &str| {
+        let path = format!("/v2/_query/find?{query}");
+        registry.send("POST", &path, &[], form.as_bytes())
+    };
+    let whole = body(&registry.get("/v2/_query/find?name=passwd&tag=1.4"));
+    for (query, form) in [
+        ("", "name=passwd&tag=1.4"),
+        ("tag=1.4", "name=passwd"),
+        ("name=passwd&tag=1.4", ""),
+        ("tag=1.4", &format!("name=pass%77d{}", "&sha256=".to_owned() + &sha256(b"root\n").hex())),
+    ] {
+        assert_eq!(body(&post(query, form)), whole, "{query} {form}");
+    }
+    for (form, status, code) in [
+        (&b"names=x"[..], 400, "UNSUPPORTED"),
+        (b"name=\xff", 400, "MANIFEST_INVALID"),
+        (&b"&".repeat(60_000), 413, "SIZE_INVALID"),
+        (&b"x".repeat((4 << 20) + 1), 413, "SIZE_INVALID"),
+    ] {
+        refused(&registry.send("POST", "/v2/_query/find", &[], form), status, code, "a body");
+    }
 }
 
 /// What is deleted, or moved to another image, is gone from the answers at once.

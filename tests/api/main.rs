@@ -21,6 +21,7 @@ mod manifests;
 mod nginx;
 mod partial;
 mod referrers;
+mod remote;
 mod stores;
 mod support;
 mod tags;

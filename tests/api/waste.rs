@@ -62,7 +62,8 @@ fn reports() {
     assert_eq!(line["paths"], report["paths"]);
     assert!(end.contains("\"bound\":null"), "{end}");
     for (query, status) in [
-        ("", 400),
+        ("", 200),
+        ("platform=linux%2Famd64", 400),
         ("image=nothing:1", 404),
         ("image=team%2Fapp:1&in=x", 400),
         ("image=team%2Fapp:1&platform=linux", 400),

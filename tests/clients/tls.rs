@@ -7,7 +7,7 @@ use registry::oci::Algorithm;
 
 use crate::authority::Authority;
 use crate::common::home::Home;
-use crate::common::{eventually, noise};
+use crate::common::{REGISTRY, Registry, eventually, noise};
 use crate::layout::{Layout, blobs};
 
 /// What curl exits with when it does not trust the certificate.
@@ -86,6 +86,57 @@ fn skopeo() {
         home.run("skopeo", &copy(&ours, &from, &to).each_ref().map(String::as_str));
     }
     assert_eq!(blobs(Path::new(&pulled)), layout.blobs());
+}
+
+/// Our own commands with `--server`.
+#[test]
+fn commands() {
+    let home = Home::new();
+    let [ours, other] = ["ours", "other"].map(|name| Authority::new(&home, name));
+    let registry = ours.registry();
+    let layout = Layout::make(&home.path("layout"), 1);
+    let name = format!("docker://{}/team/app:1", registry.host());
+    let folder = format!("--dest-cert-dir={}", ours.folder);
+    home.run("skopeo", &["copy", "--all", "--quiet", &folder, &layout.reference(), &name]);
+    let dir = registry.dir.to_str().expect("UTF-8");
+    let command = |url: &str, authority: Option<&Authority>, arguments: &[&str]| {
+        let arguments = [&arguments[..1], &["--server", url], &arguments[1..]].concat();
+        let mut command = home.command(REGISTRY, &arguments);
+        command.env_remove("SSL_CERT_FILE");
+        if let Some(authority) = authority {
+            command.env("SSL_CERT_FILE", &authority.file);
+        }
+        command.output().expect("it runs")
+    };
+    let url = format!("https://{}", registry.host());
+    for arguments in [
+        &["ls", "-lR", "team/app:1"][..],
+        &["export", "team/app:1"],
+        &["find"],
+        &["grep", "-c", "."],
+        &["waste", "team/app:1"],
+    ] {
+        let local = [&arguments[..1], &["--dir", dir], &arguments[1..]].concat();
+        let local = home.command(REGISTRY, &local).output().expect("it runs");
+        assert_eq!(command(&url, Some(&ours), arguments), local, "{arguments:?}");
+    }
+    let plain = format!("http://{}", registry.host());
+    let open = Registry::start(&[]);
+    let no_tls = format!("https://{}", open.host());
+    let mut gone = Authority::new(&home, "gone");
+    gone.file = home.path("none");
+    for (url, authority, complaint) in [
+        (&url, Some(&other), "is not trusted"),
+        (&url, None, "is not trusted"),
+        (&url, Some(&gone), "cannot read"),
+        (&plain, Some(&ours), "write https://"),
+        (&no_tls, Some(&ours), "write http://"),
+    ] {
+        let output = command(url, authority, &["ls", "team/app:1"]);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{stderr}");
+        assert!(stderr.contains(complaint), "{complaint}: {stderr}");
+    }
 }
 
 /// The certificate is read again on SIGHUP, and kept when that fails.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, FileFailurePersistence};
+use registry::image::Image;
 use registry::query::waste::Waste;
 
 use super::layers;
@@ -64,7 +65,10 @@ fn compare(store: &Store, layers: &[Vec<Member>]) {
         .sum();
     let efficiency = if size == 0 { 1.0 } else { smallest as f64 / size as f64 };
 
-    let report = Waste::new(&store.images, Arc::clone(&image), 1000).unwrap().report().unwrap();
+    let new = |image: &Arc<Image>, worst| {
+        Waste::new(&store.images, Arc::clone(image), String::new(), worst)
+    };
+    let report = new(&image, 1000).unwrap().report().unwrap();
     let found = &report.totals;
     let what = format!("{layers:?}: {report:?}");
     assert_eq!((found.size, found.wasted, found.duplicate), (size, wasted, duplicate), "{what}");
@@ -76,7 +80,7 @@ fn compare(store: &Store, layers: &[Vec<Member>]) {
     assert_eq!(report.paths.iter().map(|path| path.wasted).sum::<u64>(), wasted, "{what}");
     assert_eq!(report.duplicates.iter().map(|d| d.wasted).sum::<u64>(), duplicate, "{what}");
     assert!(report.paths.is_sorted_by(|a, b| a.wasted >= b.wasted));
-    let fewer = Waste::new(&store.images, image, 2).unwrap().report().unwrap();
+    let fewer = new(&image, 2).unwrap().report().unwrap();
     assert_eq!(fewer.totals, report.totals);
     assert!(fewer.paths.len() <= 2);
     let worst = |paths: &[registry::query::waste::PathWaste]| -> Vec<u64> {
@@ -104,7 +108,8 @@ fn efficiencies() {
         (vec![vec![file("a")], vec![link("b", "a"), gone(".wh.a")]], 1.0, 0, "a link from above"),
     ] {
         let image = store.image(&layers).unwrap();
-        let totals = Waste::new(&store.images, image, 1).unwrap().report().unwrap().totals;
+        let totals =
+            Waste::new(&store.images, image, String::new(), 1).unwrap().report().unwrap().totals;
         assert_eq!((totals.efficiency, totals.wasted), (efficiency, wasted), "{why}");
         compare(&store, &layers);
     }

@@ -20,6 +20,7 @@ use crate::http;
 use crate::image::{Id, Images, Platform};
 use crate::log;
 use crate::registry::{self, LayerOptions, Limits, OpenError, StorageOptions};
+use crate::remote;
 use crate::server;
 
 pub use access::{AccessArgs, Anonymous};
@@ -65,6 +66,18 @@ impl StoreArgs {
             other => other.into(),
         })
     }
+}
+
+/// Where a command finds images: in a folder, or on a server.
+#[derive(Args, Clone, Debug)]
+pub struct SourceArgs {
+    #[command(flatten)]
+    pub store: StoreArgs,
+
+    /// Ask the registry at this URL instead of opening a folder: http://HOST[:PORT] or https://HOST[:PORT]. The login is
+    /// what `docker login` or `podman login` has stored
+    #[arg(long, value_name = "URL")]
+    pub server: Option<remote::Url>,
 }
 
 /// How layers are indexed, and how decoded parts of them are cached.
@@ -135,7 +148,7 @@ fn bytes(text: &str) -> Result<u64, String> {
 #[derive(Args, Clone, Debug)]
 pub struct IndexCommandArgs {
     #[command(flatten)]
-    pub store: StoreArgs,
+    pub source: SourceArgs,
 
     #[command(flatten)]
     pub index: IndexArgs,
@@ -491,6 +504,9 @@ struct Environment {
     roots: Option<PathBuf>,
 }
 
+/// Where podman finds logins, and so do the commands that ask a server.
+const AUTH_FILE: &str = "REGISTRY_AUTH_FILE";
+
 /// Refuses unknown `REGISTRY_…` variables, because a mistyped setting would be ignored silently.
 fn check_environment(
     environment: impl Iterator<Item = (OsString, OsString)>,
@@ -509,7 +525,10 @@ fn check_environment(
             found.users = Some(value.into_owned());
         } else if text == "SSL_CERT_FILE" {
             found.roots = Some(PathBuf::from(value.as_ref()));
-        } else if text.starts_with("REGISTRY_") && !known.contains(&name) && !is_service_link(text)
+        } else if text.starts_with("REGISTRY_")
+            && text != AUTH_FILE
+            && !known.contains(&name)
+            && !is_service_link(text)
         {
             bail!("{text} is not a known setting: `registry serve --help` lists all of them");
         }

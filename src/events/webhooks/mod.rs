@@ -15,15 +15,14 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use hyper::header::{HeaderName, HeaderValue};
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
-use ureq::tls::{Certificate, RootCerts, TlsConfig};
+use ureq::tls::TlsConfig;
 
 use crate::events::Event;
 use crate::metrics;
 use crate::oci::Algorithm;
+use crate::roots::roots;
 use envelope::Source;
 use journal::{Cursor, Journal};
 
@@ -34,14 +33,6 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// out, so that servers that failed together do not come back together.
 const BACKOFF_MIN: Duration = Duration::from_millis(500);
 const BACKOFF_MAX: Duration = Duration::from_secs(60);
-/// Where systems keep the certificates they trust.
-const ROOTS: [&str; 5] = [
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
-    "/etc/ssl/ca-bundle.pem",
-    "/etc/ssl/cert.pem",
-];
 
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -180,7 +171,8 @@ fn agent(options: &Options) -> Result<ureq::Agent> {
         rustls::crypto::aws_lc_rs::default_provider(),
     ));
     if options.endpoints.iter().any(|url| url.starts_with("https:")) {
-        tls = tls.root_certs(RootCerts::from(roots(options)?));
+        let roots = roots(options.roots.as_deref()).context("--notify")?;
+        tls = tls.root_certs(roots);
     }
     let config = ureq::Agent::config_builder()
         .tls_config(tls.build())
@@ -191,23 +183,6 @@ fn agent(options: &Options) -> Result<ureq::Agent> {
         .http_status_as_error(false)
         .build();
     Ok(config.into())
-}
-
-fn roots(options: &Options) -> Result<Vec<Certificate<'static>>> {
-    let path = match &options.roots {
-        Some(path) => path.clone(),
-        None => ROOTS.into_iter().map(PathBuf::from).find(|path| path.is_file()).context(
-            "--notify needs the certificates of authorities for https: install ca-certificates",
-        )?,
-    };
-    let read = |path: &PathBuf| {
-        let certificates = CertificateDer::pem_file_iter(path)?;
-        certificates.collect::<Result<Vec<_>, _>>()
-    };
-    let certificates = read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    ensure!(!certificates.is_empty(), "{} holds no certificate", path.display());
-    let own = |certificate: &CertificateDer| Certificate::from_der(certificate).to_owned();
-    Ok(certificates.iter().map(own).collect())
 }
 
 /// Sends to one endpoint.

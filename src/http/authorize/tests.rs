@@ -41,6 +41,9 @@ fn routes() -> Vec<Route> {
         Route::Query(Question::Grep),
         Route::Query(Question::Diff),
         Route::Query(Question::Waste),
+        Route::Query(Question::Layers),
+        Route::Query(Question::Image),
+        Route::Index(repository(), digest()),
         Route::Events,
         Route::Healthz,
         Route::Readyz,
@@ -98,7 +101,15 @@ fn routes() -> Vec<Route> {
             | Route::Referrers(..)
             | Route::Files(_)
             | Route::V1(_)
-            | Route::Query(Question::Find | Question::Grep | Question::Diff | Question::Waste)
+            | Route::Query(
+                Question::Find
+                | Question::Grep
+                | Question::Diff
+                | Question::Waste
+                | Question::Layers
+                | Question::Image,
+            )
+            | Route::Index(..)
             | Route::Events
             | Route::Healthz
             | Route::Readyz => {}
@@ -119,11 +130,13 @@ fn needs() {
             Route::Healthz | Route::Readyz => [Some(Need::Nothing), None, None],
             Route::Ping => [Some(Need::Login), None, None],
             Route::Token => [Some(Need::Anybody), None, None],
+            Route::Query(Question::Find) => [Some(Need::Filtered), Some(Need::Filtered), None],
             Route::Catalog | Route::Query(_) | Route::Events => [Some(Need::Filtered), None, None],
             Route::Tags(_) | Route::Referrers(..) => [Some(pull), None, None],
             Route::Blob(..) => [Some(pull), None, Some(delete)],
             Route::Manifest(..) => [Some(pull), Some(push), Some(delete)],
             Route::Uploads(_) => [None, Some(push), None],
+            Route::Index(..) => [None, Some(pull), None],
             Route::Upload(..) => [Some(push), Some(push), Some(push)],
             Route::Files(files) => match &files.image {
                 Scope::Any(Id::Hex { .. }) => [Some(Need::Filtered), None, None],
@@ -173,7 +186,7 @@ fn absences() {
         let (status, code) = absent(&route, &repository()).status_and_code();
         assert_eq!(status.as_u16(), 404, "{route:?}");
         let want = match &route {
-            Route::Blob(..) => "BLOB_UNKNOWN",
+            Route::Blob(..) | Route::Index(..) => "BLOB_UNKNOWN",
             Route::Upload(..) => "BLOB_UPLOAD_UNKNOWN",
             Route::Manifest(..) | Route::Files(_) => "MANIFEST_UNKNOWN",
             Route::V1(V1::Repository(_, Topic::Tag(_) | Topic::TagJson(_))) => "MANIFEST_UNKNOWN",

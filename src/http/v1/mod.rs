@@ -93,8 +93,8 @@ pub async fn fallback(app: &Arc<App>, context: &RequestContext, route: V1) -> Re
     Ok(V1::Repository(if there { name } else { other }, topic))
 }
 
-/// A whole JSON document, with the room it takes in memory.
-async fn document(
+/// A whole document, with the room it takes in memory.
+pub(super) async fn document(
     app: &App,
     context: &mut RequestContext,
     limit: usize,

@@ -210,7 +210,8 @@ impl Worker<'_> {
             unit,
             file,
             found,
-            lines: Lines { is_first: true, ..Lines::default() },
+            lines: Lines::default(),
+            gap: shared.asked.before + shared.asked.after > 0,
             count: 0,
             binary: None,
             is_hidden: false,
@@ -470,6 +471,8 @@ struct Gathered<'a> {
     found: &'a mut Vec<Matched>,
     /// That was not told yet.
     lines: Lines,
+    /// The next line does not follow the last one.
+    gap: bool,
     count: u64,
     binary: Option<u64>,
     /// No image shows the file.
@@ -526,6 +529,7 @@ impl Sink for &mut Gathered<'_> {
         let (worker, bytes) = (self.worker, found.bytes());
         let (number, offset) = (found.line_number(), found.absolute_byte_offset());
         let asked = &worker.shared.asked;
+        let mut gap = std::mem::take(&mut self.gap);
         self.count += 1;
         match asked.report {
             Report::Files | Report::FilesWithout => return Ok(false),
@@ -544,17 +548,18 @@ impl Sink for &mut Gathered<'_> {
                 each_match(worker, bytes, |start, end| {
                     is_whole = false;
                     let offset = offset + start as u64;
-                    self.lines.push(LineKind::Match, number, offset, &bytes[start..end]);
+                    let (at, gap) = ((number, offset), std::mem::take(&mut gap));
+                    self.lines.push(LineKind::Match, at, gap, &bytes[start..end]);
                     goes_on = self.part();
                     matches!(goes_on, Ok(true))
                 })?;
                 if !is_whole {
                     return goes_on;
                 }
-                self.lines.push(LineKind::Match, number, offset, bytes);
+                self.lines.push(LineKind::Match, (number, offset), gap, bytes);
             }
             Report::Lines => {
-                self.lines.push(LineKind::Match, number, offset, bytes);
+                self.lines.push(LineKind::Match, (number, offset), gap, bytes);
                 if asked.submatches {
                     let mut left = SUBMATCHES_MAX;
                     each_match(worker, bytes, |start, end| {
@@ -569,13 +574,14 @@ impl Sink for &mut Gathered<'_> {
     }
 
     fn context(&mut self, _: &Searcher, context: &SinkContext<'_>) -> io::Result<bool> {
-        let (number, offset) = (context.line_number(), context.absolute_byte_offset());
-        self.lines.push(LineKind::Context, number, offset, context.bytes());
+        let at = (context.line_number(), context.absolute_byte_offset());
+        let gap = std::mem::take(&mut self.gap);
+        self.lines.push(LineKind::Context, at, gap, context.bytes());
         self.part()
     }
 
     fn context_break(&mut self, _: &Searcher) -> io::Result<bool> {
-        self.lines.push(LineKind::Gap, None, 0, b"");
+        self.gap = true;
         Ok(true)
     }
 
