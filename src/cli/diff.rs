@@ -5,13 +5,11 @@ use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Result, bail};
 use clap::Args;
 use serde::Deserialize;
 use serde::de::Error as _;
-use similar::{Algorithm, TextDiff};
 
 use super::output::{Stdout, complain};
 use super::question::{self, Answer, RemoteLines, Step};
@@ -19,15 +17,11 @@ use super::server::{RemoteImage, connect};
 use crate::cli::args::{IndexArgs, SourceArgs};
 use crate::image::listing::{decoded, kind, url_path};
 use crate::image::{Id, Image, Images, Kind, Node, Opened, Platform};
-use crate::query::diff::{Aspect, Change, Diff};
+use crate::query::diff::{Aspect, Change, Diff, binary, is_text, unified};
 use crate::remote::Query;
 
 /// Files that are compared line by line have at most so many bytes.
 const TEXT_MAX: u64 = 8 << 20;
-/// Beyond this time a comparison of lines gives a longer result instead of the shortest.
-const TEXT_TIME: Duration = Duration::from_secs(2);
-/// Where a file is looked at for NUL bytes, which text has not, as in diff(1).
-const HEAD: usize = 8 << 10;
 
 /// The flags of `registry diff`.
 #[derive(Args, Clone, Debug)]
@@ -393,53 +387,15 @@ fn patch(diff: &dyn Comparison<Hit = Shown>, change: &Shown, stdout: &mut Stdout
     if !change.has_content() || files.iter().all(Option::is_none) {
         return Ok(());
     }
-    let [a, b] = ["a", "b"].map(|side| format!("{side}/{}", quoted(&change.path[1..])));
-    let mut texts = [Vec::new(), Vec::new()];
+    let path = &change.path[1..];
+    let mut texts = [None, None];
     for (side, text) in texts.iter_mut().enumerate() {
         let Some(size) = files[side] else { continue };
-        let is_text = size <= TEXT_MAX && {
-            *text = diff.read(side, change)?;
-            !text[..text.len().min(HEAD)].contains(&0)
-        };
-        if !is_text {
-            writeln!(stdout, "Binary files {a} and {b} differ")?;
-            return Ok(());
+        let content = if size <= TEXT_MAX { Some(diff.read(side, change)?) } else { None };
+        *text = content.filter(|content| is_text(content));
+        if text.is_none() {
+            return Ok(stdout.write_text(binary(path).as_bytes())?);
         }
     }
-    let [before, after] = &texts;
-    let mut config = TextDiff::configure();
-    config.algorithm(Algorithm::Myers).timeout(TEXT_TIME);
-    let lines = config.diff_lines(before.as_slice(), after.as_slice());
-    let header = |file: Option<u64>, name| if file.is_some() { name } else { "/dev/null" };
-    let mut text = Vec::new();
-    lines
-        .unified_diff()
-        .header(header(files[0], a.as_str()), header(files[1], b.as_str()))
-        .to_writer(&mut text)?;
-    stdout.write_text(&text)?;
-    Ok(())
-}
-
-/// A path as patch(1) reads it: on one line.
-fn quoted(path: &[u8]) -> String {
-    match std::str::from_utf8(path) {
-        Ok(text) if !text.contains(|c: char| c.is_control() || c == '"' || c == '\\') => {
-            text.to_owned()
-        }
-        _ => format!("\"{}\"", path.escape_ascii()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_on_one_line() {
-        for (path, want) in
-            [(&b"etc/x y"[..], "etc/x y"), (b"a\nb", "\"a\\nb\""), (b"\xff", "\"\\xff\"")]
-        {
-            assert_eq!(quoted(path), want);
-        }
-    }
+    Ok(stdout.write_text(&unified(path, texts.each_ref().map(Option::as_deref))?)?)
 }

@@ -8,6 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::merge::{Row, join, light};
+use super::view::Hops;
 use super::walk::{Item, Items, Tree};
 use super::{At, Entry, Error, Image, Node, Result};
 
@@ -122,6 +123,48 @@ impl WithDeleted {
         let merged = rows.iter().filter(|(layer, _)| dirs.contains(layer));
         let shown = self.0.merged(path.clone(), merged.cloned())?;
         Ok(Group::new(path, shown, rows))
+    }
+}
+
+impl Image {
+    /// What the lowest `top` layers show at exactly this path.
+    pub(super) fn beneath(&self, top: usize, path: &[u8]) -> Result<Option<Node>> {
+        match self.resolve(top, path, false, &mut Hops::default()) {
+            Ok(node) => Ok(Some(node).filter(|node| node.path == path)),
+            Err(
+                Error::NotFound(_)
+                | Error::NotADirectory(_)
+                | Error::Loop(_)
+                | Error::NameTooLong(_),
+            ) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The layer that takes a file of a lower layer away, as its place in the image: it deletes or
+    /// replaces the file, or a directory above. `None`: no layer above the file's own does.
+    pub fn remover(&self, node: &Node) -> Result<Option<usize>> {
+        let shows = |top| -> Result<bool> {
+            let found = self.beneath(top, &node.path)?;
+            Ok(found.is_some_and(|found| match node.is_directory() {
+                true => found.is_directory(),
+                false => (found.layer, found.entry.inode) == (node.layer, node.entry.inode),
+            }))
+        };
+        // What is gone does not come back in a higher layer.
+        let (mut shown, mut gone) = (node.layer, self.layers.len());
+        if shows(gone)? {
+            return Ok(None);
+        }
+        while shown + 1 < gone {
+            let middle = shown + (gone - shown) / 2;
+            if shows(middle)? {
+                shown = middle;
+            } else {
+                gone = middle;
+            }
+        }
+        Ok(Some(gone - 1).filter(|remover| *remover > node.layer))
     }
 }
 

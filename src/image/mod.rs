@@ -10,6 +10,7 @@
 
 mod artifact;
 mod deleted;
+mod describe;
 mod error;
 mod export;
 mod id;
@@ -34,13 +35,14 @@ pub use crate::index::records::{Entry, Extent, Kind, Time};
 pub use crate::oci::Platform;
 pub use crate::storage::Folder;
 pub use artifact::Artifact;
+pub use describe::{About, Described, Made, Runs};
 pub use error::{At, Candidate, Error, Result};
 pub use export::write_tar;
 pub use id::{Id, IdError, LATEST};
 pub use links::Identity;
 pub use members::{Member, dashed, tagged_name};
 pub use merge::Children;
-pub use one_layer::{LayerId, OneLayer};
+pub use one_layer::{Effect, Effects, LayerId, OneLayer};
 pub use resolve::{Images, Opened};
 pub use source::{FileTree, MayBlock, Nodes, Target, View};
 pub use v1::{Origin, Shown};

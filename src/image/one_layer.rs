@@ -112,6 +112,43 @@ impl OneLayer {
     }
 }
 
+/// What a layer does to an image at a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    Adds,
+    Changes,
+    Deletes,
+}
+
+/// Compares the entries of one directory with what the layers below have there.
+#[derive(Debug)]
+pub struct Effects<'a> {
+    layer: &'a OneLayer,
+    below: Option<Node>,
+}
+
+impl OneLayer {
+    /// Compares what the layer has in a directory with the layers below.
+    pub fn effects(&self, directory: &[u8]) -> Result<Effects<'_>> {
+        let below = self.image.beneath(self.place, directory)?.filter(Node::is_directory);
+        Ok(Effects { layer: self, below })
+    }
+}
+
+impl Effects<'_> {
+    pub fn of(&self, node: &Node) -> Result<Effect> {
+        let below = match &self.below {
+            Some(below) => self.layer.image.lookup(below, node.name())?,
+            None => None,
+        };
+        Ok(match below {
+            _ if node.entry.is_whiteout() => Effect::Deletes,
+            Some(_) => Effect::Changes,
+            None => Effect::Adds,
+        })
+    }
+}
+
 /// The components of a path, the last one first.
 fn components(path: &[u8]) -> impl Iterator<Item = Vec<u8>> {
     path.split(|&b| b == b'/').rev().filter(|name| !name.is_empty()).map(<[u8]>::to_vec)

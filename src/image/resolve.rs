@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use quick_cache::sync::Cache;
 
+use super::describe::{self, Summaries};
 use super::id::{LATEST, digits};
 use super::{
     Artifact, Candidate, Error, FOREIGN_LINKS_MAX, FileTree, Id, Image, LAYERS_MAX, LayerId, Node,
@@ -113,6 +114,7 @@ pub struct Images {
     layers: Arc<Layers>,
     known: Known,
     directories: Arc<view::Directories>,
+    pub(super) summaries: Summaries,
     /// Tells images apart.
     next_serial: AtomicU64,
     /// Held while a config is parsed: what JSON becomes in memory is many times
@@ -142,6 +144,7 @@ impl Images {
             layers,
             known: Cache::new(IMAGES),
             directories: Arc::new(view::directories()),
+            summaries: describe::summaries(),
             next_serial: AtomicU64::new(0),
             parsing: Mutex::new(()),
         }

@@ -89,16 +89,7 @@ impl Image {
 
     /// What the image shows under exactly this path, with no symbolic link on the way.
     pub fn visible(&self, path: &[u8]) -> Result<Option<Node>> {
-        match self.node(path, false) {
-            Ok(node) => Ok(Some(node).filter(|node| node.path == path)),
-            Err(
-                Error::NotFound(_)
-                | Error::NotADirectory(_)
-                | Error::Loop(_)
-                | Error::NameTooLong(_),
-            ) => Ok(None),
-            Err(error) => Err(error),
-        }
+        self.beneath(self.layers.len(), path)
     }
 
     /// What lies at a path in the lowest `top` layers.

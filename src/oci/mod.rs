@@ -8,6 +8,7 @@ pub mod media_type;
 pub mod name;
 mod pattern;
 pub mod platform;
+mod summary;
 
 pub use config::ImageConfig;
 pub use digest::{Algorithm, Digest, DigestError, Hasher};
@@ -16,3 +17,4 @@ pub use media_type::MediaType;
 pub use name::{NameError, Reference, Repository, Tag};
 pub use pattern::{Pattern, PatternError};
 pub use platform::{Platform, PlatformError};
+pub use summary::{ManifestKind, Summary};

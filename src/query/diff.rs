@@ -8,10 +8,13 @@ use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::collections::VecDeque;
 use std::fmt;
+use std::io;
 use std::iter::Peekable;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Serialize;
+use similar::{Algorithm, TextDiff};
 
 use super::{Answer, Looked, Step, write_line};
 use crate::image::listing::{encoded, type_name, url_path};
@@ -24,6 +27,10 @@ const PAGE_FIRST: usize = 4;
 const PAGE_MAX: usize = 256;
 /// What a page may take in memory: maps of sparse files are up to 4 MiB each.
 const PAGE_BYTES: usize = 1 << 20;
+/// Beyond this time a comparison of lines gives a longer result instead of the shortest.
+const TEXT_TIME: Duration = Duration::from_secs(2);
+/// Where a file is looked at for NUL bytes, which text has not, as in diff(1).
+const HEAD: usize = 8 << 10;
 /// Bytes compared at a time where there is no digest.
 const PIECE: u64 = 1 << 20;
 
@@ -332,6 +339,37 @@ impl Diff {
         change
     }
 
+    /// The unified diff of a regular file whose content came, went or changed, if both sides are text
+    /// of at most `max` bytes; otherwise a line that says that they differ. `None`: the change is
+    /// another one.
+    pub fn patch(&self, change: &Change, max: u64) -> Result<Option<Vec<u8>>> {
+        let has_changed = |aspect: &Aspect| matches!(aspect, Aspect::Content | Aspect::Type);
+        if !change.aspects.is_empty() && !change.aspects.iter().any(has_changed) {
+            return Ok(None);
+        }
+        let sides = [&change.before, &change.after];
+        let is_file = |node: &&Node| node.entry.kind == Kind::Regular;
+        let files = sides.map(|node| node.as_ref().filter(is_file));
+        if files.iter().all(Option::is_none) {
+            return Ok(None);
+        }
+        let mut texts = [None, None];
+        for ((image, file), text) in self.images.iter().zip(files).zip(&mut texts) {
+            let Some(file) = file else { continue };
+            let mut content = Vec::new();
+            if file.entry.size <= max {
+                content.resize(file.entry.size as usize, 0);
+                image.read(file, 0, &mut content)?;
+            }
+            if file.entry.size > max || !is_text(&content) {
+                return Ok(Some(binary(&change.path).into_bytes()));
+            }
+            *text = Some(content);
+        }
+        let text = unified(&change.path, texts.each_ref().map(Option::as_deref));
+        Ok(Some(text.map_err(image::Error::Write)?))
+    }
+
     /// The images, the one before first.
     pub fn images(&self) -> &[Arc<Image>; 2] {
         &self.images
@@ -548,9 +586,54 @@ impl Answer for Diff {
     }
 }
 
+/// Whether diff(1) would take it for text.
+pub fn is_text(content: &[u8]) -> bool {
+    !content[..content.len().min(HEAD)].contains(&0)
+}
+
+/// The line for files that are not both text.
+pub fn binary(path: &[u8]) -> String {
+    format!("Binary files a/{0} and b/{0} differ\n", quoted(path))
+}
+
+/// The unified diff of the text of a file in two images, either of which may not have it.
+pub fn unified(path: &[u8], sides: [Option<&[u8]>; 2]) -> io::Result<Vec<u8>> {
+    let [before, after] = sides.map(Option::unwrap_or_default);
+    let mut config = TextDiff::configure();
+    config.algorithm(Algorithm::Myers).timeout(TEXT_TIME);
+    let lines = config.diff_lines(before, after);
+    let header = |side: &str, text: Option<&[u8]>| match text {
+        Some(_) => format!("{side}/{}", quoted(path)),
+        None => "/dev/null".to_owned(),
+    };
+    let mut text = Vec::new();
+    let (a, b) = (header("a", sides[0]), header("b", sides[1]));
+    lines.unified_diff().header(&a, &b).to_writer(&mut text)?;
+    Ok(text)
+}
+
+/// A path as patch(1) reads it: on one line.
+fn quoted(path: &[u8]) -> String {
+    match std::str::from_utf8(path) {
+        Ok(text) if !text.contains(|c: char| c.is_control() || c == '"' || c == '\\') => {
+            text.to_owned()
+        }
+        _ => format!("\"{}\"", path.escape_ascii()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_on_one_line() {
+        for (path, want) in
+            [(&b"etc/x y"[..], "etc/x y"), (b"a\nb", "\"a\\nb\""), (b"\xff", "\"\\xff\"")]
+        {
+            assert_eq!(quoted(path), want);
+        }
+    }
 
     fn file(size: u64, extents: Option<&[(u64, u64)]>) -> Entry {
         let extent = |&(offset, length): &(u64, u64)| Extent { offset, length };

@@ -225,6 +225,11 @@ impl Lines {
         &self.texts[line.text.0..line.text.1]
     }
 
+    /// Where in its text the matches are.
+    pub fn submatches(&self, line: &Line) -> &[(usize, usize)] {
+        &self.submatches[line.submatches.0..line.submatches.1]
+    }
+
     fn push(
         &mut self,
         kind: LineKind,
@@ -619,8 +624,10 @@ impl Drop for Grep {
     }
 }
 
-impl Answer for Grep {
-    fn step(&mut self, lines: &mut Vec<u8>) -> image::Result<Step<()>> {
+impl Grep {
+    /// The next object, as the number of it in what was found in a file. `Working` stands for
+    /// objects, too, that an earlier answer has told.
+    pub fn next_object(&mut self) -> image::Result<Step<(Found, usize)>> {
         let (found, number) = match self.found.take() {
             Some(found) => found,
             None => match self.next_file()? {
@@ -639,13 +646,24 @@ impl Answer for Grep {
         let is_told = self.after.as_ref().is_some_and(|after| {
             (after.layer, after.file) == (*layer, found.at.1) && told <= after.told
         });
-        if !is_told {
-            found.write_object(self.shared.asked.report, number, lines);
-        }
         if number + 1 < found.objects() {
-            self.found = Some((found, number + 1));
+            self.found = Some((found.clone(), number + 1));
         }
-        Ok(if is_told { Step::Working } else { Step::Hit(()) })
+        Ok(if is_told { Step::Working } else { Step::Hit((found, number)) })
+    }
+}
+
+impl Answer for Grep {
+    fn step(&mut self, lines: &mut Vec<u8>) -> image::Result<Step<()>> {
+        Ok(match self.next_object()? {
+            Step::Hit((found, number)) => {
+                found.write_object(self.shared.asked.report, number, lines);
+                Step::Hit(())
+            }
+            Step::Skipped(skipped) => Step::Skipped(skipped),
+            Step::Working => Step::Working,
+            Step::End => Step::End,
+        })
     }
 
     fn position(&self) -> Option<String> {

@@ -9,6 +9,7 @@ pub mod grep;
 pub mod layers;
 mod narrow;
 mod scope;
+pub mod space;
 pub mod waste;
 
 use std::sync::Arc;

@@ -227,7 +227,7 @@ impl Waste {
     }
 
     /// Looks at the next paths; returns the report at the end.
-    fn advance(&mut self) -> Result<Option<Report>> {
+    pub fn advance(&mut self) -> Result<Option<Report>> {
         let (image, source) = (Arc::clone(&self.image), Arc::clone(&self.source));
         let after = self.at.as_ref().map(|(_, path)| &**path);
         let mut rows: Vec<_> = image

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::{Caller, Page, Registry, Result};
 use crate::auth::Right;
+use crate::image::Time;
 use crate::index;
 use crate::oci::Repository;
 
@@ -33,7 +34,19 @@ impl Registry {
     }
 
     /// The repositories after `last` that the caller may list and that hold a manifest, at most `n`.
-    pub fn catalog(&self, caller: &Caller, mut last: String, n: usize) -> Result<Page<Repository>> {
+    pub fn catalog(&self, caller: &Caller, last: String, n: usize) -> Result<Page<Repository>> {
+        self.catalog_where(caller, last, n, &|_| true)
+    }
+
+    /// [`Registry::catalog`] with nothing but the names that are `wanted`. A page may have fewer
+    /// names and still have a next one.
+    pub fn catalog_where(
+        &self,
+        caller: &Caller,
+        mut last: String,
+        n: usize,
+        wanted: &dyn Fn(&str) -> bool,
+    ) -> Result<Page<Repository>> {
         let mut page = Page { items: Vec::new(), next: None };
         let mut looked_at = 0;
         if n == 0 {
@@ -44,7 +57,7 @@ impl Registry {
             let names = self.index().repositories(&from, READ)?;
             for repository in names.items {
                 // Hidden names must not become page boundaries, because that would leak them.
-                if !caller.may(&repository, Right::Catalog) {
+                if !caller.may(&repository, Right::Catalog) || !wanted(repository.as_str()) {
                     continue;
                 }
                 // One more than asked for shows that there is a next page.
@@ -65,6 +78,74 @@ impl Registry {
         }
     }
 
+    /// What is directly below `folder` in the names of the repositories that the caller may list and
+    /// that hold a manifest. `folder` is empty or ends in a slash. At most `n`, after `after`.
+    pub fn below(
+        &self,
+        caller: &Caller,
+        folder: &str,
+        after: &str,
+        n: usize,
+    ) -> Result<Page<Below>> {
+        /// What comes behind everything below a folder: no name has a byte as high as this one.
+        const BEHIND: char = '\u{7f}';
+        let behind = |folder: &str| format!("{folder}{BEHIND}");
+        let mut page = Page { items: Vec::new(), next: None };
+        let mut from = match after {
+            "" => folder.to_owned(),
+            _ if after.ends_with('/') => behind(after),
+            _ => after.to_owned(),
+        };
+        let mut last = after.to_owned();
+        let mut looked_at = 0;
+        'pages: loop {
+            let names = self.index().repositories(&from, READ)?;
+            for repository in names.items {
+                let name = repository.as_str();
+                let Some(rest) = name.strip_prefix(folder) else {
+                    return Ok(page);
+                };
+                if !caller.may(&repository, Right::Catalog) {
+                    continue;
+                }
+                if page.items.len() == n || looked_at == LOOKED_AT {
+                    page.next = Some(last);
+                    return Ok(page);
+                }
+                looked_at += 1;
+                let slash = rest.find('/').map(|at| folder.len() + at + 1);
+                if self.storage.has_manifests(&repository)? {
+                    last = name[..slash.unwrap_or(name.len())].to_owned();
+                    let Some(slash) = slash else {
+                        page.items.push(Below::Repository(repository));
+                        continue;
+                    };
+                    page.items.push(Below::Folder(name[..slash - 1].to_owned()));
+                    from = behind(&name[..slash]);
+                    continue 'pages;
+                }
+                last = name.to_owned();
+            }
+            match names.next {
+                Some(next) => from = next,
+                None => return Ok(page),
+            }
+        }
+    }
+
+    /// What lists say of a repository.
+    pub fn overview(&self, repository: &Repository) -> Result<Overview> {
+        /// Tags that are counted.
+        const COUNTED: usize = 1000;
+        let changed = self.storage.manifests_changed(repository)?;
+        let changed = changed.map(|nanoseconds| Time {
+            seconds: (nanoseconds / 1_000_000_000) as i64,
+            nanoseconds: (nanoseconds % 1_000_000_000) as u32,
+        });
+        let tags = self.storage.count_tags(repository, COUNTED)?;
+        Ok(Overview { changed, tags: (tags < COUNTED).then_some(tags as u64) })
+    }
+
     /// All repositories on which the caller has a right and that hold a manifest, in order.
     pub fn names(self: &Arc<Self>, caller: Caller, right: Right) -> Names {
         Names {
@@ -75,6 +156,23 @@ impl Registry {
             next: Some(String::new()),
         }
     }
+}
+
+/// What is directly below a part of repositories' names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Below {
+    Repository(Repository),
+    /// The beginning of longer names, without a slash at its end.
+    Folder(String),
+}
+
+/// What lists say of a repository.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Overview {
+    /// When a manifest was last added or deleted. `None`: it holds none.
+    pub changed: Option<Time>,
+    /// `None`: a thousand or more.
+    pub tags: Option<u64>,
 }
 
 /// Goes through the names of repositories, see [`Registry::names`].

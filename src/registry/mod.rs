@@ -25,7 +25,7 @@ pub use crate::index::{LayerOptions, Limits};
 pub use crate::storage::docker1::LayerUpload;
 pub use crate::storage::{Blob, Options as StorageOptions, Page, StoredManifest, UploadWriter};
 pub use caller::Caller;
-pub use catalog::Names;
+pub use catalog::{Below, Names, Overview};
 pub use docker1::{ImageJson, LayerFiles, TAGS_MAX, TagFacts};
 pub use error::{Error, IndexError, Result, StorageError};
 pub use push::NewManifest;
@@ -102,6 +102,17 @@ impl Registry {
     /// The repository's tags after `last`, at most `n`.
     pub fn tags(&self, repository: &Repository, last: &str, n: usize) -> Result<Page<Tag>> {
         Ok(self.storage.tags(repository, last, n)?)
+    }
+
+    /// The repository's manifests after the digest `last`, at most `n`, by digest.
+    pub fn manifests(&self, repository: &Repository, last: &str, n: usize) -> Result<Page<Digest>> {
+        let mut digests = self.storage.revisions(repository)?;
+        digests.sort_by_cached_key(Digest::to_string);
+        let start = digests.partition_point(|digest| digest.to_string().as_str() <= last);
+        let more = digests.len() > start.saturating_add(n);
+        let items: Vec<Digest> = digests.into_iter().skip(start).take(n).collect();
+        let next = items.last().filter(|_| more).map(Digest::to_string);
+        Ok(Page { items, next })
     }
 
     /// A page of the manifests whose subject is `subject`, by digest. A page may hold fewer than

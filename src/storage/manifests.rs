@@ -297,6 +297,17 @@ impl Storage {
         Page::smallest(self.tag_names(repository)?, last, n, wanted)
     }
 
+    /// The number of the repository's tags; `max` if there are more. Folders without a link, which a
+    /// crash of distribution leaves, count too.
+    pub fn count_tags(&self, repository: &Repository, max: usize) -> Result<usize> {
+        let mut count = 0;
+        for tag in self.tag_names(repository)?.take(max) {
+            tag?;
+            count += 1;
+        }
+        Ok(count)
+    }
+
     /// The folder names below `tags`, in no order.
     fn tag_names(
         &self,
