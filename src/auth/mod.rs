@@ -19,7 +19,7 @@ use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
+use base64::engine::general_purpose::{STANDARD as BASE64, URL_SAFE_NO_PAD as URL_SAFE};
 use quick_cache::sync::Cache;
 
 use crate::oci::Repository;
@@ -33,7 +33,7 @@ use watched::Watched;
 pub use identity::{Identity, Proof, Scoped, Signed};
 pub use jwt::Options as ServiceOptions;
 pub use throttle::Throttle;
-pub use tokens::LOGIN_SECONDS;
+pub use tokens::{LOGIN_SECONDS, SESSION_SECONDS};
 pub use users::{COST, COST_MAX, COST_MIN, User, check_name, line};
 
 /// Longest credentials that are looked at.
@@ -406,6 +406,41 @@ impl Access {
             return Ok(Recognised::Proof(Proof::anonymous()));
         }
         Ok(Recognised::Login(Login { name: name.to_owned(), password: password.to_owned(), code }))
+    }
+
+    /// A name and a password that a form has sent.
+    pub fn login(&self, name: &str, password: &str) -> Login {
+        let value = BASE64.encode(format!("{name}:{password}"));
+        let code = self.key.code(&[b"basic", value.as_bytes()]);
+        Login { name: name.to_owned(), password: password.to_owned(), code }
+    }
+
+    /// What a browser keeps to stay logged in, for [`SESSION_SECONDS`] or until the user or the
+    /// password changes. `None`: the credentials were no password.
+    pub fn session(&self, proof: &Proof) -> Option<String> {
+        match &proof.identity {
+            Identity::User(name) if proof.by_password => {
+                self.signer.session(now(), name, &|name| self.stamp(name))
+            }
+            _ => None,
+        }
+    }
+
+    /// Who has that session; `None`: it holds no longer.
+    pub fn by_session(&self, session: &str) -> Option<Proof> {
+        let (user, until) = self.signer.open_session(now(), session, &|name| self.stamp(name))?;
+        Some(self.by_token(Identity::User(user), until))
+    }
+
+    /// What a form has in it so that it can be told from one that another site made. `bound` is
+    /// something of the browser's that other sites do not know.
+    pub fn form_token(&self, bound: &[u8]) -> String {
+        URL_SAFE.encode(self.key.code(&[b"form", bound]))
+    }
+
+    pub fn is_form_token(&self, bound: &[u8], token: &str) -> bool {
+        let code = URL_SAFE.decode(token).unwrap_or_default();
+        self.key.verifies(&[b"form", bound], &code)
     }
 
     fn bearer(&self, service: &Service, token: &str) -> Result<Proof, Refusal> {

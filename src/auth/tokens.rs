@@ -5,6 +5,7 @@
 //!   back as `Authorization: Token …`. Clients take the text as it is.
 //! - Bearer tokens that tell who somebody is, for clients that log in the Docker
 //!   token way: `registry.EXPIRY.USER.CODE`.
+//! - Sessions of browsers: `EXPIRY.USER.CODE`.
 //!
 //! `EXPIRY` is in seconds since 1970, `USER` is base64url and empty for who is
 //! anonymous, `CODE` covers all of it and the user's password. So a token ends
@@ -23,6 +24,9 @@ use crate::oci::Repository;
 pub const V1_SECONDS: u64 = 6 * 3600;
 /// How long a login holds before its client asks for another.
 pub const LOGIN_SECONDS: u64 = 300;
+
+/// How long a browser stays logged in: a working day.
+pub const SESSION_SECONDS: u64 = 12 * 3600;
 
 /// What a login's token begins with, and a JWT never.
 const LOGIN: &str = "registry.";
@@ -118,6 +122,21 @@ impl Signer {
     ) -> Option<(Option<Arc<str>>, u64)> {
         self.open(token.strip_prefix(LOGIN)?, now, &["login"], stamp)
     }
+
+    pub fn session(&self, now: u64, user: &str, stamp: Stamp<'_>) -> Option<String> {
+        self.seal(now + SESSION_SECONDS, Some(user), &["session"], stamp)
+    }
+
+    /// The user of a session, and until when it holds. `None`: it is none, or it holds no longer.
+    pub fn open_session(
+        &self,
+        now: u64,
+        session: &str,
+        stamp: Stamp<'_>,
+    ) -> Option<(Arc<str>, u64)> {
+        let (user, until) = self.open(session, now, &["session"], stamp)?;
+        Some((user?, until))
+    }
 }
 
 fn access(write: bool) -> &'static str {
@@ -207,6 +226,23 @@ mod tests {
             assert_eq!(signer.open_login(7, &token[1..], &stamp), None);
             let v1 = format!(r#"signature={},repository="a",access=read"#, &token[LOGIN.len()..]);
             assert_eq!(signer.open_v1(7, &v1, &stamp), None, "made for something else");
+            let session = &token[LOGIN.len()..];
+            assert_eq!(signer.open_session(7, session, &stamp), None, "made for a client");
         }
+    }
+
+    #[test]
+    fn sessions() {
+        let signer = Signer::new(Key::from_bytes(b"key"));
+        let session = signer.session(7, "änn", &stamp).unwrap();
+        let open = |now, session: &str| signer.open_session(now, session, &stamp);
+        assert_eq!(open(7, &session), Some(("änn".into(), 7 + SESSION_SECONDS)));
+        assert_eq!(open(7 + SESSION_SECONDS, &session), None, "expired");
+        assert_eq!(open(7, &format!("9{session}")), None, "longer than it was made for");
+        assert_eq!(open(7, &session[..session.len() - 1]), None, "cut");
+        assert_eq!(signer.open_session(7, &session, &|_| Some([2; 32])), None, "new password");
+        assert_eq!(signer.open_session(7, &session, &|_| None), None, "the user is gone");
+        assert_eq!(signer.open_login(7, &format!("{LOGIN}{session}"), &stamp), None);
+        assert_eq!(signer.session(7, "bob", &stamp), None);
     }
 }

@@ -13,8 +13,9 @@ use super::permits::while_wanted;
 use super::respond::{header, json};
 use super::route::{Route, Scope};
 use super::v1::{Topic, V1};
+use super::web::{self, Page, Place};
 use super::{App, RequestContext};
-use crate::auth::{Identity, LOGIN_SECONDS, Proof, Recognised, Refusal, Right};
+use crate::auth::{Identity, LOGIN_SECONDS, Login, Proof, Recognised, Refusal, Right};
 use crate::image;
 use crate::image::Id;
 use crate::oci::{Reference, Repository};
@@ -70,6 +71,23 @@ pub fn need<'a>(route: &'a Route, method: &Method) -> Need<'a> {
             Scope::Any(Id::Hex { .. }) => Need::Filtered,
         },
         Route::V1(route) => need_v1(route, method),
+        Route::Page(page) => need_page(page),
+    }
+}
+
+fn need_page(page: &Page) -> Need<'_> {
+    match page {
+        Page::Asset(_) => Need::Nothing,
+        // Those who could not log in otherwise.
+        Page::Login | Page::Logout => Need::Anybody,
+        Page::Home | Page::Search | Page::Find | Page::Grep | Page::Diff => Need::Filtered,
+        Page::Repository(repository)
+        | Page::Image(Place { id: Id::Reference { repository, .. }, .. }) => {
+            Need::One(repository, Right::Pull)
+        }
+        // Of any of the repositories that one may read.
+        Page::Image(Place { id: Id::Hex { .. }, .. }) => Need::Filtered,
+        Page::Delete(repository, _) => Need::One(repository, Right::Delete),
     }
 }
 
@@ -98,7 +116,13 @@ pub async fn identify(app: &Arc<App>, context: &RequestContext, route: &Route) -
         return Ok(Proof::anonymous());
     };
     let Some(header) = header else {
-        return Ok(Proof::anonymous());
+        // Cookies count for pages alone: what other sites make a browser send changes nothing else.
+        let session = match route {
+            Route::Page(_) => web::cookie(context, web::SESSION),
+            _ => None,
+        };
+        let proof = session.and_then(|session| access.by_session(session));
+        return Ok(proof.unwrap_or_else(Proof::anonymous));
     };
     let recognised = match headers.next() {
         None => access.recognise(header.as_bytes()),
@@ -109,14 +133,39 @@ pub async fn identify(app: &Arc<App>, context: &RequestContext, route: &Route) -
         Ok(Recognised::Login(login)) => login,
         Err(refusal) => return Err(refused(app, context, route, &refusal)),
     };
+    verify(app, context, login).await.map_err(|error| match error {
+        Unverified::Refused(refusal) => refused(app, context, route, &refusal),
+        Unverified::Failed(error) => error,
+    })
+}
+
+/// Why a password was not verified.
+pub enum Unverified {
+    /// It is wrong.
+    Refused(Refusal),
+    Failed(Error),
+}
+
+impl From<Error> for Unverified {
+    fn from(error: Error) -> Unverified {
+        Unverified::Failed(error)
+    }
+}
+
+/// Verifies a password, when it is its turn.
+pub async fn verify(
+    app: &Arc<App>,
+    context: &RequestContext,
+    login: Login,
+) -> Result<Proof, Unverified> {
     let turn = while_wanted(app.logins.turn(context.client.ip, login.name())).await?;
     let turn = turn.ok_or(Error::Logins)?;
     // Somebody with the same password may have had the turn before.
-    if let Some(proof) = access.recall(&login) {
+    if let Some(proof) = app.access.recall(&login) {
         return Ok(proof);
     }
     let thread = while_wanted(turn.thread()).await?.ok_or(Error::Logins)?;
-    let access = Arc::clone(access);
+    let access = Arc::clone(&app.access);
     let verify = move || {
         let verified = access.verify(&login);
         if verified.is_err() {
@@ -125,10 +174,8 @@ pub async fn identify(app: &Arc<App>, context: &RequestContext, route: &Route) -
         drop(thread);
         verified
     };
-    tokio::task::spawn_blocking(verify)
-        .await
-        .map_err(Error::Panicked)?
-        .map_err(|refusal| refused(app, context, route, &refusal))
+    let verified = tokio::task::spawn_blocking(verify).await.map_err(Error::Panicked)?;
+    verified.map_err(Unverified::Refused)
 }
 
 fn refused(app: &App, context: &RequestContext, route: &Route, refusal: &Refusal) -> Error {
@@ -200,7 +247,12 @@ fn absent(route: &Route, repository: &Repository) -> Error {
         Route::V1(V1::Repository(_, Topic::Tag(tag) | Topic::TagJson(tag))) => {
             manifest(&Reference::Tag(tag.clone())).into()
         }
+        Route::Page(
+            Page::Image(Place { id: Id::Reference { reference, .. }, .. })
+            | Page::Delete(_, reference),
+        ) => manifest(reference).into(),
         Route::V1(_)
+        | Route::Page(_)
         | Route::Ping
         | Route::Token
         | Route::Catalog
@@ -225,6 +277,13 @@ fn unauthorized(
     error: Option<Problem>,
 ) -> Error {
     let access = &app.access;
+    if matches!(context.format, ErrorFormat::Page) {
+        // A scheme that browsers do not know, so that they show the page and not a dialog of theirs
+        // (draft-broyer-http-cookie-auth has the parameters).
+        return Error::Unauthorized(HeaderValue::from_static(
+            "Cookie realm=\"registry\", form-action=\"/ui/_login\", cookie-name=registry-session",
+        ));
+    }
     let by_password = access.takes_passwords() && sent_by(context, b"basic ");
     let tokens = match access.service() {
         _ if by_password || matches!(context.format, ErrorFormat::V1) => None,
@@ -279,7 +338,7 @@ fn scope(route: &Route, method: &Method) -> Option<String> {
 }
 
 /// Where the client finds this server, as far as it says so itself.
-fn origin(context: &RequestContext) -> Option<String> {
+pub fn origin(context: &RequestContext) -> Option<String> {
     let headers = &context.headers;
     let host = match &context.authority {
         Some(authority) => authority.as_str(),

@@ -97,6 +97,8 @@ pub enum Error {
     TooManyTags,
     #[error("the manifest took too long to arrive")]
     BodyTimeout,
+    #[error("this form is out of date, or another site made it: reload the page and send it again")]
+    FormStale,
     /// Nobody reads this.
     #[error("the client is gone")]
     Gone,
@@ -181,7 +183,7 @@ impl Error {
             Error::RouteUnknown | Error::ImageRouteUnknown => (S::NOT_FOUND, "UNSUPPORTED"),
             Error::Host => (S::BAD_REQUEST, "UNSUPPORTED"),
             Error::HostUnknown(_) => (S::MISDIRECTED_REQUEST, "DENIED"),
-            Error::CrossSite => (S::FORBIDDEN, "DENIED"),
+            Error::CrossSite | Error::FormStale => (S::FORBIDDEN, "DENIED"),
             Error::MethodNotAllowed(_) | Error::ReadOnly(_) => {
                 (S::METHOD_NOT_ALLOWED, "UNSUPPORTED")
             }
@@ -248,7 +250,7 @@ impl Error {
                     missing,
                 })),
             ) => json!({"errors": missing_blobs(code, repository, missing)}),
-            (ErrorFormat::Oci, _) => {
+            (ErrorFormat::Oci | ErrorFormat::Page, _) => {
                 let mut error = json!({"code": code, "message": self.message(id)});
                 if let Some(candidates) = candidates {
                     error["detail"] = json!({"candidates": candidates});
@@ -400,12 +402,16 @@ pub enum ErrorFormat {
     Oci,
     /// `{"error": "…"}`
     V1,
+    /// A page; `web` makes it.
+    Page,
 }
 
 impl ErrorFormat {
     pub fn of(path: &str) -> ErrorFormat {
         if path == "/" || path == "/v1" || path.starts_with("/v1/") {
             ErrorFormat::V1
+        } else if path == "/ui" || path.starts_with("/ui/") {
+            ErrorFormat::Page
         } else {
             ErrorFormat::Oci
         }

@@ -131,7 +131,7 @@ pub fn flag(context: &RequestContext, name: &'static str) -> Result<bool> {
     }
 }
 
-fn layer(context: &RequestContext) -> Result<Option<LayerId>> {
+pub fn layer(context: &RequestContext) -> Result<Option<LayerId>> {
     let Some(value) = context.parameter("layer") else {
         return Ok(None);
     };

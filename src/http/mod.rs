@@ -21,6 +21,7 @@ mod sites;
 mod url;
 mod v1;
 mod v2;
+mod web;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -50,6 +51,7 @@ use permits::{Permit, Pools, Scarce};
 use request::RequestBody;
 use respond::{header, json};
 use route::Route;
+use v1::V1;
 
 pub use listen::{Options, Server};
 pub use proxy::Network;
@@ -71,6 +73,7 @@ pub struct App {
     upload_buffers: Arc<Semaphore>,
     manifest_buffers: Arc<Semaphore>,
     listings: files::Listings,
+    fragments: web::Fragments,
     turns: Arc<query::Turns>,
     pools: Pools,
     next_id: AtomicU64,
@@ -98,6 +101,7 @@ impl App {
             upload_buffers: Arc::new(Semaphore::new(UPLOAD_BUFFERS)),
             manifest_buffers: Arc::new(Semaphore::new(MANIFEST_BUFFERS)),
             listings: files::listings(),
+            fragments: web::fragments(),
             turns: Arc::new(query::Turns::new()),
             pools: Pools::new(|kind| match kind {
                 Scarce::Looks => LOOKING,
@@ -129,6 +133,8 @@ struct RequestContext {
     tls: bool,
     format: ErrorFormat,
     method: Method,
+    /// Path and query, as they were sent.
+    target: String,
     /// HTTP/2's place for the host's name.
     authority: Option<Authority>,
     headers: hyper::HeaderMap,
@@ -218,6 +224,7 @@ async fn answer(
         tls,
         format,
         method: parts.method,
+        target: parts.uri.path_and_query().map(ToString::to_string).unwrap_or_default(),
         authority: parts.uri.authority().cloned(),
         headers: parts.headers,
         query: Vec::new(),
@@ -226,7 +233,9 @@ async fn answer(
         paid: None,
     };
     let origin = app.sites.allowed(&context.headers);
-    let result = match (route, url::query(parts.uri.query())) {
+    let is_page = matches!(format, ErrorFormat::Page);
+    let query = if is_page { url::form } else { url::query };
+    let result = match (route, query(parts.uri.query())) {
         (Ok(_), Ok(_)) if !hosts_hold(parts.version, &context.headers) => Err(Error::Host),
         (Ok(route), Ok(query)) => {
             context.query = query;
@@ -242,7 +251,13 @@ async fn answer(
         Ok(response) => pay(&app, &mut context, head, response).await,
         Err(error) => Err(error),
     };
-    let mut response = paid.unwrap_or_else(|e| e.response(id, format));
+    let mut response = paid.unwrap_or_else(|error| {
+        let mut response = error.response(id, format);
+        if is_page {
+            web::failed(&app, &context, &error, &mut response);
+        }
+        response
+    });
 
     let headers = response.headers_mut();
     if line.uri.path().starts_with("/v2") {
@@ -366,7 +381,9 @@ async fn dispatch(
         Route::Files(files) => files::answer(app, context, files).await,
         Route::Query(question) => query::answer(app, context, question).await,
         Route::Index(repository, digest) => index::index(app, context, repository, digest).await,
+        Route::V1(V1::Info) if web::is_wanted(context) => Ok(web::from_root()),
         Route::V1(route) => v1::answer(app, context, route).await,
+        Route::Page(page) => web::answer(app, context, page).await,
         Route::Events => events::stream(app, context),
         Route::Healthz => Ok(Response::new(Body::from("ok\n"))),
         Route::Readyz => Ok(ready(app)),

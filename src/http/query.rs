@@ -7,9 +7,10 @@ use std::str::FromStr;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::{Method, Response};
 use percent_encoding::percent_decode_str;
+use serde::Serialize;
 use serde_json::json;
 
 use super::body::{Body, PIECE};
@@ -85,33 +86,102 @@ pub async fn answer(
     let lines = limit(context, LINES_MAX)?.unwrap_or(LINES);
     let tells_progress = flag(context, "progress")?;
     let begin = match question {
-        Question::Find => find(app, context)?,
-        Question::Grep => grep(app, context)?,
-        Question::Diff => diff(app, context)?,
+        Question::Find => boxed(find(app, context)?),
+        Question::Grep => boxed(grep(app, context)?),
+        Question::Diff => boxed(diff(app, context)?),
         Question::Waste => waste(app, context)?,
         Question::Layers => layers(app, context)?,
         Question::Image => return image(app, context).await,
     };
+    let mut response =
+        stream(app, context, begin, lines, Vec::new(), Json { tells_progress }).await?;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
+    Ok(response)
+}
+
+/// How an answer is written besides what it finds.
+pub trait Writing: Send + 'static {
+    /// An image is left out.
+    fn skipped(&mut self, image: &str, error: &str, piece: &mut Vec<u8>);
+
+    /// Bytes that are done, and all that are known of.
+    fn progress(&mut self, bytes: (u64, u64), piece: &mut Vec<u8>);
+
+    fn end(&mut self, end: &End, piece: &mut Vec<u8>);
+
+    /// The answer breaks off. Returns `false` where only a broken connection can tell.
+    fn failed(&mut self, error: &str, piece: &mut Vec<u8>) -> bool;
+}
+
+/// What is told at the end of an answer.
+#[derive(Clone, Debug, Serialize)]
+pub struct End {
+    /// Lines that were sent.
+    pub lines: u64,
+    /// Images that were looked at.
+    pub images: u64,
+    pub skipped: u64,
+    pub waiting_images: u64,
+    pub waiting_layers: u64,
+    /// Why the answer ends here; `None`: it is complete.
+    pub bound: Option<&'static str>,
+    /// Where another answer goes on, percent-encoded.
+    pub next: Option<String>,
+}
+
+/// A JSON object for each line.
+struct Json {
+    /// How far the answer is, is told from time to time.
+    tells_progress: bool,
+}
+
+impl Writing for Json {
+    fn skipped(&mut self, image: &str, error: &str, piece: &mut Vec<u8>) {
+        let line = json!({"skipped": {"image": image, "error": error}});
+        piece.extend_from_slice(format!("{line}\n").as_bytes());
+    }
+
+    fn progress(&mut self, (done, total): (u64, u64), piece: &mut Vec<u8>) {
+        if self.tells_progress {
+            let line = json!({"progress": {"done": done, "total": total}});
+            piece.extend_from_slice(format!("{line}\n").as_bytes());
+        }
+    }
+
+    fn end(&mut self, end: &End, piece: &mut Vec<u8>) {
+        piece.extend_from_slice(format!("{}\n", json!({"end": end})).as_bytes());
+    }
+
+    fn failed(&mut self, _: &str, _: &mut Vec<u8>) -> bool {
+        false
+    }
+}
+
+/// Sends an answer of at most so many lines as it is made, after the bytes `first`.
+pub async fn stream(
+    app: &Arc<App>,
+    context: &RequestContext,
+    begin: Begin<Box<dyn Answer>>,
+    lines: u64,
+    first: Vec<u8>,
+    writing: impl Writing,
+) -> Result<Response<Body>> {
     let permit = app.pools.of(Scarce::Questions).permit().await?;
     // To begin may take as long as any other piece: a glob is tried on every name of the index.
     let turns = Arc::clone(&app.turns);
     let answer = look(app, move || turns.take(begin)).await?;
     let mut response = Response::new(Body::Empty);
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    // nginx would hold back what is found until it has a buffer full.
+    headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
     if context.method == Method::HEAD {
         return Ok(response);
     }
     let (turns, id) = (Arc::clone(&app.turns), context.id);
-    let mut answering = Answering {
-        answer,
-        tells_progress,
-        left: lines,
-        lines: 0,
-        skipped: 0,
-        made: Duration::ZERO,
-    };
+    let mut answering =
+        Answering { answer, writing, left: lines, lines: 0, skipped: 0, made: Duration::ZERO };
     let mut is_over = false;
     let produce = move || {
         if is_over {
@@ -121,7 +191,7 @@ pub async fn answer(
         is_over = over;
         Ok(Some(piece))
     };
-    *response.body_mut() = Body::stream(Vec::new(), Box::new(produce), None, Arc::new(permit));
+    *response.body_mut() = Body::stream(first, Box::new(produce), None, Arc::new(permit));
     Ok(response)
 }
 
@@ -172,21 +242,26 @@ async fn image(app: &Arc<App>, context: &RequestContext) -> Result<Response<Body
 }
 
 /// Begins an answer, on a thread that may block.
-type Begin = Box<dyn FnOnce() -> Result<Box<dyn Answer>> + Send>;
+pub type Begin<T> = Box<dyn FnOnce() -> Result<T> + Send>;
 
-fn find(app: &App, context: &mut RequestContext) -> Result<Begin> {
+fn boxed<T: Answer + 'static>(begin: Begin<T>) -> Begin<Box<dyn Answer>> {
+    Box::new(move || Ok(Box::new(begin()?)))
+}
+
+pub fn find(app: &App, context: &mut RequestContext) -> Result<Begin<Find>> {
     known(context, &[&FIND[..], &SCOPE].concat())?;
     let (wanted, scope) = (wanted(context)?, scope(context)?);
     let first_only = flag(context, "images")?;
     let after = after(context, After::parse)?;
     let (images, permitted) = (Arc::clone(app.registry.images()), permitted(app, context));
     Ok(Box::new(move || {
+        scope.check(&images, &permitted)?;
         let find = Find::new(&images, &scope, &permitted, wanted, after)?;
-        Ok(Box::new(if first_only { find.first_only() } else { find }))
+        Ok(if first_only { find.first_only() } else { find })
     }))
 }
 
-fn grep(app: &App, context: &mut RequestContext) -> Result<Begin> {
+pub fn grep(app: &App, context: &mut RequestContext) -> Result<Begin<Grep>> {
     known(context, &[&GREP[..], &SCOPE].concat())?;
     let values = |name| {
         let parameters = context.query.iter();
@@ -218,27 +293,23 @@ fn grep(app: &App, context: &mut RequestContext) -> Result<Begin> {
         return Err(invalid("want a regular expression".to_owned()));
     }
     let question = asked.compile().map_err(|error| invalid(error.to_string()))?;
-    let mut scope = scope(context)?;
-    for image in values("image") {
-        scope.images.push(image.parse()?);
-    }
+    let scope = scope(context)?;
     let after = after(context, grep::After::parse)?;
     let (images, permitted) = (Arc::clone(app.registry.images()), permitted(app, context));
     Ok(Box::new(move || {
         scope.check(&images, &permitted)?;
-        let grep = Grep::new(&images, &scope, &permitted, question, after, Pace::Steps)?;
-        Ok(Box::new(grep))
+        Ok(Grep::new(&images, &scope, &permitted, question, after, Pace::Steps)?)
     }))
 }
 
-fn diff(app: &App, context: &mut RequestContext) -> Result<Begin> {
+pub fn diff(app: &App, context: &mut RequestContext) -> Result<Begin<Diff>> {
     known(context, &DIFF)?;
     let compared = Compared::parse(context)?;
     let (images, permitted) = (Arc::clone(app.registry.images()), permitted(app, context));
-    Ok(Box::new(move || Ok(Box::new(compared.begin(&images, &permitted)?))))
+    Ok(Box::new(move || compared.begin(&images, &permitted)))
 }
 
-fn waste(app: &App, context: &mut RequestContext) -> Result<Begin> {
+fn waste(app: &App, context: &mut RequestContext) -> Result<Begin<Box<dyn Answer>>> {
     let worst: Option<u16> = parsed(context, "worst")?;
     let worst = worst.unwrap_or(WORST).min(WORST_MAX);
     let (images, permitted) = (Arc::clone(app.registry.images()), permitted(app, context));
@@ -259,7 +330,7 @@ fn waste(app: &App, context: &mut RequestContext) -> Result<Begin> {
     }))
 }
 
-fn layers(app: &App, context: &mut RequestContext) -> Result<Begin> {
+fn layers(app: &App, context: &mut RequestContext) -> Result<Begin<Box<dyn Answer>>> {
     known(context, &["image"])?;
     let mut scope = Scope::default();
     for (_, image) in context.query.iter().filter(|(key, _)| key == "image") {
@@ -275,9 +346,9 @@ const SCOPE: [&str; 3] = ["in", "tag", "untagged"];
 /// The parameters of `diff`.
 const DIFF: [&str; 6] = ["a", "b", "path", "path_bytes", "platform", "platform_b"];
 /// The parameters of `find`, besides.
-const FIND: [&str; 12] = [
+const FIND: [&str; 13] = [
     "name", "path", "sha256", "type", "mode", "size", "newer", "uid", "gid", "xattr", "deleted",
-    "images",
+    "images", "image",
 ];
 
 /// Those of `grep`.
@@ -331,11 +402,12 @@ fn read<T, E: fmt::Display>(
 }
 
 fn scope(context: &RequestContext) -> Result<Scope> {
+    let images = context.query.iter().filter(|(key, _)| key == "image");
     Ok(Scope {
         repositories: parsed(context, "in")?,
         tags: parsed(context, "tag")?,
         untagged: flag(context, "untagged")?,
-        images: Vec::new(),
+        images: images.map(|(_, image)| image.parse()).collect::<Result<_, _>>()?,
     })
 }
 
@@ -434,16 +506,15 @@ fn open(
 }
 
 /// What the client may pull.
-fn permitted(app: &App, context: &RequestContext) -> Permitted {
+pub fn permitted(app: &App, context: &RequestContext) -> Permitted {
     let (access, identity) = (Arc::clone(&app.access), context.proof.identity.clone());
     Arc::new(move |repository: &Repository| access.may(&identity, repository, Right::Pull))
 }
 
 /// An answer while it is sent.
-struct Answering {
+struct Answering<W> {
     answer: Box<dyn Answer>,
-    /// How far it is, is told from time to time.
-    tells_progress: bool,
+    writing: W,
     /// Lines that may still be sent.
     left: u64,
     lines: u64,
@@ -452,7 +523,7 @@ struct Answering {
     made: Duration,
 }
 
-impl Answering {
+impl<W: Writing> Answering<W> {
     /// The next piece, and whether it is the last.
     fn piece(&mut self, id: u64) -> Result<(Vec<u8>, bool)> {
         let start = Instant::now();
@@ -461,7 +532,20 @@ impl Answering {
             if self.left == 0 && self.answer.may_pause() {
                 break Some("limit");
             }
-            match self.answer.step(&mut piece)? {
+            let step = match self.answer.step(&mut piece) {
+                Ok(step) => step,
+                Err(error) => {
+                    let error = Error::from(error);
+                    return match self.writing.failed(&error.message(id), &mut piece) {
+                        true => {
+                            tracing::error!(id = format_args!("{id:016x}"), %error, "an answer broke off");
+                            Ok((piece, true))
+                        }
+                        false => Err(error),
+                    };
+                }
+            };
+            match step {
                 Step::Hit(()) => {
                     self.left = self.left.saturating_sub(1);
                     self.lines += 1;
@@ -470,8 +554,7 @@ impl Answering {
                     self.skipped += 1;
                     tracing::warn!(image = skipped.image, error = %skipped.error, "left out of an answer");
                     let error = Error::from(*skipped.error).message(id);
-                    let line = json!({"skipped": {"image": skipped.image, "error": error}});
-                    piece.extend_from_slice(format!("{line}\n").as_bytes());
+                    self.writing.skipped(&skipped.image, &error, &mut piece);
                 }
                 Step::Working => {}
                 Step::End => break None,
@@ -482,26 +565,24 @@ impl Answering {
             }
             if piece.len() >= PIECE || elapsed > PIECE_TIME {
                 self.made += elapsed;
-                if let Some((done, total)) = self.answer.progress().filter(|_| self.tells_progress)
-                {
-                    let line = json!({"progress": {"done": done, "total": total}});
-                    piece.extend_from_slice(format!("{line}\n").as_bytes());
+                if let Some(progress) = self.answer.progress() {
+                    self.writing.progress(progress, &mut piece);
                 }
                 return Ok((piece, false));
             }
         };
         let looked = self.answer.looked();
         let next = bound.and_then(|_| self.answer.position());
-        let end = json!({"end": {
-            "lines": self.lines,
-            "images": looked.images,
-            "skipped": self.skipped,
-            "waiting_images": looked.waiting_images,
-            "waiting_layers": looked.waiting_layers,
-            "bound": bound,
-            "next": next,
-        }});
-        piece.extend_from_slice(format!("{end}\n").as_bytes());
+        let end = End {
+            lines: self.lines,
+            images: looked.images,
+            skipped: self.skipped,
+            waiting_images: looked.waiting_images,
+            waiting_layers: looked.waiting_layers,
+            bound,
+            next,
+        };
+        self.writing.end(&end, &mut piece);
         Ok((piece, true))
     }
 }

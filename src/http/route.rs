@@ -7,6 +7,7 @@ use uuid::Uuid;
 use super::error::Error;
 use super::url::{decoded, part, repository};
 use super::v1::V1;
+use super::web::Page;
 use crate::image::Id;
 use crate::oci::{Digest, Reference, Repository};
 
@@ -38,6 +39,8 @@ pub enum Route {
     Index(Repository, Digest),
     /// Docker's first API, `/v1/`
     V1(V1),
+    /// `/ui/…`
+    Page(Page),
     /// `/v1/events`
     Events,
     Healthz,
@@ -111,6 +114,9 @@ impl Route {
             "/readyz" => return Ok(Route::Readyz),
             _ => {}
         }
+        if let Some(page) = Page::parse(whole) {
+            return page.map(Route::Page);
+        }
         if let Some(route) = V1::parse(whole) {
             return route.map(Route::V1);
         }
@@ -159,6 +165,7 @@ impl Route {
             Route::Query(Question::Find) => "GET, HEAD, POST",
             // The index is not part of what a read-only registry keeps.
             Route::Index(..) => "POST",
+            Route::Page(page) => page.methods(read_only),
             Route::Uploads(_) if read_only => "",
             _ if read_only => "GET, HEAD",
             Route::Ping
@@ -202,6 +209,7 @@ impl Route {
             Route::Query(Question::Layers) => "layers",
             Route::Index(..) => "index",
             Route::V1(route) => route.name(),
+            Route::Page(_) => "page",
             Route::Events => "events",
             Route::Healthz | Route::Readyz => "health",
         }

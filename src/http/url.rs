@@ -56,6 +56,11 @@ pub fn query(query: Option<&str>) -> Result<Vec<(String, String)>, Error> {
         .collect()
 }
 
+/// The fields of a form, as browsers send them: `+` is a blank (URL standard, 5).
+pub fn form(text: Option<&str>) -> Result<Vec<(String, String)>, Error> {
+    query(text.map(|text| text.replace('+', "%20")).as_deref())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -83,5 +88,7 @@ mod tests {
             assert_eq!(path_parameter(Some(text)).as_deref(), want, "{text}");
         }
         assert_eq!(query(None).unwrap(), []);
+        let fields = form(Some("q=a+b%2Bc&x=")).unwrap();
+        assert_eq!(fields, [("q", "a b+c"), ("x", "")].map(|(k, v)| (k.into(), v.into())));
     }
 }

@@ -193,6 +193,23 @@ const CASES: &[Case] = &[
     case("…/blobs/REF/FILE", "GET", "/v2/{name}/_files/blobs/1/etc/app", Pull, 200, 404),
     case("…/tar/REF/DIR", "GET", "/v2/{name}/_files/tar/{manifest}/etc", Pull, 200, 404),
     case("/", "GET", "/", Nobodys, 200, 200),
+    case("/ui/", "GET", "/ui/", Anybodys, 200, 200),
+    case("/ui/", "GET", "/ui/?view=tree", Anybodys, 200, 200),
+    case("/ui/_search", "GET", "/ui/_search?q=two+words", Anybodys, 303, 303),
+    case("/ui/_find", "GET", "/ui/_find?name=app", Anybodys, 200, 200),
+    case("/ui/_grep", "GET", "/ui/_grep?pattern=app", Anybodys, 200, 200),
+    case("/ui/_diff", "GET", "/ui/_diff?a={name}:1&b={name}:1", Pull, 200, 404),
+    case("/ui/NAME", "GET", "/ui/{name}", Pull, 200, 404),
+    case("/ui/NAME", "GET", "/ui/{name}?view=manifests", Pull, 200, 404),
+    case("/ui/NAME:TAG/PATH", "GET", "/ui/{name}:1/", Pull, 200, 404),
+    case("/ui/NAME:TAG/PATH", "GET", "/ui/{name}:1/?view=space", Pull, 200, 404),
+    case("/ui/NAME:TAG/PATH", "GET", "/ui/{name}:1/etc/app", Pull, 200, 404),
+    case("/ui/NAME:TAG/PATH", "GET", "/ui/{name}:1/etc/app?raw=text", Pull, 200, 404),
+    case("/ui/NAME:TAG/PATH", "GET", "/ui/{name}@{manifest}/etc/?layer={layer}", Pull, 200, 404),
+    case("/ui/NAME:TAG/PATH", "GET", "/ui/{manifest}/etc/", Pull, 303, 404),
+    case("/ui/_delete/NAME:TAG", "GET", "/ui/_delete/{name}:1", Delete, 200, 404),
+    // A form without its token; tests/api/page.rs has those with one.
+    case("/ui/_delete/NAME:TAG", "POST", "/ui/_delete/{name}:1", Delete, 403, 404),
     case("/v1/_ping", "GET", "/v1/_ping", Nobodys, 200, 200),
     case("/v1/users", "GET", "/v1/users", Anybodys, 200, 200),
     Case { body: "{}", ..case("/v1/users", "POST", "/v1/users/", Anybodys, 201, 201) },
@@ -267,7 +284,8 @@ const CASES: &[Case] = &[
 ];
 
 /// Routes with a test of their own.
-const ELSEWHERE: &[&str] = &["/v2/token", "/v1/images/ID/checksum"];
+const ELSEWHERE: &[&str] =
+    &["/v2/token", "/v1/images/ID/checksum", "/ui/_login", "/ui/_logout", "/ui/_assets/NAME"];
 
 /// What is said of the routes where there are three columns.
 fn documented() -> BTreeSet<String> {
@@ -342,8 +360,18 @@ fn attempt(
 /// Everything of an answer that somebody could learn from.
 fn told(reply: &Reply, name: &str) -> (u16, Vec<(String, String)>, String) {
     let mut headers = reply.headers.clone();
-    headers.retain(|(key, _)| !["x-request-id", "date"].contains(&key.as_str()));
-    let clean = |text: &str| text.replace(name, "NAME").replace(&name.replace('/', "%2F"), "NAME");
+    headers.retain(|(key, _)| !["x-request-id", "date", "set-cookie"].contains(&key.as_str()));
+    // Every page with a form has another token.
+    let token = |text: &str| {
+        let token = text.split("name=\"token\" value=\"").nth(1)?.split('"').next()?;
+        Some(token.to_owned())
+    };
+    let (token, id) = (token(&reply.text()), reply.header("x-request-id").expect("an id"));
+    let clean = |text: &str| {
+        let text = text.replace(name, "NAME").replace(&name.replace('/', "%2F"), "NAME");
+        let text = text.replace(id, "ID");
+        token.iter().fold(text, |text, token| text.replace(token, "TOKEN"))
+    };
     let headers = headers
         .into_iter()
         .filter(|(key, _)| key != "content-length")
@@ -392,8 +420,12 @@ fn every_route_for_everybody() {
                 continue;
             }
             assert_eq!(reply.status, 401, "{what} by {why}: {}", reply.text());
-            let challenge = Some("Basic realm=\"registry\"");
-            assert_eq!(reply.header("www-authenticate"), challenge, "{what} by {why}");
+            let challenge = if case.path.starts_with("/ui/") {
+                "Cookie realm=\"registry\", form-action=\"/ui/_login\", cookie-name=registry-session"
+            } else {
+                "Basic realm=\"registry\""
+            };
+            assert_eq!(reply.header("www-authenticate"), Some(challenge), "{what} by {why}");
             // What is there and what is not look alike.
             let absent = attempt(&registry, &pushed, case, who, "team/none");
             assert_eq!(told(&reply, REPOSITORY), told(&absent, "team/none"), "{what} by {why}");

@@ -19,6 +19,7 @@ mod house;
 mod layers;
 mod manifests;
 mod nginx;
+mod page;
 mod partial;
 mod referrers;
 mod remote;

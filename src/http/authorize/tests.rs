@@ -88,6 +88,37 @@ fn routes() -> Vec<Route> {
         }
     }
     routes.extend(v1.map(Route::V1));
+    let image = |id: &str| Page::Image(Place { id: id.parse().unwrap(), path: Vec::new() });
+    let pages = [
+        Page::Home,
+        Page::Search,
+        Page::Asset("style.css".to_owned()),
+        Page::Login,
+        Page::Logout,
+        Page::Find,
+        Page::Grep,
+        Page::Diff,
+        Page::Delete(repository(), reference()),
+        Page::Repository(repository()),
+        image("team/app:1"),
+        image(&digest().to_string()),
+    ];
+    for page in &pages {
+        match page {
+            Page::Home
+            | Page::Search
+            | Page::Asset(_)
+            | Page::Login
+            | Page::Logout
+            | Page::Find
+            | Page::Grep
+            | Page::Diff
+            | Page::Delete(..)
+            | Page::Repository(_)
+            | Page::Image(_) => {}
+        }
+    }
+    routes.extend(pages.map(Route::Page));
     for route in &routes {
         match route {
             Route::Ping
@@ -110,6 +141,7 @@ fn routes() -> Vec<Route> {
                 | Question::Image,
             )
             | Route::Index(..)
+            | Route::Page(_)
             | Route::Events
             | Route::Healthz
             | Route::Readyz => {}
@@ -141,6 +173,17 @@ fn needs() {
             Route::Files(files) => match &files.image {
                 Scope::Any(Id::Hex { .. }) => [Some(Need::Filtered), None, None],
                 _ => [Some(pull), None, None],
+            },
+            Route::Page(page) => match page {
+                Page::Asset(_) => [Some(Need::Nothing), None, None],
+                Page::Login => [Some(Need::Anybody), Some(Need::Anybody), None],
+                Page::Logout => [None, Some(Need::Anybody), None],
+                Page::Home | Page::Search | Page::Find | Page::Grep | Page::Diff => {
+                    [Some(Need::Filtered), None, None]
+                }
+                Page::Delete(..) => [Some(delete), Some(delete), None],
+                Page::Image(Place { id: Id::Hex { .. }, .. }) => [Some(Need::Filtered), None, None],
+                Page::Repository(_) | Page::Image(_) => [Some(pull), None, None],
             },
             Route::V1(route) => match route {
                 V1::Info | V1::Ping => [Some(Need::Nothing), None, None],
@@ -189,6 +232,8 @@ fn absences() {
             Route::Blob(..) | Route::Index(..) => "BLOB_UNKNOWN",
             Route::Upload(..) => "BLOB_UPLOAD_UNKNOWN",
             Route::Manifest(..) | Route::Files(_) => "MANIFEST_UNKNOWN",
+            Route::Page(Page::Delete(..)) => "MANIFEST_UNKNOWN",
+            Route::Page(Page::Image(Place { id: Id::Reference { .. }, .. })) => "MANIFEST_UNKNOWN",
             Route::V1(V1::Repository(_, Topic::Tag(_) | Topic::TagJson(_))) => "MANIFEST_UNKNOWN",
             _ => "NAME_UNKNOWN",
         };
