@@ -23,6 +23,10 @@ const INDEX_QUEUE: &str = "registry_index_queue";
 const INDEX_FILES: &str = "registry_index_files";
 const INDEX_BYTES: &str = "registry_index_bytes";
 const IMAGES_OPENED: &str = "registry_images_opened_total";
+const COLLECTIONS: &str = "registry_gc_runs_total";
+const COLLECTION_SECONDS: &str = "registry_gc_seconds";
+const COLLECTED: &str = "registry_gc_removed_total";
+const COLLECTED_BYTES: &str = "registry_gc_freed_bytes_total";
 const READERS: &str = "registry_event_readers";
 const READERS_DROPPED: &str = "registry_event_readers_dropped_total";
 
@@ -46,6 +50,14 @@ pub fn describe() {
     describe_gauge!(INDEX_QUEUE, Unit::Count, "Layers that wait to be indexed");
     describe_gauge!(INDEX_FILES, Unit::Count, "Files of the index, when a layer was last indexed");
     describe_counter!(IMAGES_OPENED, Unit::Count, "Images opened to look inside");
+    describe_counter!(COLLECTIONS, Unit::Count, "Collections of garbage, by result");
+    describe_histogram!(
+        COLLECTION_SECONDS,
+        Unit::Seconds,
+        "Time that a collection of garbage took"
+    );
+    describe_counter!(COLLECTED, Unit::Count, "What collections of garbage removed, by kind");
+    describe_counter!(COLLECTED_BYTES, Unit::Bytes, "Bytes of blobs that came back");
     describe_gauge!(READERS, Unit::Count, "Readers of /v1/events");
     describe_counter!(READERS_DROPPED, Unit::Count, "Readers of /v1/events that were too slow");
     gauge!(CONNECTIONS).set(0);
@@ -53,6 +65,7 @@ pub fn describe() {
     gauge!(INDEX_QUEUE).set(0);
     counter!(INDEXED_BYTES).absolute(0);
     counter!(IMAGES_OPENED).absolute(0);
+    counter!(COLLECTED_BYTES).absolute(0);
     counter!(READERS_DROPPED).absolute(0);
     counter!(UPLOADED).absolute(0);
     counter!(SENT).absolute(0);
@@ -115,6 +128,20 @@ pub fn index_files(files: usize) {
 
 pub fn index_bytes(family: &str, bytes: usize) {
     gauge!(INDEX_BYTES, "family" => family.to_owned()).set(bytes as f64);
+}
+
+/// Counts a collection of garbage: what it removed by kind, and the bytes that came back.
+pub fn collected(seconds: f64, bytes: u64, kinds: &[(&'static str, u64)]) {
+    counter!(COLLECTIONS, "result" => "done").increment(1);
+    histogram!(COLLECTION_SECONDS).record(seconds);
+    counter!(COLLECTED_BYTES).increment(bytes);
+    for (kind, count) in kinds {
+        counter!(COLLECTED, "kind" => *kind).increment(*count);
+    }
+}
+
+pub fn collecting_failed() {
+    counter!(COLLECTIONS, "result" => "failed").increment(1);
 }
 
 pub fn image_opened() {

@@ -39,6 +39,9 @@ pub struct Config {
     pub events: events::Options,
     /// An upload that receives nothing for this long is removed.
     pub upload_ttl: Duration,
+    pub gc: maintenance::gc::Options,
+    /// The time between two collections of garbage. `None`: there are none.
+    pub gc_interval: Option<Duration>,
     /// Where images are mounted, and whether other users may read the mount.
     pub mount: Option<(PathBuf, bool)>,
 }
@@ -104,10 +107,12 @@ pub fn run(
     index.clean_layers()?;
     let layers = Layers::new(Arc::clone(&storage), index, &config.layers);
     let layers = Arc::new(layers.context("cannot start the threads that index layers")?);
-    shared::listen(&config.dir, Arc::clone(&layers))?;
     let events = Arc::new(Events::start(&config.events)?);
     let registry =
         Arc::new(Registry::new(Arc::clone(&storage), Arc::clone(&layers), Arc::clone(&events)));
+    let gc = maintenance::gc::Options { upload_ttl: config.upload_ttl, ..config.gc };
+    let work = maintenance::work(Arc::clone(&registry), (!config.storage.read_only).then_some(gc));
+    shared::listen(&config.dir, Arc::clone(&layers), work)?;
 
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -127,7 +132,7 @@ pub fn run(
         layers.index().count_files();
         let stop = signals(Box::new(server.tls_reloader()))?;
         if let Some((path, allow_other)) = &config.mount {
-            let begin = || mount(&config, path, *allow_other, Arc::clone(&layers));
+            let begin = || mount(&config, path, *allow_other, Arc::clone(registry.images()));
             let (events, thread) = tokio::task::block_in_place(begin)?;
             unmount_at(stop.clone(), events.clone());
             mounted = Some((events, thread));
@@ -144,7 +149,11 @@ pub fn run(
         maintenance::start_scan(Arc::clone(&registry), config.storage.read_only)
             .context(background)?;
         if !config.storage.read_only {
-            maintenance::start_purge(registry, config.upload_ttl).context(background)?;
+            maintenance::start_purge(Arc::clone(&registry), config.upload_ttl)
+                .context(background)?;
+            if let Some(interval) = config.gc_interval {
+                maintenance::gc::start(registry, gc, interval).context(background)?;
+            }
         }
         auth::start_reload(access).context(background)?;
         Ok::<_, anyhow::Error>(server.run(stop).await)
@@ -213,9 +222,9 @@ fn mount(
     config: &Config,
     path: &Path,
     allow_other: bool,
-    layers: Arc<Layers>,
+    images: Arc<Images>,
 ) -> Result<(Sender<fuse::Event>, JoinHandle<()>)> {
-    let tree = Tree::new(Arc::new(Images::new(layers)), ViewOptions::default(), None);
+    let tree = Tree::new(images, ViewOptions::default(), None);
     let threads = thread::available_parallelism().map_or(1, usize::from);
     let options = fuse::Options { allow_other, threads, store: config.storage.root.clone() };
     let mount = Mount::begin(path, tree, &options)?;

@@ -5,6 +5,7 @@ mod cat;
 mod diff;
 mod export;
 mod find;
+mod gc;
 mod grep;
 mod image;
 mod index;
@@ -54,6 +55,16 @@ pub enum Command {
     ///
     /// Exit codes: 0 all layers are indexed, 1 some could not be indexed, 2 wrong flags.
     Index(IndexCommandArgs),
+
+    /// Give back the space of what no tag, manifest or repository names any more
+    ///
+    /// Removes blobs that no manifest of a repository names, empty repositories, abandoned uploads, images of Docker
+    /// 1.x without a tag, and what the index has of all these. What was named, or a client was told of, within the
+    /// grace period stays. Prints what went of each repository and the bytes that came back. Works beside a running
+    /// server, which then does the work while it serves, and without one.
+    ///
+    /// Exit codes: 0 done, 1 failed, 2 wrong flags.
+    Gc(gc::GcArgs),
 
     /// List a directory of an image or artifact
     ///
@@ -156,6 +167,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Serve(args) => serve::run(args.check(std::env::vars_os(), &variables())?),
         Command::Index(args) => index::run(&args),
+        Command::Gc(args) => gc::run(&args),
         Command::Ls(args) => ls::run(&args),
         Command::Cat(args) => cat::run(&args),
         Command::Export(args) => export::run(&args),

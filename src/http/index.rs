@@ -35,7 +35,7 @@ pub async fn index(
     let registry = Arc::clone(&app.registry);
     let begun = look(app, move || {
         // What another repository holds is missing here.
-        match registry.blob_size(&repository, &digest) {
+        match registry.tell_blob_size(&repository, &digest) {
             Err(registry::Error::Storage(StorageError::BlobUnknown { .. })) => {
                 return Err(IndexError::Missing(Box::new(digest)).into());
             }

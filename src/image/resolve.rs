@@ -347,6 +347,11 @@ impl Images {
         Ok(Some(image))
     }
 
+    /// Forgets the images that are kept for the next reader.
+    pub fn forget_opened(&self) {
+        self.known.clear();
+    }
+
     fn known(&self, asked: &Asked) -> Option<Arc<Image>> {
         let renewed = self.layers.renewed();
         let known = self.known.get(asked);

@@ -3,8 +3,9 @@
 //! been read ([`Scanned`]: the time, 8 bytes, big-endian; a byte, [`READ`] or [`IDS_READ`]), or
 //! nothing. What an older version read for less is read again.
 //!
-//! A name is added before the first manifest of its repository is stored, and stays. So the catalog
-//! lacks no push, and its readers ask the store whether a repository still holds something.
+//! A name is added before the first manifest of its repository is stored, and once more afterwards,
+//! and goes when the collector removes the empty repository. So the catalog lacks no push, and its
+//! readers ask the store whether a repository still holds something.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -37,6 +38,12 @@ impl Index {
             Some(_) => Ok(()),
             None => self.put_repository(repository, b"", true),
         }
+    }
+
+    /// Takes a repository that holds nothing out of the catalog.
+    pub fn remove_repository(&self, repository: &Repository) -> Result<()> {
+        let removed = self.db.delete_cf(self.family(), repository.as_str());
+        removed.map_err(|e| self.failed(e))
     }
 
     fn repository_value(&self, repository: &Repository) -> Result<Option<Vec<u8>>> {

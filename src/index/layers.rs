@@ -1,9 +1,11 @@
 //! The layers of the store, indexed and readable: what the merged view stands on.
 
+use std::collections::hash_map::{Entry, HashMap};
 use std::fmt;
+use std::fs::File;
 use std::io;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use super::jobs::{Job, Jobs};
@@ -11,7 +13,7 @@ use super::records::{Layer, State};
 use super::spans::Spans;
 use super::{Error, Index, Limits, Result, builder};
 use crate::oci::Digest;
-use crate::storage::Storage;
+use crate::storage::{self, Storage};
 
 /// How layers are indexed and read.
 #[derive(Clone, Debug)]
@@ -36,6 +38,9 @@ pub struct Layers {
     renewed: AtomicU64,
     /// Threads that wait for a layer to be indexed.
     waiting: AtomicUsize,
+    uses: Arc<Uses>,
+    /// Numbers of the rows of layers that are gone, and still in use when that was last looked at.
+    retired: Mutex<Vec<u64>>,
     listener: Arc<Listener>,
 }
 
@@ -78,6 +83,28 @@ impl Indexing {
 /// Waiting threads are taken from those who look into what is indexed.
 const WAITING_MAX: usize = 64;
 
+/// The layers that this process looks into, by their numbers. Their rows stay as long.
+#[derive(Debug, Default)]
+struct Uses(Mutex<InUse>);
+
+#[derive(Debug, Default)]
+struct InUse {
+    /// How many [`IndexedLayer`]s there are of a number.
+    times: HashMap<u64, usize>,
+    /// Blobs that the collector removes, or may remove, while they are in use.
+    blobs: HashMap<u64, Arc<File>>,
+}
+
+/// Blobs that a process keeps open which the collector cannot tell what it removes.
+const KEPT_MAX: usize = 256;
+
+impl Uses {
+    fn lock(&self) -> MutexGuard<'_, InUse> {
+        // Nothing is broken half way.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// A layer that has an index.
 #[derive(Debug)]
 pub struct IndexedLayer {
@@ -85,16 +112,44 @@ pub struct IndexedLayer {
     pub record: Layer,
     /// Where in the tar stream each span starts.
     starts: Vec<u64>,
+    uses: Arc<Uses>,
+}
+
+impl Drop for IndexedLayer {
+    fn drop(&mut self) {
+        let mut in_use = self.uses.lock();
+        if let Entry::Occupied(mut times) = in_use.times.entry(self.record.number) {
+            *times.get_mut() -= 1;
+            if *times.get() == 0 {
+                times.remove();
+                in_use.blobs.remove(&self.record.number);
+            }
+        }
+    }
 }
 
 impl IndexedLayer {
-    pub fn new(digest: Digest, record: Layer) -> IndexedLayer {
+    fn new(digest: Digest, record: Layer, uses: Arc<Uses>) -> IndexedLayer {
+        *uses.lock().times.entry(record.number).or_default() += 1;
         let starts = record.spans.iter().scan(0, |end, &length| {
             let start = *end;
             *end += u64::from(length);
             Some(start)
         });
-        IndexedLayer { digest, starts: starts.collect(), record }
+        IndexedLayer { digest, starts: starts.collect(), record, uses }
+    }
+
+    /// The layer's blob, if it was removed while the layer was in use.
+    pub(super) fn kept_blob(&self) -> Option<Arc<File>> {
+        self.uses.lock().blobs.get(&self.record.number).cloned()
+    }
+
+    /// Keeps the layer's blob for as long as the layer is in use, unless many are kept.
+    pub(super) fn keep_blob(&self, blob: &Arc<File>) {
+        let mut in_use = self.uses.lock();
+        if in_use.blobs.len() < KEPT_MAX {
+            in_use.blobs.insert(self.record.number, Arc::clone(blob));
+        }
     }
 
     /// The span that holds a byte of the tar stream, and where it starts.
@@ -176,6 +231,8 @@ impl Layers {
             index_pushed: options.jobs > 0,
             renewed: AtomicU64::new(0),
             waiting: AtomicUsize::new(0),
+            uses: Arc::default(),
+            retired: Mutex::default(),
             listener,
         })
     }
@@ -215,7 +272,16 @@ impl Layers {
             state = self.index_now(digest, true, |_| {})?;
         }
         match state {
-            State::Ready(record) => Ok(Arc::new(IndexedLayer::new(*digest, record))),
+            State::Ready(record) => {
+                let layer = IndexedLayer::new(*digest, record, Arc::clone(&self.uses));
+                // The collector leaves its rows alone from now on, but may have come before.
+                match self.index.state(digest)? {
+                    Some(State::Ready(found)) if found.number == layer.record.number => {
+                        Ok(Arc::new(layer))
+                    }
+                    _ => Err(Error::Missing(Box::new(*digest))),
+                }
+            }
             State::Refused(reason) => Err(Error::Refused { layer: Box::new(*digest), reason }),
         }
     }
@@ -252,6 +318,39 @@ impl Layers {
     pub fn index_soon(self: &Arc<Layers>, layer: &Digest, force: bool) -> Indexing {
         let job = self.jobs.now(layer, force);
         Indexing { layers: Arc::clone(self), job, force }
+    }
+
+    /// Keeps a layer readable where this process looks into it, although its blob is about to be
+    /// removed from the store. Nothing needs to be done where the layer has a seekable copy.
+    pub fn keep_open(&self, layer: &Digest) -> Result<()> {
+        let number = match self.index.state(layer) {
+            Ok(Some(State::Ready(record))) if !record.copied => record.number,
+            Ok(_) | Err(Error::Record { .. }) => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let mut in_use = self.uses.lock();
+        if in_use.times.contains_key(&number)
+            && let Some(blob) = self.storage.open_content(layer)?
+        {
+            in_use.blobs.insert(number, Arc::new(blob.into_file()));
+        }
+        Ok(())
+    }
+
+    /// Removes the index of the layers that are `gone` from the store, except of those that somebody
+    /// looks into. Their turn comes at the next call, or at the next start.
+    pub fn collect(&self, gone: impl FnMut(&Digest) -> storage::Result<bool>) -> Result<usize> {
+        let mut retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
+        let numbers = self.index.retire_layers(gone)?;
+        let removed = numbers.len();
+        retired.extend(numbers);
+        let (used, unused) = {
+            let in_use = self.uses.lock();
+            retired.drain(..).partition(|number| in_use.times.contains_key(number))
+        };
+        *retired = used;
+        retired.extend(self.index.remove_retired(unused)?);
+        Ok(removed)
     }
 
     /// Changes when a layer has been indexed anew: what was made of its index

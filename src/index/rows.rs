@@ -184,7 +184,9 @@ impl Index {
         let start = [&prefix, from].concat();
         let length = prefix.len();
         let mut options = ReadOptions::default();
-        options.set_iterate_upper_bound(after(prefix));
+        if let Some(end) = after_all(&prefix) {
+            options.set_iterate_upper_bound(end);
+        }
         let mut iterator = self.db.raw_iterator_cf_opt(self.cf(family), options);
         iterator.seek(start);
         Rows { index: self, source: Source::Database(iterator), prefix: length }
@@ -334,13 +336,8 @@ impl Index {
     /// were replaced. For the start of a server: it does not read them itself, and
     /// where another process may, as a mount, they stay until a later start.
     pub fn clean_layers(&self) -> Result<()> {
-        let identity = self.path.join(IDENTITY);
-        let failed = |e| crate::storage::Error::io("lock", &identity, e);
-        let file = File::open(&identity).map_err(failed)?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Ok(()),
-            Err(TryLockError::Error(e)) => return Err(failed(e).into()),
+        if !self.is_read_here_only()? {
+            return Ok(());
         }
         let mut unused = BTreeMap::new();
         let mut rows = self.rows("default", UNUSED.to_vec(), b"");
@@ -360,6 +357,70 @@ impl Index {
             self.db.delete(unused_key(number)).map_err(|e| self.failed(e))?;
         }
         Ok(())
+    }
+
+    /// Takes the records of the layers that are `gone` away. Returns the numbers of their rows, which
+    /// stay until [`Index::remove_retired`], or the next start.
+    pub fn retire_layers(
+        &self,
+        mut gone: impl FnMut(&Digest) -> crate::storage::Result<bool>,
+    ) -> Result<Vec<u64>> {
+        let mut layers = Vec::new();
+        for family in [LAYERS, UNINDEXED] {
+            let mut rows = self.rows(family, Vec::new(), b"");
+            let parse = |key: &[u8], _: &[u8]| {
+                Ok(std::str::from_utf8(key).ok().and_then(|text| text.parse::<Digest>().ok()))
+            };
+            while let Some(digest) = rows.next(parse) {
+                if let Some(digest) = digest?
+                    && gone(&digest)?
+                {
+                    layers.push(digest);
+                }
+            }
+        }
+        let mut numbers = Vec::new();
+        for layer in layers {
+            let mut batch = WriteBatch::default();
+            match self.state(&layer) {
+                Ok(Some(State::Ready(Layer { number, .. }))) => {
+                    batch.put(unused_key(number), layer.to_string());
+                    numbers.push(number);
+                }
+                // A damaged record does not say which rows are the layer's.
+                Ok(_) | Err(Error::Record { .. }) => {}
+                Err(error) => return Err(error),
+            }
+            batch.delete_cf(self.cf(LAYERS), layer.to_string());
+            batch.delete_cf(self.cf(UNINDEXED), layer.to_string());
+            self.db.write(batch).map_err(|e| self.failed(e))?;
+        }
+        Ok(numbers)
+    }
+
+    /// Removes the rows and seekable copies of layers that [`Index::retire_layers`] took away, unless
+    /// another process may read them. Returns the numbers that stay.
+    pub fn remove_retired(&self, numbers: Vec<u64>) -> Result<Vec<u64>> {
+        if !self.is_read_here_only()? {
+            return Ok(numbers);
+        }
+        for number in numbers {
+            self.remove_rows(number)?;
+            self.db.delete(unused_key(number)).map_err(|e| self.failed(e))?;
+        }
+        Ok(Vec::new())
+    }
+
+    /// Whether no other process reads the index.
+    fn is_read_here_only(&self) -> Result<bool> {
+        let identity = self.path.join(IDENTITY);
+        let failed = |e| crate::storage::Error::io("lock", &identity, e);
+        let file = File::open(&identity).map_err(failed)?;
+        match file.try_lock() {
+            Ok(()) => Ok(true),
+            Err(TryLockError::WouldBlock) => Ok(false),
+            Err(TryLockError::Error(e)) => Err(failed(e).into()),
+        }
     }
 
     fn is_number_of(&self, number: u64, layer: Option<&Digest>) -> Result<bool> {

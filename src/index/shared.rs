@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::stat::{Mode, umask};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::layers::{Layers, Options, build};
 use super::records::State;
@@ -33,19 +34,30 @@ const LINE_MAX: u64 = 4096;
 
 /// What the server is asked, in one line.
 #[derive(Serialize, Deserialize)]
-struct Request {
-    layer: String,
-    force: bool,
+#[serde(untagged)]
+enum Request {
+    Index { layer: String, force: bool },
+    Work { work: String, options: Value },
 }
 
-/// What it answers: a line for each step, the last one is not `Progress`.
+/// What it answers: a line for each step, the last one is neither `Progress` nor `Line`.
 #[derive(Serialize, Deserialize)]
 enum Answer {
     /// Bytes of the blob that are done.
     Progress(u64),
+    /// A part of the result of other work.
+    Line(Value),
     Done,
     Failed(String),
 }
+
+/// Other work than indexing that a server does for another process: called with its name, its
+/// options and a function that sends a part of the result. An error of that function means that the
+/// asker is gone. The error that is returned is a message for the asker.
+pub type Work = dyn Fn(&str, Value, &mut SendPart<'_>) -> Result<(), String> + Send + Sync;
+
+/// Sends a part of a result, of less than 4 KiB.
+pub type SendPart<'a> = dyn FnMut(Value) -> io::Result<()> + 'a;
 
 /// The layers of the registry in `dir`, read and indexed as far as needed.
 pub fn open(dir: &Path, storage: Arc<Storage>, options: &Options) -> Result<Layers> {
@@ -173,13 +185,58 @@ fn ask(
     progress: &AtomicU64,
 ) -> io::Result<Result<(), String>> {
     let layer = layer.to_string();
-    send(server, &Request { layer, force })?;
+    send(server, &Request::Index { layer, force })?;
     let mut lines = BufReader::new(&mut server);
     loop {
         match receive(&mut lines)? {
             Answer::Progress(done) => progress.store(done, Ordering::Relaxed),
+            Answer::Line(_) => {}
             Answer::Done => return Ok(Ok(())),
             Answer::Failed(message) => return Ok(Err(message)),
+        }
+    }
+}
+
+/// Who does work that only the owner of a registry may do.
+#[derive(Debug)]
+pub enum Owner {
+    /// The server, which has done it.
+    Server,
+    /// This process, for as long as it keeps the lock.
+    Here(File),
+}
+
+/// Asks the server of the registry in `dir` to do work, and calls `line` with each part of the
+/// result. Without a server it returns the lock on the registry, and nothing has been done. The
+/// inner error is the server's message.
+pub fn ask_server(
+    dir: &Path,
+    work: &str,
+    options: &Value,
+    mut line: impl FnMut(Value) -> io::Result<()>,
+) -> Result<Result<Owner, String>> {
+    let failed = |e| Error::from(storage::Error::io("ask the server at", &dir.join(SOCKET), e));
+    let start = Instant::now();
+    loop {
+        if let Some(server) = connect(dir)? {
+            let request = Request::Work { work: work.to_owned(), options: options.clone() };
+            send(&server, &request).map_err(failed)?;
+            let mut lines = BufReader::new(&server);
+            loop {
+                match receive(&mut lines).map_err(failed)? {
+                    Answer::Progress(_) => {}
+                    Answer::Line(part) => line(part).map_err(failed)?,
+                    Answer::Done => return Ok(Ok(Owner::Server)),
+                    Answer::Failed(message) => return Ok(Err(message)),
+                }
+            }
+        }
+        match storage::lock(dir, false) {
+            Ok(lock) => return Ok(Ok(Owner::Here(lock))),
+            Err(storage::Error::Locked { .. }) if start.elapsed() < PATIENCE => {
+                thread::sleep(RETRY_EVERY);
+            }
+            Err(e) => return Err(e.into()),
         }
     }
 }
@@ -199,9 +256,9 @@ fn receive<T: for<'a> Deserialize<'a>>(stream: &mut impl BufRead) -> io::Result<
     Ok(serde_json::from_slice(&line)?)
 }
 
-/// Answers other processes for as long as this one lives. Connecting allows indexing any layer, so
-/// only the owner of the socket may connect.
-pub fn listen(dir: &Path, layers: Arc<Layers>) -> Result<(), storage::Error> {
+/// Answers other processes for as long as this one lives. Connecting allows all that a server does
+/// for its operator, so only the owner of the socket may connect.
+pub fn listen(dir: &Path, layers: Arc<Layers>, work: Arc<Work>) -> Result<(), storage::Error> {
     let path = dir.join(SOCKET);
     let failed = |e| storage::Error::io("listen at", &path, e);
     match std::fs::remove_file(&path) {
@@ -217,9 +274,10 @@ pub fn listen(dir: &Path, layers: Arc<Layers>) -> Result<(), storage::Error> {
     std::fs::set_permissions(&path, Permissions::from_mode(0o600)).map_err(failed)?;
     let accept = move || {
         for stream in listener.incoming() {
-            let layers = Arc::clone(&layers);
+            let (layers, work) = (Arc::clone(&layers), Arc::clone(&work));
             let answered = stream.and_then(|stream| {
-                thread::Builder::new().name("socket".into()).spawn(move || answer(&stream, &layers))
+                let answer = move || answer(&stream, &layers, &*work);
+                thread::Builder::new().name("socket".into()).spawn(answer)
             });
             if let Err(error) = answered {
                 tracing::warn!(%error, "cannot answer at DIR/{SOCKET}");
@@ -237,24 +295,27 @@ fn failed(message: String) -> Answer {
     Answer::Failed(message.chars().take(SHOWN).collect())
 }
 
-fn answer(stream: &UnixStream, layers: &Layers) {
+fn answer(stream: &UnixStream, layers: &Layers, work: &Work) {
     let mut lines = BufReader::new(stream);
     // An asker that is gone, or talks nonsense, is of no concern.
     let _ = stream.set_read_timeout(Some(PATIENCE));
-    let Ok(Request { layer, force }) = receive(&mut lines) else {
-        return;
-    };
-    let answer = match layer.parse::<Digest>() {
-        Ok(layer) => {
-            let progress = |done| {
-                let _ = send(stream, &Answer::Progress(done));
-            };
-            match layers.index_now(&layer, force, progress) {
-                Ok(State::Ready(_) | State::Refused(_)) => Answer::Done,
-                Err(error) => failed(error.to_string()),
-            }
+    let answer = match receive(&mut lines) {
+        Ok(Request::Index { layer, force }) => index(stream, layers, &layer, force),
+        Ok(Request::Work { work: name, options }) => {
+            work(&name, options, &mut |part| send(stream, &Answer::Line(part)))
         }
-        Err(error) => failed(error.to_string()),
+        Err(_) => return,
     };
-    let _ = send(stream, &answer);
+    let _ = send(stream, &answer.map_or_else(failed, |()| Answer::Done));
+}
+
+fn index(stream: &UnixStream, layers: &Layers, layer: &str, force: bool) -> Result<(), String> {
+    let layer = layer.parse::<Digest>().map_err(|e| e.to_string())?;
+    let progress = |done| {
+        let _ = send(stream, &Answer::Progress(done));
+    };
+    match layers.index_now(&layer, force, progress) {
+        Ok(State::Ready(_) | State::Refused(_)) => Ok(()),
+        Err(error) => Err(error.to_string()),
+    }
 }

@@ -258,7 +258,7 @@ impl Shared {
         let (compression, file) = self.open(layer)?;
         // All at once, not piece by piece; without it the same is read.
         let _ = posix_fadvise(
-            &file,
+            &*file,
             span.checkpoint.input as i64,
             layer.stored_length(length) as i64,
             PosixFadviseAdvice::POSIX_FADV_WILLNEED,
@@ -272,14 +272,24 @@ impl Shared {
         Ok(output)
     }
 
-    fn open(&self, layer: &IndexedLayer) -> Result<(Compression, File)> {
+    fn open(&self, layer: &IndexedLayer) -> Result<(Compression, Arc<File>)> {
         if layer.record.copied {
             let path = self.index.copy_path(layer.record.number);
             let file = File::open(&path).map_err(|e| storage::Error::io("open", &path, e))?;
-            return Ok((Compression::Zstd, file));
+            return Ok((Compression::Zstd, Arc::new(file)));
         }
         let blob = self.storage.open_content(&layer.digest)?;
-        let blob = blob.ok_or_else(|| Error::Missing(Box::new(layer.digest)))?;
-        Ok((layer.record.compression, blob.into_file()))
+        let blob = match blob {
+            Some(blob) => {
+                let blob = Arc::new(blob.into_file());
+                // The server, which collects, does not know what is in use here.
+                if self.index.is_following() {
+                    layer.keep_blob(&blob);
+                }
+                blob
+            }
+            None => layer.kept_blob().ok_or_else(|| Error::Missing(Box::new(layer.digest)))?,
+        };
+        Ok((layer.record.compression, blob))
     }
 }

@@ -101,7 +101,8 @@ impl Digest {
         }
     }
 
-    fn bytes(&self) -> &[u8] {
+    /// The hash.
+    pub fn as_bytes(&self) -> &[u8] {
         match self {
             Digest::Sha256(b) => b,
             Digest::Sha512(b) => b,
@@ -111,8 +112,8 @@ impl Digest {
     /// The lowercase hex digits, without the algorithm.
     pub fn hex(&self) -> String {
         const DIGITS: &[u8; 16] = b"0123456789abcdef";
-        let mut hex = String::with_capacity(2 * self.bytes().len());
-        for byte in self.bytes() {
+        let mut hex = String::with_capacity(2 * self.as_bytes().len());
+        for byte in self.as_bytes() {
             hex.push(char::from(DIGITS[usize::from(byte >> 4)]));
             hex.push(char::from(DIGITS[usize::from(byte & 15)]));
         }

@@ -3,8 +3,8 @@
 use super::push::ids;
 use super::{Api, Caller, Page, Registry, Result};
 use crate::events::{Event, Kind};
-use crate::index;
 use crate::index::ids::Ids;
+use crate::index::{self, Layers};
 use crate::oci::{Contents, Digest, Reference, Repository, Tag};
 
 /// A manifest that events are about.
@@ -87,7 +87,7 @@ impl Registry {
         let tags = self.storage.delete_manifest(repository, digest)?;
         // A row that is left does no harm, because its readers ask the store for the manifest.
         if let Some(ids) = ids
-            && let Err(error) = self.forget_ids(repository, digest, &ids)
+            && let Err(error) = forget_ids(self.layers(), repository, digest, &ids)
         {
             tracing::warn!(
                 %repository, %digest, %error, "cannot remove the ids of a deleted image"
@@ -98,15 +98,6 @@ impl Registry {
         }
         self.events.publish(subject.event(Kind::Delete, caller));
         Ok(())
-    }
-
-    fn forget_ids(&self, repository: &Repository, digest: &Digest, ids: &Ids) -> index::Result<()> {
-        self.index().remove_images(repository, digest, ids)?;
-        match self.storage.manifest(repository, &Reference::Digest(*digest)) {
-            // It was pushed again meanwhile, perhaps before the rows went.
-            Ok(_) => self.index().add_images(repository, digest, ids),
-            Err(_) => Ok(()),
-        }
     }
 
     /// Takes a blob out of a repository. Other repositories keep it.
@@ -120,5 +111,20 @@ impl Registry {
         let event = Event::new(Kind::Delete, digest.hex(), &caller.cause);
         self.events.publish(event.repository(repository).digest(digest));
         Ok(())
+    }
+}
+
+/// Forgets how a deleted manifest is found.
+pub(super) fn forget_ids(
+    layers: &Layers,
+    repository: &Repository,
+    digest: &Digest,
+    ids: &Ids,
+) -> index::Result<()> {
+    layers.index().remove_images(repository, digest, ids)?;
+    match layers.storage().manifest(repository, &Reference::Digest(*digest)) {
+        // It was pushed again meanwhile, perhaps before the rows went.
+        Ok(_) => layers.index().add_images(repository, digest, ids),
+        Err(_) => Ok(()),
     }
 }

@@ -13,7 +13,7 @@ pub mod maintenance;
 mod push;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use crate::events::Events;
 use crate::image::Images;
@@ -43,6 +43,8 @@ pub struct Registry {
     storage: Arc<Storage>,
     images: Arc<Images>,
     events: Arc<Events>,
+    /// Held by the run that collects garbage.
+    collecting: Mutex<()>,
 }
 
 impl Registry {
@@ -51,7 +53,8 @@ impl Registry {
     pub fn new(storage: Arc<Storage>, layers: Arc<Layers>, events: Arc<Events>) -> Registry {
         let listener = Arc::clone(&events);
         layers.listen(move |layer, ready| listener.indexed(layer, ready));
-        Registry { storage, images: Arc::new(Images::new(layers)), events }
+        let images = Arc::new(Images::new(layers));
+        Registry { storage, images, events, collecting: Mutex::default() }
     }
 
     /// The images of all repositories, to look into them.
@@ -84,14 +87,16 @@ impl Registry {
         Ok(self.storage.manifest(repository, reference)?)
     }
 
-    /// The size in bytes of a blob that is known in memory to be in the repository. Never blocks.
-    pub fn cached_blob_size(&self, repository: &Repository, digest: &Digest) -> Option<u64> {
-        self.storage.cached_blob_size(repository, digest)
+    /// The size in bytes of a blob of the repository, of which a client was told a moment ago. Never
+    /// blocks.
+    pub fn told_blob_size(&self, repository: &Repository, digest: &Digest) -> Option<u64> {
+        self.storage.told_blob_size(repository, digest)
     }
 
-    /// The size of a blob in bytes.
-    pub fn blob_size(&self, repository: &Repository, digest: &Digest) -> Result<u64> {
-        Ok(self.storage.blob_size(repository, digest)?)
+    /// The size of a blob in bytes. The client that hears of it need not push the blob, so the
+    /// collector leaves it alone for a while.
+    pub fn tell_blob_size(&self, repository: &Repository, digest: &Digest) -> Result<u64> {
+        Ok(self.storage.tell_blob_size(repository, digest)?)
     }
 
     /// Opens a blob that the repository holds.

@@ -143,6 +143,8 @@ impl Registry {
         storage.check_manifest(repository, manifest)?;
         index.add_repository(repository)?;
         storage.put_manifest(repository, tags, manifest, digest, bytes)?;
+        // The collector may have found the repository empty in between.
+        index.add_repository(repository)?;
         let known = match Contents::parse(bytes) {
             Ok(contents) => {
                 let ids = ids(&self.images, repository, digest, &contents);

@@ -6,11 +6,13 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
 use memmap2::{Advice, MmapOptions};
 
 use super::durable::discard;
+use super::told::NOTE_EVERY;
 use super::{Error, Result, Storage, exists, read_link};
 use crate::oci::{Digest, Repository};
 
@@ -86,11 +88,40 @@ impl io::Read for Reader<'_> {
     }
 }
 
+/// A blob of a repository that is known in memory.
+#[derive(Clone, Copy, Debug)]
+pub struct Known {
+    size: u64,
+    /// When a client was last told of it, see [`super::told`].
+    told: Option<Instant>,
+}
+
 impl Storage {
-    /// The size of a blob that is known in memory to be in the repository.
-    /// Never blocks.
-    pub fn cached_blob_size(&self, repository: &Repository, digest: &Digest) -> Option<u64> {
-        self.blob_sizes.get(&BlobKey(repository, digest))
+    fn cached_blob_size(&self, repository: &Repository, digest: &Digest) -> Option<u64> {
+        self.blob_sizes.get(&BlobKey(repository, digest)).map(|known| known.size)
+    }
+
+    /// The size of a blob of which a client was told a moment ago. Never blocks.
+    pub fn told_blob_size(&self, repository: &Repository, digest: &Digest) -> Option<u64> {
+        let known = self.blob_sizes.get(&BlobKey(repository, digest))?;
+        let is_told = known.told.is_some_and(|told| told.elapsed() < NOTE_EVERY);
+        (is_told || !self.is_writable).then_some(known.size)
+    }
+
+    /// The size of a blob, for a client that then knows that the repository holds it.
+    pub fn tell_blob_size(&self, repository: &Repository, digest: &Digest) -> Result<u64> {
+        let lock = self.try_lock(repository).filter(|_| self.is_owned());
+        let told = Instant::now();
+        let _telling = self.telling();
+        if !self.note(&self.layout.layer_link(repository, digest))? {
+            return Err(Error::BlobUnknown { repository: repository.clone(), digest: *digest });
+        }
+        let size = self.open_blob(repository, digest)?.size;
+        if lock.is_some() {
+            let known = Known { size, told: Some(told) };
+            self.blob_sizes.insert((repository.clone(), *digest), known);
+        }
+        Ok(size)
     }
 
     /// The size of a blob, or [`Error::BlobUnknown`].
@@ -110,7 +141,7 @@ impl Storage {
             return Ok(size);
         }
         let size = self.open_blob(repository, digest)?.size;
-        self.blob_sizes.insert((repository.clone(), *digest), size);
+        self.blob_sizes.insert((repository.clone(), *digest), Known { size, told: None });
         Ok(size)
     }
 
@@ -133,6 +164,11 @@ impl Storage {
         };
         let size = file.metadata().map_err(|e| Error::io("read", &path, e))?.len();
         Ok(Some(Blob { file, path, size }))
+    }
+
+    /// Whether the store has content, of whatever repository.
+    pub fn holds_content(&self, digest: &Digest) -> Result<bool> {
+        exists(&self.layout.blob_data(digest))
     }
 
     /// Makes a blob of the repository `from` readable in another. `None`: `from` does not hold it;
@@ -158,12 +194,14 @@ impl Storage {
         digest: &Digest,
         target: &Digest,
     ) -> Result<Option<bool>> {
-        let data = self.layout.blob_data(target);
-        if !data.try_exists().map_err(|e| Error::io("read", &data, e))? {
-            return Ok(None);
-        }
         let link = self.layout.layer_link(to, digest);
         let _lock = self.lock(to);
+        {
+            let _telling = self.telling();
+            if !self.note(&self.layout.blob_data(target))? {
+                return Ok(None);
+            }
+        }
         self.blob_sizes.remove(&BlobKey(to, digest));
         let new = !exists(&link)?;
         self.durable.write(&link, target.to_string().as_bytes())?;
@@ -181,6 +219,10 @@ impl Storage {
     ) -> Result<bool> {
         let link = self.layout.layer_link(repository, digest);
         let blob = self.layout.blob_data(digest);
+        // The file may have come long ago, and the collector goes by its time.
+        File::open(data)
+            .and_then(|file| file.set_modified(SystemTime::now()))
+            .map_err(|e| Error::io("set the time of", data, e))?;
         let there = size(&blob)?;
         let mended = there.is_some() && there != size(data)?;
         // The link is written before the blob gets its name, so that nothing of the blob is kept if
@@ -198,6 +240,11 @@ impl Storage {
             self.blob_sizes.remove(&BlobKey(repository, digest));
             let new = !exists(&link)?;
             self.durable.install(&aside, &link)?;
+            // Without a grace period the collector may have come between the two.
+            if !self.note(&blob)? {
+                let gone = io::Error::new(io::ErrorKind::NotFound, "it was collected meanwhile");
+                return Err(Error::io("keep", &blob, gone));
+            }
             Ok(new)
         });
         installed.inspect_err(|_| discard(&aside))
@@ -209,6 +256,9 @@ impl Storage {
         let _lock = self.lock(repository);
         let link = self.layout.layer_link(repository, digest);
         let folder = link.parent().expect("a link lies in a folder of its own");
+        if let Ok(Some(target)) = read_link(&link) {
+            self.note(&self.layout.blob_data(&target))?;
+        }
         let removed = self.durable.remove(folder);
         // The link may be gone even if there was an error.
         self.blob_sizes.remove(&BlobKey(repository, digest));
@@ -231,7 +281,7 @@ fn size(path: &Path) -> Result<Option<u64>> {
 
 /// Looks up `(repository, digest)` without cloning them.
 #[derive(Hash)]
-struct BlobKey<'a>(&'a Repository, &'a Digest);
+pub struct BlobKey<'a>(pub &'a Repository, pub &'a Digest);
 
 impl quick_cache::Equivalent<(Repository, Digest)> for BlobKey<'_> {
     fn equivalent(&self, key: &(Repository, Digest)) -> bool {

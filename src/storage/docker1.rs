@@ -83,7 +83,7 @@ pub struct LayerUpload {
 
 impl Storage {
     /// Serialises changes to an image.
-    fn lock_image(&self, id: &ImageId) -> MutexGuard<'_, ()> {
+    pub(super) fn lock_image(&self, id: &ImageId) -> MutexGuard<'_, ()> {
         // The ids of honest clients are random.
         let shard = usize::from(id.as_bytes()[0]) % SHARDS;
         self.shards[shard].lock().unwrap_or_else(std::sync::PoisonError::into_inner)
@@ -174,7 +174,7 @@ impl Storage {
             let same = there.json == json && there.layer == *layer;
             if same {
                 // This also restores a lost layer.
-                self.durable.install(&file, &self.layout.blob_data(layer))?;
+                self.install_layer(id, &file, layer)?;
                 self.add_pusher(pusher, id)?;
             }
             self.durable.remove(&folder)?;
@@ -182,11 +182,41 @@ impl Storage {
         }
         let place = Place::parse(&json, id)
             .map_err(|e| Error::Damaged { path: folder.join("json"), why: e.to_string() })?;
-        self.durable.install(&file, &self.layout.blob_data(layer))?;
+        self.install_layer(id, &file, layer)?;
         self.install_image(&place, &json, layer, Some(checksum))?;
         self.add_pusher(pusher, id)?;
         self.durable.remove(&folder)?;
         Ok(*layer)
+    }
+
+    /// Gives a layer that came the name of its digest.
+    fn install_layer(&self, id: &ImageId, file: &Path, layer: &Digest) -> Result<()> {
+        // It may have come long ago, and the collector goes by its time.
+        self.note(file)?;
+        self.durable.install(file, &self.layout.blob_data(layer))?;
+        self.note(&self.layout.v1_layer(id)).map(drop)
+    }
+
+    /// A complete image, for a client. A client that hears of it does not push it, so the collector
+    /// leaves it alone for a while.
+    pub fn tell_image(&self, id: &ImageId) -> Result<Option<StoredImage>> {
+        let _telling = self.telling();
+        let Some(image) = self.image(id)? else { return Ok(None) };
+        // It is of no use without those that it is built on.
+        for id in self.ancestry(id)? {
+            if !self.note(&self.layout.v1_layer(&id))? {
+                return Ok(None);
+            }
+        }
+        Ok(Some(image))
+    }
+
+    /// The parent of an image that is being pushed in `folder`.
+    pub(super) fn pushed_parent(&self, folder: &Path) -> Result<Option<ImageId>> {
+        let json = read_small(&folder.join("json"), JSON_MAX)?;
+        let id = folder.file_name().and_then(|name| name.to_str()?.parse().ok());
+        let (Some(json), Some(id)) = (json, id) else { return Ok(None) };
+        Ok(Place::parse(&json, &id).ok().and_then(|place| place.parent))
     }
 
     fn add_pusher(&self, pusher: &Pusher, id: &ImageId) -> Result<()> {
@@ -415,7 +445,7 @@ fn pushed_layers(folder: &Path) -> Result<Vec<(Digest, Digest)>> {
 }
 
 /// The entries of a folder. Empty if the folder does not exist.
-fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
+pub(super) fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
     let failed = |e| Error::io("list", folder, e);
     match fs::read_dir(folder) {
         Ok(entries) => entries.map(|entry| Ok(entry.map_err(failed)?.path())).collect(),

@@ -75,8 +75,72 @@ impl Durable {
     pub fn install(&self, from: &Path, to: &Path) -> Result<()> {
         let parent = to.parent().expect("a file of the store lies in a folder");
         self.directory(parent)?;
-        fs::rename(from, to).map_err(|e| Error::io("rename into", to, e))?;
+        match fs::rename(from, to) {
+            // The collector has removed an empty folder meanwhile.
+            Err(e) if e.kind() == io::ErrorKind::NotFound && from.exists() => {
+                self.forget(parent);
+                self.directory(parent)?;
+                fs::rename(from, to)
+            }
+            renamed => renamed,
+        }
+        .map_err(|e| Error::io("rename into", to, e))?;
         sync_directory(parent)
+    }
+
+    /// Forgets that a folder, and those above it, are there and synced.
+    fn forget(&self, folder: &Path) {
+        let mut known = self.known.lock().expect("never poisoned: no panic inside");
+        for path in folder.ancestors() {
+            known.remove(path);
+        }
+    }
+
+    /// Takes a tree away in one step and returns where it lies now, to be discarded. Nothing is
+    /// synced. On a full disk it is removed in place, file by file. `None`: nothing is left of it.
+    pub fn set_aside(&self, path: &Path) -> Result<Option<PathBuf>> {
+        let aside = self.scratch_path();
+        let result = match fs::rename(path, &aside) {
+            Ok(()) => Ok(Some(aside)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e)
+                if matches!(
+                    e.kind(),
+                    io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+                ) =>
+            {
+                fs::remove_dir_all(path).map(|()| None).map_err(|e| Error::io("remove", path, e))
+            }
+            Err(e) => Err(Error::io("remove", path, e)),
+        };
+        self.known.lock().expect("never poisoned: no panic inside").remove(path);
+        result
+    }
+
+    /// Forgets all folders: trees with folders in them were taken away.
+    pub fn forget_all(&self) {
+        self.known.lock().expect("never poisoned: no panic inside").clear();
+    }
+
+    /// Removes a folder if it is empty. `false`: it is not.
+    pub fn remove_empty(&self, folder: &Path) -> Result<bool> {
+        match fs::remove_dir(folder) {
+            Err(e) if e.kind() == io::ErrorKind::DirectoryNotEmpty => return Ok(false),
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                return Err(Error::io("remove", folder, e));
+            }
+            _ => {}
+        }
+        self.known.lock().expect("never poisoned: no panic inside").remove(folder);
+        Ok(true)
+    }
+
+    /// Makes the removal of names from a folder survive power loss.
+    pub fn sync_if_there(&self, folder: &Path) -> Result<()> {
+        match sync_directory(folder) {
+            Err(Error::Io { cause, .. }) if cause.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        }
     }
 
     /// Makes a folder of small files, which appears in one step. Fails if there is one already.

@@ -42,8 +42,12 @@ impl Layout {
     /// `blobs/sha256/ab/abcd…/data`
     pub fn blob_data(&self, digest: &Digest) -> PathBuf {
         let hex = digest.hex();
-        let algorithm = digest.algorithm().as_str();
-        self.base.join("blobs").join(algorithm).join(&hex[..2]).join(&hex).join("data")
+        self.blobs(digest.algorithm()).join(&hex[..2]).join(&hex).join("data")
+    }
+
+    /// `blobs/sha256`: a folder for each beginning of two digits.
+    pub fn blobs(&self, algorithm: Algorithm) -> PathBuf {
+        self.base.join("blobs").join(algorithm.as_str())
     }
 
     pub fn repositories(&self) -> PathBuf {
@@ -125,11 +129,21 @@ impl Layout {
         self.uploads(repository).join(id.hyphenated().to_string())
     }
 
+    /// `v1/images`: a folder for each beginning of two digits.
+    pub fn v1_images(&self) -> PathBuf {
+        self.v1.join("images")
+    }
+
+    /// `v1/images/ab/abcd…/layer`: the digest of the image's layer.
+    pub fn v1_layer(&self, id: &ImageId) -> PathBuf {
+        self.v1_image(id).join("layer")
+    }
+
     /// `v1/images/ab/abcd…`: a complete image, `json`, `ancestry`, `layer`,
     /// `checksum`.
     pub fn v1_image(&self, id: &ImageId) -> PathBuf {
         let id = id.to_string();
-        self.v1.join("images").join(&id[..2]).join(&id)
+        self.v1_images().join(&id[..2]).join(&id)
     }
 
     /// `v1/images/ab/abcd…/pushers/KEY`: this pusher has pushed the image.
@@ -147,9 +161,14 @@ impl Layout {
         self.v1_pushing_all().join(pusher.to_string()).join(id.to_string())
     }
 
+    /// `v1/manifests/sha256`
+    pub fn v1_manifests(&self, algorithm: Algorithm) -> PathBuf {
+        self.v1.join("manifests").join(algorithm.as_str())
+    }
+
     /// `v1/manifests/sha256/HEX/image`: the image that a manifest was made of.
     pub fn v1_manifest(&self, digest: &Digest) -> PathBuf {
-        self.v1.join("manifests").join(digest.algorithm().as_str()).join(digest.hex()).join("image")
+        self.v1_manifests(digest.algorithm()).join(digest.hex()).join("image")
     }
 
     /// `_private`: only clients with a name may read the repository.

@@ -17,7 +17,7 @@ use quick_cache::sync::Cache;
 
 use super::{Error, Page, Result, Storage, exists, read_link};
 use crate::oci::manifest::stored_media_type;
-use crate::oci::{Algorithm, Descriptor, Digest, Manifest, Reference, Repository, Tag};
+use crate::oci::{Algorithm, Contents, Descriptor, Digest, Manifest, Reference, Repository, Tag};
 
 /// A manifest as it was pushed.
 #[derive(Debug)]
@@ -94,6 +94,15 @@ impl Storage {
         exists(&self.layout.revision_link(repository, digest))
     }
 
+    /// Reads a manifest past the cache, for readers of all manifests.
+    pub fn read_manifest(
+        &self,
+        repository: &Repository,
+        reference: &Reference,
+    ) -> Result<Arc<StoredManifest>> {
+        self.load(repository, reference)
+    }
+
     fn load(&self, repository: &Repository, reference: &Reference) -> Result<Arc<StoredManifest>> {
         let unknown = || Error::ManifestUnknown {
             repository: repository.clone(),
@@ -135,6 +144,7 @@ impl Storage {
         bytes: &[u8],
     ) -> Result<()> {
         let _lock = self.lock(repository);
+        self.note_named(repository, bytes)?;
         self.check_blobs(repository, manifest)?;
         let new = !exists(&self.layout.manifests(repository))?;
         let link = digest.to_string();
@@ -152,6 +162,12 @@ impl Storage {
         self.forget(repository, &Reference::Digest(*digest));
         for tag in tags {
             self.durable.write(&self.layout.tag_index(repository, tag, digest), link.as_bytes())?;
+            match read_link(&self.layout.tag_current(repository, tag)) {
+                Ok(Some(before)) if before != *digest => self.note_manifest(repository, &before)?,
+                // A damaged tag names nothing.
+                Ok(_) | Err(Error::Damaged { .. }) => {}
+                Err(e) => return Err(e),
+            }
             let moved =
                 self.durable.write(&self.layout.tag_current(repository, tag), link.as_bytes());
             // The rename may have happened even if there was an error.
@@ -159,6 +175,33 @@ impl Storage {
             moved?;
         }
         self.touch(repository, new);
+        Ok(())
+    }
+
+    /// Notes what a manifest names that a client has just pushed, or that is about to go.
+    fn note_named(&self, repository: &Repository, bytes: &[u8]) -> Result<()> {
+        match Contents::parse(bytes) {
+            Ok(Contents::Image { config, layers }) => {
+                let _telling = self.telling();
+                for digest in layers.iter().map(|layer| &layer.digest).chain([&config]) {
+                    self.note(&self.layout.layer_link(repository, digest))?;
+                }
+                Ok(())
+            }
+            Ok(Contents::Index { children }) => {
+                children.iter().try_for_each(|child| self.note_manifest(repository, &child.digest))
+            }
+            // It names nothing that can be looked into.
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// Notes a manifest, if the repository holds it.
+    fn note_manifest(&self, repository: &Repository, digest: &Digest) -> Result<()> {
+        let _telling = self.telling();
+        if self.holds_manifest(repository, digest)? {
+            self.note(&self.layout.blob_data(digest))?;
+        }
         Ok(())
     }
 
@@ -190,7 +233,7 @@ impl Storage {
         Err(Error::ManifestBlobUnknown { repository: repository.clone(), missing })
     }
 
-    fn forget(&self, repository: &Repository, reference: &Reference) {
+    pub(super) fn forget(&self, repository: &Repository, reference: &Reference) {
         self.manifests.remove(&ManifestKey(repository, reference));
     }
 
@@ -239,6 +282,7 @@ impl Storage {
         let Some(named) = read_link(&self.layout.tag_current(repository, tag))? else {
             return Err(Error::ManifestUnknown { repository: repository.clone(), reference });
         };
+        self.note_manifest(repository, &named)?;
         let removed = self.durable.remove(&self.layout.tag(repository, tag));
         self.forget(repository, &reference);
         self.touch(repository, false);
@@ -252,6 +296,8 @@ impl Storage {
         // It is read for its subject. A manifest that cannot be read can be deleted.
         let subject = match self.load(repository, &reference) {
             Ok(stored) => {
+                self.note_named(repository, &stored.bytes)?;
+                self.note_manifest(repository, digest)?;
                 Manifest::parse(&stored.bytes, None).ok().and_then(|manifest| manifest.subject)
             }
             Err(Error::Damaged { .. }) => None,
@@ -309,7 +355,7 @@ impl Storage {
     }
 
     /// The folder names below `tags`, in no order.
-    fn tag_names(
+    pub(super) fn tag_names(
         &self,
         repository: &Repository,
     ) -> Result<impl Iterator<Item = Result<Tag>> + use<>> {
@@ -396,7 +442,11 @@ impl Storage {
     }
 
     /// The digests of a folder of `HEX/link`s, in no order.
-    fn digests_in(&self, folder: &std::path::Path, algorithm: Algorithm) -> Result<Vec<Digest>> {
+    pub(super) fn digests_in(
+        &self,
+        folder: &std::path::Path,
+        algorithm: Algorithm,
+    ) -> Result<Vec<Digest>> {
         let entries = match fs::read_dir(folder) {
             Ok(entries) => entries,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),

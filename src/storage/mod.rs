@@ -10,6 +10,8 @@ pub mod docker1;
 mod durable;
 mod layout;
 mod manifests;
+mod sweep;
+mod told;
 mod uploads;
 
 use std::fs::{self, File, TryLockError};
@@ -17,7 +19,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{self, Mutex, MutexGuard};
+use std::sync::{self, Mutex, MutexGuard, RwLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use quick_cache::sync::Cache;
@@ -28,6 +30,7 @@ use crate::oci::{Digest, Reference, Repository, Tag};
 pub use blobs::Blob;
 pub use durable::create_root;
 pub use manifests::StoredManifest;
+pub use sweep::Link;
 pub use uploads::UploadWriter;
 
 use durable::Durable;
@@ -121,10 +124,13 @@ pub struct Storage {
     shards: [Mutex<()>; SHARDS],
     hash: RandomState,
     manifests: manifests::ManifestCache,
-    blob_sizes: Cache<(Repository, Digest), u64>,
+    blob_sizes: Cache<(Repository, Digest), blobs::Known>,
     sessions: uploads::Sessions,
     /// Whether repositories are private, as far as that is known.
     private: Cache<Repository, bool>,
+    /// Held by the collector while it removes names, see [`told`].
+    telling: RwLock<()>,
+    is_writable: bool,
     /// `None`: another process may be writing, so nothing is cached.
     lock: Option<File>,
 }
@@ -158,7 +164,9 @@ impl Storage {
                 _ => fs::create_dir(&scratch).map_err(|e| Error::io("create", &scratch, e))?,
             }
         }
-        Ok(Storage::with(layout, options.sparse_images, Some(lock)))
+        let mut storage = Storage::with(layout, options.sparse_images, Some(lock));
+        storage.is_writable = !options.read_only;
+        Ok(storage)
     }
 
     /// Opens a store to read it while a server may be writing to it.
@@ -180,6 +188,8 @@ impl Storage {
             blob_sizes: Cache::new(BLOB_CACHE),
             sessions: uploads::Sessions::default(),
             private: Cache::new(BLOB_CACHE),
+            telling: RwLock::new(()),
+            is_writable: false,
             lock,
         }
     }
@@ -258,7 +268,19 @@ impl Storage {
     /// and skipped.
     pub fn walk<E: From<Error>>(
         &self,
+        visit: impl FnMut(&Repository) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.walk_strictly(visit, |path, error| {
+            tracing::warn!(path = %path.display(), %error, "skipped a folder in the store");
+            Ok(())
+        })
+    }
+
+    /// Does the same. `unknown` hears of each folder that cannot be read, or is no repository.
+    pub fn walk_strictly<E: From<Error>>(
+        &self,
         mut visit: impl FnMut(&Repository) -> Result<(), E>,
+        mut unknown: impl FnMut(&Path, &dyn std::error::Error) -> Result<(), E>,
     ) -> Result<(), E> {
         let root = self.layout.repositories();
         let mut stack = vec![String::new()];
@@ -268,7 +290,7 @@ impl Storage {
                 Ok(entries) => entries,
                 Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
                 Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                    tracing::warn!(path = %path.display(), %error, "skipped a folder in the store");
+                    unknown(&path, &error)?;
                     continue;
                 }
                 Err(e) => return Err(Error::io("list", &path, e).into()),
@@ -288,7 +310,7 @@ impl Storage {
             if is_repository {
                 match name.parse() {
                     Ok(repository) => visit(&repository)?,
-                    Err(error) => tracing::warn!(%error, "skipped a folder in the store"),
+                    Err(error) => unknown(&path, &error)?,
                 }
             }
         }

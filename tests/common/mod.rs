@@ -123,6 +123,13 @@ impl Registry {
         self.child.wait().expect("its end");
     }
 
+    /// Starts it again on the same folder, after its end.
+    pub fn start_again(&mut self, arguments: &[&str]) {
+        let temp = self._temp.take();
+        *self = Registry::start_in(&self.dir.clone(), arguments);
+        self._temp = temp;
+    }
+
     pub fn wait(&mut self) -> ExitStatus {
         let deadline = Instant::now() + SOON;
         loop {

@@ -19,6 +19,7 @@ use hyper::header::HeaderValue;
 use crate::http;
 use crate::image::{Id, Images, Platform};
 use crate::log;
+use crate::registry::maintenance::gc;
 use crate::registry::{self, LayerOptions, Limits, OpenError, StorageOptions};
 use crate::remote;
 use crate::server;
@@ -311,6 +312,18 @@ pub struct ServeArgs {
     #[arg(long, value_name = "TIME", env = "REGISTRY_UPLOAD_TTL", default_value = "168h", value_parser = duration)]
     pub upload_ttl: Duration,
 
+    /// Time between two collections of garbage: of what no tag, manifest or repository names any more. 0 switches them off
+    #[arg(long, value_name = "TIME", env = "REGISTRY_GC_INTERVAL", default_value = "1h", value_parser = duration_or_zero)]
+    pub gc_interval: Duration,
+
+    /// Collect only what nothing has named, and no client was told of, for this long
+    #[arg(long, value_name = "TIME", env = "REGISTRY_GC_GRACE", default_value = "24h", value_parser = duration_or_zero)]
+    pub gc_grace: Duration,
+
+    /// Collect manifests too that no tag, image index or referrer's subject leads to
+    #[arg(long, env = "REGISTRY_GC_UNTAGGED", action = ArgAction::SetTrue, value_parser = BoolishValueParser::new())]
+    pub gc_untagged: bool,
+
     /// Send an empty line to readers of /v1/events when nothing has happened for this long
     #[arg(long, value_name = "TIME", env = "REGISTRY_EVENT_HEARTBEAT", default_value = "30s", value_parser = duration)]
     pub event_heartbeat: Duration,
@@ -410,6 +423,11 @@ fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// The same, or `0`.
+pub fn duration_or_zero(text: &str) -> Result<Duration, String> {
+    if matches!(text, "0" | "0s") { Ok(Duration::ZERO) } else { duration(text) }
+}
+
 /// The settings of `registry serve`, checked.
 #[derive(Clone, Debug)]
 pub struct ServeConfig {
@@ -487,6 +505,12 @@ impl ServeArgs {
                 notifications,
             },
             upload_ttl: self.upload_ttl,
+            gc: gc::Options {
+                grace: self.gc_grace,
+                untagged: self.gc_untagged,
+                ..gc::Options::default()
+            },
+            gc_interval: Some(self.gc_interval).filter(|interval| !interval.is_zero()),
             mount: self.mount.map(|path| (path, self.mount_allow_other)),
         };
         Ok(ServeConfig { server, log: self.log, log_level: self.log_level })

@@ -32,9 +32,9 @@ pub async fn blob(
             let blob = blocking(move || registry.blob(&repository, &digest)).await?;
             (blob.size, Some((blob, permit)))
         }
-        _ => match registry.cached_blob_size(&repository, &digest) {
+        _ => match registry.told_blob_size(&repository, &digest) {
             Some(size) => (size, None),
-            None => (blocking(move || registry.blob_size(&repository, &digest)).await?, None),
+            None => (blocking(move || registry.tell_blob_size(&repository, &digest)).await?, None),
         },
     };
     let mut response = content::blob(context, &digest, size, opened).await?;

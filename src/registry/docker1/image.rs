@@ -46,7 +46,7 @@ pub struct ImageJson {
 
 impl Registry {
     fn find(&self, caller: &Caller, id: &ImageId) -> Result<Option<Found>> {
-        let image = self.storage.image(id)?;
+        let image = self.storage.tell_image(id)?;
         let shows = |repository: &Repository| match &image {
             Some(image) => self.holds(repository, &image.layer),
             None => Ok(false),

@@ -51,7 +51,7 @@ impl Registry {
     }
 
     fn image(&self, id: &ImageId) -> Result<StoredImage> {
-        Ok(self.storage.image(id)?.ok_or(StorageError::ImageUnknown(*id))?)
+        Ok(self.storage.tell_image(id)?.ok_or(StorageError::ImageUnknown(*id))?)
     }
 
     /// The manifest of an image that was pushed as such. Its blobs are linked in the repository.

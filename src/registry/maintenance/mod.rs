@@ -1,15 +1,30 @@
 //! Work that no request waits for: a server's background threads, and indexing ahead of time.
 
+pub mod gc;
 mod purge;
 pub mod reindex;
 mod scan;
 
 use std::io;
+use std::sync::Arc;
 use std::thread;
+
+use crate::index::shared;
+use crate::registry::Registry;
 
 pub use purge::start as start_purge;
 pub use scan::{scan, start as start_scan};
 
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
     thread::Builder::new().name(name.into()).spawn(work).map(drop)
+}
+
+/// What a server does for other processes, which ask it on its socket. `None`: the store is only
+/// read, so nothing is collected.
+pub fn work(registry: Arc<Registry>, gc: Option<gc::Options>) -> Arc<shared::Work> {
+    Arc::new(move |name, options, send| match (name, &gc) {
+        (gc::WORK, Some(settings)) => registry.answer_gc(settings, options, send),
+        (gc::WORK, None) => Err("it was started with --read-only".to_owned()),
+        _ => Err(format!("this server is of another version: it does not know {name:?}")),
+    })
 }

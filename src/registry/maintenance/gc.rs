@@ -1,0 +1,666 @@
+//! Gives back the space of what nothing names any more, beside pushes and pulls.
+//!
+//! Mark: each repository is listed, and its manifests are read for what they name. Sweep: links that
+//! no manifest of their repository names go, then the blobs that no repository links, then what the
+//! index has of them. What a client was told of within the grace period stays, see
+//! [`crate::storage`]'s `told`; so there is no lock, and a push that meets a collection wins.
+//!
+//! Killed at any point it leaves a correct store: manifests are gone for good before what they named
+//! goes, and what is left over is found by the next run.
+
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
+
+use serde::{Deserialize, Serialize};
+
+use crate::events::{Event, Kind};
+use crate::image::Images;
+use crate::index::shared::{self, Owner};
+use crate::index::{self, Index, LayerOptions, Layers};
+use crate::metrics;
+use crate::oci::{Contents, Digest, Manifest, Reference, Repository};
+use crate::registry::delete::forget_ids;
+use crate::registry::push::ids;
+use crate::registry::{OpenError, Registry};
+use crate::storage::{self, Link, Storage};
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Storage(#[from] storage::Error),
+    #[error(transparent)]
+    Index(#[from] index::Error),
+    /// Blobs may be linked there that would be taken for garbage.
+    #[error(
+        "{} is in the way, so nothing was collected: {why}; what it links cannot be known, so move \
+         it out of the store, or make it readable", path.display()
+    )]
+    Unknown { path: PathBuf, why: String },
+}
+
+/// What to collect.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// What nothing has named for this long goes.
+    pub grace: Duration,
+    /// Also manifests go that no tag, no index and no subject reaches.
+    pub untagged: bool,
+    /// Uploads that received nothing for this long go.
+    pub upload_ttl: Duration,
+    /// Change nothing, only say what would go.
+    pub dry_run: bool,
+}
+
+impl Default for Options {
+    /// What a server does that is not told otherwise.
+    fn default() -> Options {
+        const HOUR: u64 = 3600;
+        Options {
+            grace: Duration::from_secs(24 * HOUR),
+            untagged: false,
+            upload_ttl: Duration::from_secs(7 * 24 * HOUR),
+            dry_run: false,
+        }
+    }
+}
+
+/// What a run is asked for that may go beyond the settings of the server.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub struct Request {
+    pub grace: Option<Duration>,
+    pub untagged: bool,
+    pub dry_run: bool,
+}
+
+impl Options {
+    fn with(self, request: &Request) -> Options {
+        Options {
+            grace: request.grace.unwrap_or(self.grace),
+            untagged: self.untagged || request.untagged,
+            dry_run: request.dry_run,
+            ..self
+        }
+    }
+}
+
+/// A part of the result of a run: what went of each repository, then the totals.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Part {
+    End { end: Totals },
+    Removed(Removed),
+}
+
+/// How the work is called on the socket.
+pub(super) const WORK: &str = "gc";
+
+/// Collects garbage in the registry in `dir`, whose blobs are below `root`: by its server, or without
+/// one in this process.
+pub fn run(
+    dir: &Path,
+    root: &Path,
+    layers: &LayerOptions,
+    request: &Request,
+    mut part: impl FnMut(Part),
+) -> Result<(), RunError> {
+    if !dir.is_dir() || !root.is_dir() {
+        return Err(OpenError::Missing(dir.to_owned()).into());
+    }
+    let asked = serde_json::to_value(request).expect("a request is an object");
+    let answered = shared::ask_server(dir, WORK, &asked, |answer| {
+        part(serde_json::from_value(answer)?);
+        Ok(())
+    })?;
+    let _lock = match answered.map_err(RunError::Server)? {
+        Owner::Server => return Ok(()),
+        Owner::Here(lock) => lock,
+    };
+    let options =
+        storage::Options { root: root.to_owned(), read_only: false, sparse_images: false };
+    let storage = Arc::new(Storage::open(&options).map_err(Error::from)?);
+    let index = Arc::new(Index::open(&dir.join("db")).map_err(Error::from)?);
+    index.clean_layers().map_err(Error::from)?;
+    let layers = Layers::new(storage, index, layers).map_err(RunError::Threads)?;
+    let images = Images::new(Arc::new(layers));
+    let options = Options::default().with(request);
+    let totals =
+        collect(&images, &options, |_, _| {}, |removed| part(Part::Removed(removed.clone())))?;
+    part(Part::End { end: totals });
+    Ok(())
+}
+
+/// Why a run that was asked for failed.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    #[error(transparent)]
+    Collect(#[from] Error),
+    #[error(transparent)]
+    Index(#[from] index::Error),
+    #[error("cannot start threads: {0}")]
+    Threads(io::Error),
+    #[error("the server says: {0}")]
+    Server(String),
+}
+
+impl Registry {
+    /// Collects garbage. Events are published for the manifests that go. One run waits for another.
+    fn collect_garbage(
+        &self,
+        options: &Options,
+        report: impl FnMut(&Removed),
+    ) -> Result<Totals, Error> {
+        let _turn = self.collecting.lock().unwrap_or_else(PoisonError::into_inner);
+        let deleted = |repository: &Repository, digest: &Digest| {
+            let event = Event::new(Kind::Delete, digest.hex(), &Arc::default());
+            self.events.publish(event.repository(repository).digest(digest));
+        };
+        let totals = collect(&self.images, options, deleted, report)?;
+        if !options.dry_run {
+            tracing::info!(
+                manifests = totals.manifests,
+                blobs = totals.blobs,
+                bytes = totals.bytes,
+                uploads = totals.uploads,
+                seconds = totals.seconds,
+                "collected garbage"
+            );
+        }
+        Ok(totals)
+    }
+
+    /// Collects garbage for another process. The error is a message for it.
+    pub(super) fn answer_gc(
+        &self,
+        settings: &Options,
+        request: serde_json::Value,
+        send: &mut shared::SendPart<'_>,
+    ) -> Result<(), String> {
+        let request: Request = serde_json::from_value(request).map_err(|e| e.to_string())?;
+        // An asker that is gone is no reason to stop.
+        let mut send = |part| {
+            let part = serde_json::to_value(part).expect("a part is an object");
+            let _ = send(part);
+        };
+        let report = |removed: &Removed| send(Part::Removed(removed.clone()));
+        let totals = self.collect_garbage(&settings.with(&request), report);
+        send(Part::End { end: totals.map_err(|e| e.to_string())? });
+        Ok(())
+    }
+}
+
+/// Starts the thread that collects garbage every `interval`.
+pub fn start(registry: Arc<Registry>, options: Options, interval: Duration) -> io::Result<()> {
+    /// The first run does not slow down the start.
+    const FIRST: Duration = Duration::from_secs(60);
+    super::spawn("gc", move || {
+        thread::sleep(interval.min(FIRST));
+        loop {
+            if let Err(error) = registry.collect_garbage(&options, |_| {}) {
+                metrics::collecting_failed();
+                tracing::error!(%error, "cannot collect garbage");
+            }
+            thread::sleep(interval);
+        }
+    })
+}
+
+/// What went of a repository; without a name, of what belonged to none.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Removed {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub repository: Option<String>,
+    pub manifests: u64,
+    /// Links to blobs: a blob that other repositories link stays for them.
+    pub links: u64,
+    /// Blobs that went from the store, manifests included.
+    pub blobs: u64,
+    /// Bytes of these blobs.
+    pub bytes: u64,
+    /// The repository held nothing any more.
+    pub emptied: bool,
+}
+
+impl Removed {
+    fn is_nothing(&self) -> bool {
+        *self == Removed { repository: self.repository.clone(), ..Removed::default() }
+    }
+}
+
+/// What a run removed in all.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Totals {
+    pub repositories: u64,
+    pub manifests: u64,
+    pub links: u64,
+    pub blobs: u64,
+    pub bytes: u64,
+    /// Images of Docker's first API.
+    pub images: u64,
+    pub uploads: u64,
+    /// Layers whose index went.
+    pub layers: u64,
+    pub seconds: f64,
+}
+
+impl Totals {
+    fn count(&self) {
+        let kinds = [
+            ("repository", self.repositories),
+            ("manifest", self.manifests),
+            ("link", self.links),
+            ("blob", self.blobs),
+            ("image", self.images),
+            ("upload", self.uploads),
+            ("layer", self.layers),
+        ];
+        metrics::collected(self.seconds, self.bytes, &kinds);
+    }
+}
+
+/// A digest without its second half, which is enough to tell all content of a registry apart. Two
+/// that were made to look the same would keep each other.
+type Key = u128;
+
+fn key(digest: &Digest) -> Key {
+    let mut key = [0; 16];
+    key.copy_from_slice(&digest.as_bytes()[..16]);
+    Key::from_be_bytes(key)
+}
+
+/// A manifest, as far as collecting needs it.
+struct Node {
+    digest: Digest,
+    subject: Option<Digest>,
+    /// What it names: blobs, or manifests of an index.
+    names: Vec<Key>,
+}
+
+/// Collects garbage. `deleted` hears of each manifest that went, `report` of each repository that
+/// lost something, in order, at the end.
+pub fn collect(
+    images: &Images,
+    options: &Options,
+    mut deleted: impl FnMut(&Repository, &Digest),
+    mut report: impl FnMut(&Removed),
+) -> Result<Totals, Error> {
+    let start = Instant::now();
+    let storage = images.layers().storage();
+    let mut run = Run {
+        images,
+        storage,
+        options,
+        cutoff: storage.cutoff(options.grace),
+        marked: HashSet::new(),
+        unlinked_by: HashMap::new(),
+        removed: Vec::new(),
+        totals: Totals::default(),
+    };
+    if !options.dry_run {
+        run.totals.uploads = storage.purge_uploads(options.upload_ttl)? as u64;
+    }
+    for repository in repositories(storage)? {
+        run.repository(&repository, &mut deleted)?;
+    }
+    let manifests = run.v1_images()?;
+    run.blobs()?;
+    if !options.dry_run {
+        // The manifests' own bytes are gone by now, so a run that is killed before finds them again.
+        for manifest in manifests {
+            storage.sweep_made_manifest(&manifest, run.cutoff)?;
+        }
+        // Images that are kept for the next reader must not keep the rows of their layers.
+        images.forget_opened();
+        let gone = |layer: &Digest| Ok(!storage.holds_content(layer)?);
+        run.totals.layers = images.layers().collect(gone)? as u64;
+    }
+    let Run { mut totals, mut removed, .. } = run;
+    removed.retain(|removed| !removed.is_nothing());
+    removed.sort_by(|a, b| a.repository.cmp(&b.repository));
+    for part in &removed {
+        totals.manifests += part.manifests;
+        totals.links += part.links;
+        totals.blobs += part.blobs;
+        totals.bytes += part.bytes;
+        totals.repositories += u64::from(part.emptied);
+        report(part);
+    }
+    totals.seconds = start.elapsed().as_secs_f64();
+    if !options.dry_run {
+        totals.count();
+    }
+    Ok(totals)
+}
+
+/// All repositories. A folder that cannot be read, or is no repository, may link blobs all the same.
+fn repositories(storage: &Storage) -> Result<Vec<Repository>, Error> {
+    let mut repositories = Vec::new();
+    let unknown = |path: &Path, error: &dyn std::error::Error| {
+        Err(Error::Unknown { path: path.to_owned(), why: error.to_string() })
+    };
+    let visit = |repository: &Repository| {
+        repositories.push(repository.clone());
+        Ok(())
+    };
+    storage.walk_strictly(visit, unknown)?;
+    Ok(repositories)
+}
+
+struct Run<'a> {
+    images: &'a Images,
+    storage: &'a Storage,
+    options: &'a Options,
+    cutoff: SystemTime,
+    /// Blobs that stay.
+    marked: HashSet<Key>,
+    /// By blob: the place in `removed` of the repository that unlinked it last.
+    unlinked_by: HashMap<Key, usize>,
+    removed: Vec<Removed>,
+    totals: Totals,
+}
+
+impl Run<'_> {
+    fn mark(&mut self, digest: &Digest) {
+        self.marked.insert(key(digest));
+    }
+
+    fn repository(
+        &mut self,
+        repository: &Repository,
+        deleted: &mut impl FnMut(&Repository, &Digest),
+    ) -> Result<(), Error> {
+        let holdings = self.storage.holdings(repository)?;
+        let place = self.removed.len();
+        self.removed
+            .push(Removed { repository: Some(repository.to_string()), ..Removed::default() });
+        let named = self.manifests(repository, &holdings.manifests, place, deleted)?;
+        let mut unnamed = Vec::new();
+        for digest in &holdings.links {
+            let Some(link) = self.storage.link(repository, digest)? else { continue };
+            let is_named = named.as_ref().is_none_or(|named| named.contains(&key(digest)));
+            if is_named || !self.storage.is_link_old(repository, digest, self.cutoff)? {
+                self.mark_link(&link);
+            } else {
+                unnamed.push(link);
+            }
+        }
+        let swept = match self.options.dry_run {
+            true => unnamed.clone(),
+            false => self.storage.sweep_links(repository, &unnamed, self.cutoff)?,
+        };
+        let gone: HashSet<Key> = swept.iter().map(|link| key(&link.digest)).collect();
+        for link in &unnamed {
+            if !gone.contains(&key(&link.digest)) {
+                self.mark_link(link);
+            } else if let Some(target) = link.target {
+                self.unlinked_by.insert(key(&target), place);
+            }
+        }
+        self.removed[place].links = swept.len() as u64;
+        if !self.options.dry_run {
+            let forget = || self.images.layers().index().remove_repository(repository);
+            self.removed[place].emptied =
+                self.storage.sweep_repository::<Error>(repository, || Ok(forget()?))?;
+        }
+        if self.removed[place].is_nothing() {
+            self.removed.pop();
+        }
+        Ok(())
+    }
+
+    fn mark_link(&mut self, link: &Link) {
+        self.mark(&link.digest);
+        if let Some(target) = link.target {
+            self.mark(&target);
+        }
+    }
+
+    /// Marks a repository's manifests that stay, and removes the others. Returns what those that
+    /// stay name; `None`: that cannot be known, so everything that the repository links stays.
+    fn manifests(
+        &mut self,
+        repository: &Repository,
+        manifests: &[Digest],
+        place: usize,
+        deleted: &mut impl FnMut(&Repository, &Digest),
+    ) -> Result<Option<HashSet<Key>>, Error> {
+        let mut nodes = Vec::new();
+        let mut unreadable = Vec::new();
+        for digest in manifests {
+            match self.node(repository, digest) {
+                Ok(node) => nodes.extend(node),
+                Err(Unreadable::Manifest(error)) => {
+                    tracing::warn!(
+                        %repository, manifest = %digest, %error,
+                        "nothing of the repository is collected, because a manifest cannot be read"
+                    );
+                    unreadable.push(*digest);
+                }
+                Err(Unreadable::Store(error)) => return Err(error.into()),
+            }
+        }
+        let all_known = unreadable.is_empty();
+        if self.options.untagged && all_known {
+            let unreached = self.take_unreached(repository, &mut nodes)?;
+            let swept = self.sweep_manifests(repository, &unreached, deleted)?;
+            self.removed[place].manifests = swept.len() as u64;
+            for node in unreached {
+                if swept.contains(&node.digest) {
+                    self.unlinked_by.insert(key(&node.digest), place);
+                } else {
+                    nodes.push(node);
+                }
+            }
+        }
+        for digest in nodes.iter().map(|node| &node.digest).chain(&unreadable) {
+            self.mark(digest);
+            if let Some(target) = self.storage.manifest_target(repository, digest)? {
+                self.mark(&target);
+            }
+        }
+        let names: HashSet<Key> = nodes.into_iter().flat_map(|node| node.names).collect();
+        // Content that was deleted, and that something names still, stays, as with distribution.
+        self.marked.extend(&names);
+        Ok(all_known.then_some(names))
+    }
+
+    /// Reads a manifest. `None`: the store lacks it.
+    fn node(&self, repository: &Repository, digest: &Digest) -> Result<Option<Node>, Unreadable> {
+        let reference = Reference::Digest(*digest);
+        let bytes = match self.storage.read_manifest(repository, &reference) {
+            Ok(stored) => stored.bytes.clone(),
+            Err(storage::Error::ManifestUnknown { .. }) => return Ok(None),
+            Err(error @ storage::Error::Damaged { .. }) => {
+                return Err(Unreadable::Manifest(error.to_string()));
+            }
+            Err(error) => return Err(Unreadable::Store(error)),
+        };
+        let names = match Contents::parse(&bytes) {
+            Ok(contents) => {
+                contents.config().into_iter().chain(&contents.holds()).map(key).collect()
+            }
+            // A document of another kind, such as Docker's schema 1: whatever looks like a digest
+            // may be a blob that it needs.
+            Err(_) => {
+                let document: serde_json::Value = serde_json::from_slice(&bytes)
+                    .map_err(|error| Unreadable::Manifest(error.to_string()))?;
+                let mut names = Vec::new();
+                digests(&document, &mut names);
+                names
+            }
+        };
+        let subject = Manifest::parse(&bytes, None).ok().and_then(|manifest| manifest.subject);
+        Ok(Some(Node { digest: *digest, subject, names }))
+    }
+
+    /// Takes those of a repository's manifests out of `nodes` that no tag reaches, through indexes,
+    /// from a referrer to its subject or from a subject to its referrers. What came, or lost a tag,
+    /// within the grace period counts as tagged.
+    fn take_unreached(
+        &self,
+        repository: &Repository,
+        nodes: &mut Vec<Node>,
+    ) -> Result<Vec<Node>, Error> {
+        let tagged = self.storage.tagged(repository)?;
+        let mut referrers: HashMap<Key, Vec<usize>> = HashMap::new();
+        let mut places = HashMap::new();
+        let mut left = Vec::new();
+        for (place, node) in nodes.iter().enumerate() {
+            places.insert(key(&node.digest), place);
+            if let Some(subject) = &node.subject {
+                referrers.entry(key(subject)).or_default().push(place);
+            }
+            if tagged.contains(&node.digest)
+                || !self.storage.is_manifest_old(repository, &node.digest, self.cutoff)?
+            {
+                left.push(place);
+            }
+        }
+        let mut reached = vec![false; nodes.len()];
+        while let Some(place) = left.pop() {
+            if std::mem::replace(&mut reached[place], true) {
+                continue;
+            }
+            let node = &nodes[place];
+            let named = node.names.iter().copied().chain(node.subject.as_ref().map(key));
+            left.extend(named.filter_map(|name| places.get(&name)));
+            left.extend(referrers.get(&key(&node.digest)).into_iter().flatten());
+        }
+        let (mut kept, mut unreached) = (Vec::new(), Vec::new());
+        for (node, reached) in nodes.drain(..).zip(reached) {
+            if reached { kept.push(node) } else { unreached.push(node) }
+        }
+        *nodes = kept;
+        Ok(unreached)
+    }
+
+    fn sweep_manifests(
+        &self,
+        repository: &Repository,
+        unreached: &[Node],
+        deleted: &mut impl FnMut(&Repository, &Digest),
+    ) -> Result<HashSet<Digest>, Error> {
+        if self.options.dry_run {
+            return Ok(unreached.iter().map(|node| node.digest).collect());
+        }
+        let mut all = HashSet::new();
+        for batch in unreached.chunks(100) {
+            // What leads to a manifest is read from it, so before it goes.
+            let known = batch.iter().map(|node| {
+                let stored =
+                    self.storage.read_manifest(repository, &Reference::Digest(node.digest)).ok();
+                let contents = stored.and_then(|stored| Contents::parse(&stored.bytes).ok());
+                contents.map(|contents| ids(self.images, repository, &node.digest, &contents))
+            });
+            let known: Vec<_> = known.collect();
+            let names: Vec<_> = batch.iter().map(|node| (node.digest, node.subject)).collect();
+            let swept = self.storage.sweep_manifests(repository, &names, self.cutoff)?;
+            all.extend(&swept);
+            for (node, ids) in batch.iter().zip(known) {
+                if !all.contains(&node.digest) {
+                    continue;
+                }
+                if let Some(ids) = ids {
+                    forget_ids(self.images.layers(), repository, &node.digest, &ids)?;
+                }
+                deleted(repository, &node.digest);
+            }
+        }
+        Ok(all)
+    }
+
+    /// Marks the layers of the images of the first API that stay, and removes the others. An image
+    /// stays if a manifest was made of it, or of one that is built on it, or while it is pushed.
+    /// Returns the manifests that are gone, and that images were made into.
+    fn v1_images(&mut self) -> Result<Vec<Digest>, Error> {
+        let images = self.storage.v1_images()?;
+        let (made, gone): (Vec<Digest>, Vec<Digest>) = self
+            .storage
+            .made_manifests()?
+            .into_iter()
+            .partition(|manifest| self.marked.contains(&key(manifest)));
+        let mut roots = self.storage.v1_parents()?;
+        for manifest in &made {
+            roots.extend(self.storage.made_of(manifest)?);
+        }
+        for id in &images {
+            if !self.storage.is_image_old(id, self.cutoff)? {
+                roots.push(*id);
+            }
+        }
+        let mut kept = HashSet::new();
+        for id in roots {
+            if kept.contains(&id) {
+                continue;
+            }
+            match self.storage.ancestry(&id) {
+                Ok(ancestry) => kept.extend(ancestry),
+                Err(storage::Error::ImageUnknown(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        for id in images {
+            let stays = kept.contains(&id)
+                || !self.options.dry_run && !self.storage.sweep_image(&id, self.cutoff)?;
+            match stays {
+                true => {
+                    if let Some(layer) = self.storage.image(&id)?.map(|image| image.layer) {
+                        self.mark(&layer);
+                    }
+                }
+                false => self.totals.images += 1,
+            }
+        }
+        Ok(gone)
+    }
+
+    fn blobs(&mut self) -> Result<(), Error> {
+        let Run { images, storage, marked, unlinked_by, removed, options, .. } = self;
+        let mut orphans = Removed::default();
+        let about_to_go = |digest: &Digest| {
+            if let Err(error) = images.layers().keep_open(digest) {
+                tracing::warn!(layer = %digest, %error, "a layer that is in use is collected");
+            }
+        };
+        storage.sweep_blobs(
+            self.cutoff,
+            options.dry_run,
+            |digest| marked.contains(&key(digest)),
+            about_to_go,
+            |digest, size| {
+                let of = match unlinked_by.get(&key(digest)) {
+                    Some(place) => &mut removed[*place],
+                    None => &mut orphans,
+                };
+                of.blobs += 1;
+                of.bytes += size;
+            },
+        )?;
+        removed.push(orphans);
+        Ok(())
+    }
+}
+
+/// Why a manifest cannot be read.
+enum Unreadable {
+    /// It is damaged, or no document.
+    Manifest(String),
+    Store(storage::Error),
+}
+
+/// All strings of a document that are digests.
+fn digests(document: &serde_json::Value, found: &mut Vec<Key>) {
+    match document {
+        serde_json::Value::String(text) => found.extend(text.parse().ok().as_ref().map(key)),
+        serde_json::Value::Array(items) => items.iter().for_each(|item| digests(item, found)),
+        serde_json::Value::Object(members) => {
+            members.values().for_each(|member| digests(member, found));
+        }
+        _ => {}
+    }
+}
