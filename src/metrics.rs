@@ -27,6 +27,9 @@ const COLLECTIONS: &str = "registry_gc_runs_total";
 const COLLECTION_SECONDS: &str = "registry_gc_seconds";
 const COLLECTED: &str = "registry_gc_removed_total";
 const COLLECTED_BYTES: &str = "registry_gc_freed_bytes_total";
+const SCRUB_BYTES: &str = "registry_scrub_bytes_total";
+const SCRUB_FINDINGS: &str = "registry_scrub_findings_total";
+const SCRUB_ENDED: &str = "registry_scrub_ended_seconds";
 const READERS: &str = "registry_event_readers";
 const READERS_DROPPED: &str = "registry_event_readers_dropped_total";
 
@@ -58,6 +61,9 @@ pub fn describe() {
     );
     describe_counter!(COLLECTED, Unit::Count, "What collections of garbage removed, by kind");
     describe_counter!(COLLECTED_BYTES, Unit::Bytes, "Bytes of blobs that came back");
+    describe_counter!(SCRUB_BYTES, Unit::Bytes, "Bytes that scrubs have read");
+    describe_counter!(SCRUB_FINDINGS, Unit::Count, "Damage that scrubs have found, by kind");
+    describe_gauge!(SCRUB_ENDED, Unit::Seconds, "When the last scrub ended, since 1970");
     describe_gauge!(READERS, Unit::Count, "Readers of /v1/events");
     describe_counter!(READERS_DROPPED, Unit::Count, "Readers of /v1/events that were too slow");
     gauge!(CONNECTIONS).set(0);
@@ -67,6 +73,7 @@ pub fn describe() {
     counter!(IMAGES_OPENED).absolute(0);
     counter!(COLLECTED_BYTES).absolute(0);
     counter!(READERS_DROPPED).absolute(0);
+    counter!(SCRUB_BYTES).absolute(0);
     counter!(UPLOADED).absolute(0);
     counter!(SENT).absolute(0);
 }
@@ -146,6 +153,19 @@ pub fn collecting_failed() {
 
 pub fn image_opened() {
     counter!(IMAGES_OPENED).increment(1);
+}
+
+pub fn scrubbed(bytes: u64) {
+    counter!(SCRUB_BYTES).increment(bytes);
+}
+
+pub fn scrub_findings(kind: &'static str, number: u64) {
+    counter!(SCRUB_FINDINGS, "kind" => kind).increment(number);
+}
+
+/// `at` is in seconds since 1970.
+pub fn scrub_ended(at: u64) {
+    gauge!(SCRUB_ENDED).set(at as f64);
 }
 
 /// Counts a reader of events while it lives.

@@ -42,6 +42,10 @@ pub struct Config {
     pub gc: maintenance::gc::Options,
     /// The time between two collections of garbage. `None`: there are none.
     pub gc_interval: Option<Duration>,
+    /// The time between two scrubs. `None`: there are none unless they are asked for.
+    pub scrub_interval: Option<Duration>,
+    /// Bytes per second that these scrubs read; 0 is no limit.
+    pub scrub_rate: u64,
     /// Where images are mounted, and whether other users may read the mount.
     pub mount: Option<(PathBuf, bool)>,
 }
@@ -148,6 +152,13 @@ pub fn run(
         let background = "cannot start a background thread";
         maintenance::start_scan(Arc::clone(&registry), config.storage.read_only)
             .context(background)?;
+        maintenance::scrub::start(
+            Arc::clone(&registry),
+            config.scrub_interval,
+            config.scrub_rate,
+            config.storage.read_only,
+        )
+        .context(background)?;
         if !config.storage.read_only {
             maintenance::start_purge(Arc::clone(&registry), config.upload_ttl)
                 .context(background)?;

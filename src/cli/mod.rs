@@ -15,6 +15,7 @@ mod output;
 mod password;
 mod question;
 mod scope;
+mod scrub;
 mod serve;
 mod server;
 mod waste;
@@ -154,6 +155,16 @@ pub enum Command {
     /// Exit codes: 0 reported, 1 a limit of --check is broken, 2 failed, also in part, or wrong flags.
     Waste(Box<waste::WasteArgs>),
 
+    /// Check everything that is stored, and the index
+    ///
+    /// Reads every blob and compares it with its digest, follows every link, and compares the index of every layer with
+    /// what indexing the layer now gives. Prints a line for each piece of damage. A damaged blob is moved aside, so that
+    /// the next push of an image that has it heals the store, and a damaged index is made again. Works beside a running
+    /// server, which then does the work and goes on serving, and without one. Ctrl-C stops it at any time.
+    ///
+    /// Exit codes: 0 everything is as it was written, 1 damage was found, 2 failed or wrong flags.
+    Scrub(scrub::ScrubArgs),
+
     /// Print a line for the --htpasswd file
     ///
     /// Asks for the password on a terminal; otherwise the first line of stdin is the password.
@@ -175,6 +186,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Find(args) => trouble(find::run(&args)),
         Command::Grep(args) => trouble(grep::run(&args)),
         Command::Waste(args) => trouble(waste::run(&args)),
+        Command::Scrub(args) => trouble(scrub::run(&args)),
         Command::Mount(args) => mount::run(&args),
         Command::Umount(args) => mount::end(&args),
         Command::Password(args) => password::run(&args),

@@ -259,6 +259,37 @@ impl Index {
         Ok(())
     }
 
+    /// Whether what [`Index::put_edges`] writes is there.
+    pub(super) fn has_edges(
+        &self,
+        repository: &Repository,
+        manifest: &Digest,
+        holds: &[Digest],
+    ) -> Result<bool> {
+        for digest in holds {
+            let row = self.db.get_pinned_cf(self.cf(EDGES), edge(digest, repository, manifest));
+            if row.map_err(|e| self.failed(e))?.is_none() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Whether a layer has lost its record: it neither has one nor waits for one.
+    pub fn is_lost(&self, layer: &Digest) -> Result<bool> {
+        let has_record = || match self.state(layer) {
+            // It is damaged, which is another matter.
+            Err(super::Error::Record { .. }) => Ok(true),
+            state => state.map(|state| state.is_some()),
+        };
+        if has_record()? {
+            return Ok(false);
+        }
+        let waits = self.db.get_pinned_cf(self.cf(UNINDEXED), layer.to_string());
+        // The record may have just come: it is written before the other row goes.
+        Ok(waits.map_err(|e| self.failed(e))?.is_none() && !has_record()?)
+    }
+
     pub(super) fn delete_edges(
         &self,
         batch: &mut WriteBatch,
@@ -277,7 +308,11 @@ impl Index {
         let mut across = Across::new(number);
         let mut batch = WriteBatch::default();
         for row in self.entries(number, None) {
-            let (path, entry) = row?;
+            let (path, entry) = match row {
+                // What a damaged entry has led to is left over.
+                Err(super::Error::Record { .. }) => continue,
+                row => row?,
+            };
             let key = entry_key(number, &path);
             across.entry(&key[size_of::<u64>()..], &entry, |family, key, _| {
                 if family == NAMED || family == CONTENTS {

@@ -4,7 +4,7 @@
 //! spans behind. Each takes about half of the time.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -61,10 +61,11 @@ pub fn build(
     let mut rows = index.begin_layer(digest)?;
     let mut copied = false;
     loop {
-        let copy = if copied { Some(rows.copy_path()?) } else { None };
+        let path = if copied && !index.is_scratch { Some(rows.copy_path()?) } else { None };
+        let copy = copied.then_some(path.as_deref());
         let tree = Tree::new(rows, limits.entries, limits.path)?;
         progress.store(0, Ordering::Relaxed);
-        let (tree, result) = pass(tree, blob, copy.as_deref(), limits, progress);
+        let (tree, result) = pass(tree, blob, copy, limits, progress);
         match result {
             Ok(layer) => return tree.into_rows().finish(layer),
             Err(Stop::Unseekable) if !copied => {
@@ -104,10 +105,13 @@ fn refused<T>(reason: String) -> Result<T, Stop> {
 /// A span on its way from the thread that decodes to the one that reads it.
 type Decoded = (Checkpoint, Vec<u8>);
 
+/// Whether a seekable copy is made, and where it is kept, if it is.
+type Copy<'a> = Option<Option<&'a Path>>;
+
 fn pass<'a>(
     mut tree: Tree<'a>,
     blob: &storage::Blob,
-    copy: Option<&Path>,
+    copy: Copy<'_>,
     limits: &Limits,
     progress: &AtomicU64,
 ) -> (Tree<'a>, Result<Layer, Stop>) {
@@ -150,7 +154,7 @@ struct Outputs {
 /// nobody wants more.
 fn decode(
     blob: &storage::Blob,
-    copy: Option<&Path>,
+    copy: Copy<'_>,
     limits: &Limits,
     progress: &AtomicU64,
     outputs: &Outputs,
@@ -190,8 +194,12 @@ fn decode(
             }
         }
         Some(path) => {
-            let file = create(path)?;
-            let mut copier = Copier::new(compression, blob.reader(), &file).map_err(failed)?;
+            let file = path.map(create).transpose()?;
+            let output: Box<dyn Write + '_> = match &file {
+                Some(file) => Box::new(file),
+                None => Box::new(io::sink()),
+            };
+            let mut copier = Copier::new(compression, blob.reader(), output).map_err(failed)?;
             loop {
                 let mut output = buffer();
                 let next = copier.next(&mut output).map_err(failed)?;
@@ -206,7 +214,9 @@ fn decode(
                 }
             }
             drop(copier);
-            sync(&file, path).map_err(|e| storage::Error::io("write", path, e))?;
+            if let (Some(file), Some(path)) = (&file, path) {
+                sync(file, path).map_err(|e| storage::Error::io("write", path, e))?;
+            }
         }
     }
     Ok((compression, blob.size, total))
@@ -229,11 +239,11 @@ fn sync(file: &File, path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn stop(error: codec::Error, blob: &storage::Blob, copy: Option<&Path>) -> Stop {
+fn stop(error: codec::Error, blob: &storage::Blob, copy: Copy<'_>) -> Stop {
     match (error, copy) {
         (codec::Error::Unseekable, _) => Stop::Unseekable,
         (codec::Error::Read { cause, .. }, _) => blob.failed(cause).into(),
-        (codec::Error::Write { cause, .. }, Some(copy)) => {
+        (codec::Error::Write { cause, .. }, Some(Some(copy))) => {
             storage::Error::io("write", copy, cause).into()
         }
         // No memory for it now: nothing that the layer is to blame for.

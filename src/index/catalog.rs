@@ -25,6 +25,8 @@ const COMPLETE_KEY: &[u8] = b"catalog-complete";
 pub struct Progress {
     complete: AtomicBool,
     found: AtomicU64,
+    /// This process has compared the catalog with the store.
+    compared: AtomicBool,
 }
 
 impl Index {
@@ -126,7 +128,18 @@ impl Index {
     pub fn end_scan(&self) -> Result<()> {
         self.db.put_opt(COMPLETE_KEY, b"", &write_options(true)).map_err(|e| self.failed(e))?;
         self.catalog.complete.store(true, Ordering::Release);
+        self.catalog.compared.store(true, Ordering::Release);
         Ok(())
+    }
+
+    /// Whether this process has compared the catalog with the store, so that no row may be missing.
+    pub fn is_compared(&self) -> bool {
+        self.catalog.compared.load(Ordering::Acquire)
+    }
+
+    /// Whether a repository is in the catalog.
+    pub fn is_in_catalog(&self, repository: &Repository) -> Result<bool> {
+        self.repository_value(repository).map(|value| value.is_some())
     }
 }
 

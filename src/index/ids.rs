@@ -10,6 +10,8 @@
 //! row's manifest is still there. The next scan of the store (`registry::maintenance`) completes
 //! what a crash, or another server, has left undone.
 
+use std::sync::{PoisonError, RwLockReadGuard};
+
 use rocksdb::{ColumnFamily, Direction, IteratorMode, ReadOptions, WriteBatch};
 
 use super::{Index, Result};
@@ -126,6 +128,18 @@ impl Index {
         self.db.cf_handle(FAMILY).expect("opened with the database")
     }
 
+    /// Held while a manifest is in the store whose rows are not, so that they are not taken for
+    /// lost, see [`Index::settle`].
+    pub fn changing(&self) -> RwLockReadGuard<'_, ()> {
+        // The lock guards no data of its own, so a panic under it broke none.
+        self.changing.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until the changes that are under way have their rows.
+    pub fn settle(&self) {
+        drop(self.changing.write().unwrap_or_else(PoisonError::into_inner));
+    }
+
     /// Adds the ids that lead to a manifest of the repository.
     pub fn add_images(&self, repository: &Repository, manifest: &Digest, ids: &Ids) -> Result<()> {
         let mut batch = WriteBatch::default();
@@ -149,6 +163,39 @@ impl Index {
         }
         self.delete_edges(&mut batch, repository, manifest, &ids.holds);
         self.db.write(batch).map_err(|e| self.failed(e))
+    }
+
+    /// Which rows of a manifest are missing or wrong: their family, if there are such rows.
+    ///
+    /// The ids of the first API depend on what the repository held when they were made, so they count
+    /// only if the manifest's row has the same id.
+    pub fn check_images(
+        &self,
+        repository: &Repository,
+        manifest: &Digest,
+        ids: &Ids,
+    ) -> Result<Vec<&'static str>> {
+        let get = |key: &str| self.db.get_cf(self.images(), key).map_err(|e| self.failed(e));
+        let rows = ids.rows(repository, manifest);
+        let (own, own_value) = rows.first().expect("every manifest has a row for itself");
+        let stored = get(own)?;
+        let is_same = stored.as_ref() == Some(own_value);
+        let is_id = |value: &Vec<u8>| matches!(value.len(), 0 | 32);
+        let mut sound = stored.as_ref().is_some_and(is_id);
+        for (key, value) in &rows[1..] {
+            let found = get(key)?;
+            // A config's row has no value.
+            let counts = is_same || value.is_empty();
+            sound &= !counts || found.as_ref() == Some(value);
+        }
+        let mut families = Vec::new();
+        if !sound {
+            families.push(FAMILY);
+        }
+        if !self.has_edges(repository, manifest, &ids.holds)? {
+            families.push(super::across::EDGES);
+        }
+        Ok(families)
     }
 
     /// The id in the first API of a manifest's image, if it is known.

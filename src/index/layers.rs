@@ -34,6 +34,7 @@ pub struct Layers {
     jobs: Jobs,
     spans: Spans,
     index_pushed: bool,
+    limits: Limits,
     /// Layers indexed anew although they were.
     renewed: AtomicU64,
     /// Threads that wait for a layer to be indexed.
@@ -229,6 +230,7 @@ impl Layers {
             storage,
             index,
             index_pushed: options.jobs > 0,
+            limits: options.limits.clone(),
             renewed: AtomicU64::new(0),
             waiting: AtomicUsize::new(0),
             uses: Arc::default(),
@@ -249,6 +251,10 @@ impl Layers {
 
     pub fn index(&self) -> &Index {
         &self.index
+    }
+
+    pub(super) fn limits(&self) -> &Limits {
+        &self.limits
     }
 
     /// A layer's index. Waits for its job where there is none yet.

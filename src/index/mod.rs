@@ -12,11 +12,12 @@ pub mod records;
 mod rows;
 pub mod shared;
 mod spans;
+pub mod verify;
 
 use std::fs::{DirBuilder, File};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, Instant};
 
 use rocksdb::{
@@ -101,10 +102,14 @@ pub struct Index {
     path: PathBuf,
     catalog: catalog::Progress,
     numbers: Mutex<rows::Numbers>,
+    /// See [`Index::changing`].
+    changing: RwLock<()>,
     /// When the files were last counted.
     counted: Mutex<Option<Instant>>,
     /// Where another process writes it: [`IDENTITY`], with a shared lock.
     following: Option<File>,
+    /// It is of use for a moment only, see [`verify`]: no copies are kept and nothing is counted.
+    is_scratch: bool,
 }
 
 impl Index {
@@ -129,15 +134,17 @@ impl Index {
             }
             db.put(FORMAT_KEY, FORMAT).map_err(failed)?;
             // Layers are numbered anew.
-            remove_copies(&copies(path))?;
+            remove_folder(&copies(path))?;
         }
         let index = Index {
             db,
             path: path.to_owned(),
             catalog: catalog::Progress::default(),
             numbers: Mutex::default(),
+            changing: RwLock::default(),
             counted: Mutex::default(),
             following: None,
+            is_scratch: false,
         };
         index.read_next_layer()?;
         Ok(index)
@@ -167,8 +174,10 @@ impl Index {
             path: path.to_owned(),
             catalog: catalog::Progress::default(),
             numbers: Mutex::default(),
+            changing: RwLock::default(),
             counted: Mutex::default(),
             following: Some(following),
+            is_scratch: false,
         };
         let found = index.db.get(FORMAT_KEY).map_err(failed)?;
         match found.as_deref() {
@@ -208,6 +217,9 @@ impl Index {
     /// longer than indexing a small layer.
     pub fn count_files(&self) {
         const EVERY: Duration = Duration::from_secs(1);
+        if self.is_scratch {
+            return;
+        }
         let mut counted = self.counted.lock().unwrap_or_else(|e| e.into_inner());
         if counted.is_none_or(|at| at.elapsed() >= EVERY) {
             *counted = Some(Instant::now());
@@ -239,7 +251,7 @@ fn copies(path: &Path) -> PathBuf {
     path.with_file_name("seekable")
 }
 
-fn remove_copies(folder: &Path) -> Result<()> {
+fn remove_folder(folder: &Path) -> Result<()> {
     match std::fs::remove_dir_all(folder) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
             Err(crate::storage::Error::io("remove", folder, e).into())

@@ -45,7 +45,7 @@ pub const SPANS: &str = "spans";
 const FOREIGN: u64 = u64::MAX;
 
 /// The families of a layer's rows.
-const ROW_FAMILIES: [&str; 4] = [ENTRIES, NAMES, SPANS, BLOCKS];
+pub(super) const ROW_FAMILIES: [&str; 4] = [ENTRIES, NAMES, SPANS, BLOCKS];
 
 /// Bytes of rows that are written in one batch with a layer's state. The files that a larger layer
 /// gets for itself are then large enough for their number to follow the bytes of the index.
@@ -118,7 +118,7 @@ pub(super) fn after_all(prefix: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// Rows of one family in order; keys without their common prefix.
-struct Rows<'a> {
+pub(super) struct Rows<'a> {
     index: &'a Index,
     source: Source<'a>,
     prefix: usize,
@@ -132,7 +132,10 @@ enum Source<'a> {
 
 impl Rows<'_> {
     /// Reads the current row and advances to the next.
-    fn next<T>(&mut self, read: impl FnOnce(&[u8], &[u8]) -> Result<T>) -> Option<Result<T>> {
+    pub(super) fn next<T>(
+        &mut self,
+        read: impl FnOnce(&[u8], &[u8]) -> Result<T>,
+    ) -> Option<Result<T>> {
         let iterator = match &mut self.source {
             Source::Memory(rows) => {
                 return rows.next().map(|(key, value)| read(&key[self.prefix..], &value));
@@ -180,7 +183,7 @@ impl Iterator for Names<'_> {
 }
 
 impl Index {
-    fn rows(&self, family: &str, prefix: Vec<u8>, from: &[u8]) -> Rows<'_> {
+    pub(super) fn rows(&self, family: &str, prefix: Vec<u8>, from: &[u8]) -> Rows<'_> {
         let start = [&prefix, from].concat();
         let length = prefix.len();
         let mut options = ReadOptions::default();
@@ -196,7 +199,7 @@ impl Index {
         self.db.cf_handle(family).expect("opened with the database")
     }
 
-    fn decode<T: Record>(&self, what: &'static str, bytes: &[u8]) -> Result<T> {
+    pub(super) fn decode<T: Record>(&self, what: &'static str, bytes: &[u8]) -> Result<T> {
         T::decode(bytes).map_err(|cause| Error::Record { path: self.path.clone(), what, cause })
     }
 
@@ -333,9 +336,10 @@ impl Index {
     }
 
     /// Removes the rows that jobs have left which came to no end, and those that
-    /// were replaced. For the start of a server: it does not read them itself, and
+    /// were replaced, and what a scrub has left. For the start of a server: it does not read them itself, and
     /// where another process may, as a mount, they stay until a later start.
     pub fn clean_layers(&self) -> Result<()> {
+        super::remove_folder(&self.scratch_folder())?;
         if !self.is_read_here_only()? {
             return Ok(());
         }

@@ -299,6 +299,7 @@ fn answer(stream: &UnixStream, layers: &Layers, work: &Work) {
     let mut lines = BufReader::new(stream);
     // An asker that is gone, or talks nonsense, is of no concern.
     let _ = stream.set_read_timeout(Some(PATIENCE));
+    let _ = stream.set_write_timeout(Some(PATIENCE));
     let answer = match receive(&mut lines) {
         Ok(Request::Index { layer, force }) => index(stream, layers, &layer, force),
         Ok(Request::Work { work: name, options }) => {

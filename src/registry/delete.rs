@@ -121,6 +121,7 @@ pub(super) fn forget_ids(
     digest: &Digest,
     ids: &Ids,
 ) -> index::Result<()> {
+    let _changing = layers.index().changing();
     layers.index().remove_images(repository, digest, ids)?;
     match layers.storage().manifest(repository, &Reference::Digest(*digest)) {
         // It was pushed again meanwhile, perhaps before the rows went.

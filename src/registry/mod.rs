@@ -45,6 +45,8 @@ pub struct Registry {
     events: Arc<Events>,
     /// Held by the run that collects garbage.
     collecting: Mutex<()>,
+    /// Held by the run that scrubs.
+    scrubbing: Mutex<()>,
 }
 
 impl Registry {
@@ -54,7 +56,13 @@ impl Registry {
         let listener = Arc::clone(&events);
         layers.listen(move |layer, ready| listener.indexed(layer, ready));
         let images = Arc::new(Images::new(layers));
-        Registry { storage, images, events, collecting: Mutex::default() }
+        Registry {
+            storage,
+            images,
+            events,
+            collecting: Mutex::default(),
+            scrubbing: Mutex::default(),
+        }
     }
 
     /// The images of all repositories, to look into them.

@@ -141,6 +141,7 @@ impl Registry {
         let (storage, index, layers) = (&self.storage, self.index(), self.layers());
         // A refused push must not leave a name in the catalog, which keeps names for good.
         storage.check_manifest(repository, manifest)?;
+        let changing = index.changing();
         index.add_repository(repository)?;
         storage.put_manifest(repository, tags, manifest, digest, bytes)?;
         // The collector may have found the repository empty in between.
@@ -158,6 +159,7 @@ impl Registry {
                 %repository, %digest, %error, "a pushed image is not found by its ids until the next start"
             );
         }
+        drop(changing);
         // The first blob is the config.
         let base_first = manifest.blobs.get(1..).unwrap_or_default();
         let missing = layers.missing(base_first.iter().copied()).unwrap_or_else(|error| {

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use memmap2::{Advice, MmapOptions};
 
 use super::durable::discard;
+use super::scrub::{Checked, Piece};
 use super::told::NOTE_EVERY;
 use super::{Error, Result, Storage, exists, read_link};
 use crate::oci::{Digest, Repository};
@@ -22,6 +23,8 @@ pub struct Blob {
     file: File,
     path: PathBuf,
     pub size: u64,
+    /// How it is read for a scrub.
+    pub(super) checked: Option<Checked>,
 }
 
 impl Blob {
@@ -30,15 +33,30 @@ impl Blob {
         let length =
             usize::try_from(range.end - range.start).expect("asked for what fits into memory");
         let mut bytes = vec![0; length];
-        self.file
-            .read_exact_at(&mut bytes, range.start)
-            .map_err(|e| Error::io("read", &self.path, e))?;
+        let read = match self.checked {
+            Some(_) => io::Read::read_exact(&mut self.reader_from(range.start), &mut bytes),
+            None => self.file.read_exact_at(&mut bytes, range.start),
+        };
+        read.map_err(|e| Error::io("read", &self.path, e))?;
         Ok(bytes.into())
     }
 
     /// The whole content, from its start. Several readers can read at the same time.
     pub fn reader(&self) -> impl io::Read {
-        Reader { blob: self, offset: 0 }
+        self.reader_from(0)
+    }
+
+    fn reader_from(&self, offset: u64) -> Reader<'_> {
+        let piece = self.checked.as_ref().map(|checked| checked.take_piece());
+        Reader { blob: self, offset, piece }
+    }
+
+    pub(super) fn file(&self) -> &File {
+        &self.file
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
     }
 
     pub fn into_file(self) -> File {
@@ -78,11 +96,24 @@ impl Blob {
 struct Reader<'a> {
     blob: &'a Blob,
     offset: u64,
+    /// Of a blob that is read for a scrub.
+    piece: Option<Piece>,
+}
+
+impl Drop for Reader<'_> {
+    fn drop(&mut self) {
+        if let (Some(checked), Some(piece)) = (&self.blob.checked, self.piece.take()) {
+            checked.put_piece(piece);
+        }
+    }
 }
 
 impl io::Read for Reader<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.blob.file.read_at(buffer, self.offset)?;
+        let read = match (&self.blob.checked, &mut self.piece) {
+            (Some(checked), Some(piece)) => checked.read(piece, self.offset, buffer)?,
+            _ => self.blob.file.read_at(buffer, self.offset)?,
+        };
         self.offset += read as u64;
         Ok(read)
     }
@@ -163,7 +194,7 @@ impl Storage {
             Err(e) => return Err(Error::io("open", &path, e)),
         };
         let size = file.metadata().map_err(|e| Error::io("read", &path, e))?.len();
-        Ok(Some(Blob { file, path, size }))
+        Ok(Some(Blob { file, path, size, checked: None }))
     }
 
     /// Whether the store has content, of whatever repository.

@@ -50,6 +50,16 @@ impl Layout {
         self.base.join("blobs").join(algorithm.as_str())
     }
 
+    /// `_damaged/sha256/HEX`: a blob that a scrub has moved aside.
+    pub fn damaged(&self, digest: &Digest) -> PathBuf {
+        self.damaged_all(digest.algorithm()).join(digest.hex())
+    }
+
+    /// `_damaged/sha256`
+    pub fn damaged_all(&self, algorithm: Algorithm) -> PathBuf {
+        self.base.join("_damaged").join(algorithm.as_str())
+    }
+
     pub fn repositories(&self) -> PathBuf {
         self.base.join("repositories")
     }

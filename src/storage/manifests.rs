@@ -301,6 +301,8 @@ impl Storage {
                 Manifest::parse(&stored.bytes, None).ok().and_then(|manifest| manifest.subject)
             }
             Err(Error::Damaged { .. }) => None,
+            // Its bytes are gone, and its link is not.
+            Err(Error::ManifestUnknown { .. }) if self.holds_manifest(repository, digest)? => None,
             Err(e) => return Err(e),
         };
         let mut tags = Vec::new();
@@ -412,7 +414,7 @@ impl Storage {
         Ok(page)
     }
 
-    fn referrer_digests(
+    pub(super) fn referrer_digests(
         &self,
         repository: &Repository,
         subject: &Digest,

@@ -10,6 +10,7 @@ pub mod docker1;
 mod durable;
 mod layout;
 mod manifests;
+pub mod scrub;
 mod sweep;
 mod told;
 mod uploads;
@@ -458,6 +459,9 @@ fn read_link(path: &Path) -> Result<Option<Digest>> {
         // NotADirectory: a tag cannot exist if its name leads through a file.
         Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
             Ok(None)
+        }
+        Err(e) if e.kind() == io::ErrorKind::InvalidData => {
+            Err(Error::Damaged { path: path.to_owned(), why: format!("a link file: {e}") })
         }
         Err(e) => Err(Error::io("read", path, e)),
     }

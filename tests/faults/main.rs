@@ -11,3 +11,4 @@ mod mount;
 mod net;
 mod operation;
 mod probe;
+mod scrub;

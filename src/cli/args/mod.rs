@@ -145,6 +145,12 @@ fn bytes(text: &str) -> Result<u64, String> {
         .map_err(|_| "want a number with a unit, such as 256MiB, 10GB or 1TB".to_owned())
 }
 
+/// `50MB/s`, `50MB`, `0`.
+pub fn rate(text: &str) -> Result<u64, String> {
+    bytes(text.strip_suffix("/s").unwrap_or(text))
+        .map_err(|_| "want bytes per second with a unit, such as 50MB/s, or 0".to_owned())
+}
+
 /// The flags of `registry index`.
 #[derive(Args, Clone, Debug)]
 pub struct IndexCommandArgs {
@@ -323,6 +329,13 @@ pub struct ServeArgs {
     /// Collect manifests too that no tag, image index or referrer's subject leads to
     #[arg(long, env = "REGISTRY_GC_UNTAGGED", action = ArgAction::SetTrue, value_parser = BoolishValueParser::new())]
     pub gc_untagged: bool,
+    /// Check everything that is stored this often, as `registry scrub` does. 0 switches it off
+    #[arg(long, value_name = "TIME", env = "REGISTRY_SCRUB_INTERVAL", default_value = "0", value_parser = duration_or_zero)]
+    pub scrub_interval: Duration,
+
+    /// Read at most this many bytes per second for these checks; 0 reads as fast as possible
+    #[arg(long, value_name = "BYTES/s", env = "REGISTRY_SCRUB_RATE", default_value = "50MB/s", value_parser = rate)]
+    pub scrub_rate: u64,
 
     /// Send an empty line to readers of /v1/events when nothing has happened for this long
     #[arg(long, value_name = "TIME", env = "REGISTRY_EVENT_HEARTBEAT", default_value = "30s", value_parser = duration)]
@@ -511,6 +524,8 @@ impl ServeArgs {
                 ..gc::Options::default()
             },
             gc_interval: Some(self.gc_interval).filter(|interval| !interval.is_zero()),
+            scrub_interval: Some(self.scrub_interval).filter(|interval| !interval.is_zero()),
+            scrub_rate: self.scrub_rate,
             mount: self.mount.map(|path| (path, self.mount_allow_other)),
         };
         Ok(ServeConfig { server, log: self.log, log_level: self.log_level })

@@ -474,7 +474,16 @@ impl Run<'_> {
         let reference = Reference::Digest(*digest);
         let bytes = match self.storage.read_manifest(repository, &reference) {
             Ok(stored) => stored.bytes.clone(),
-            Err(storage::Error::ManifestUnknown { .. }) => return Ok(None),
+            Err(error @ storage::Error::ManifestUnknown { .. }) => {
+                // A scrub has moved its bytes aside, or they are lost.
+                return match self.storage.holds_manifest(repository, digest) {
+                    Ok(true) => {
+                        Err(Unreadable::Manifest(format!("{error}: its bytes are missing")))
+                    }
+                    Ok(false) => Ok(None),
+                    Err(error) => Err(Unreadable::Store(error)),
+                };
+            }
             Err(error @ storage::Error::Damaged { .. }) => {
                 return Err(Unreadable::Manifest(error.to_string()));
             }

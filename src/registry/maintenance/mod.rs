@@ -4,6 +4,7 @@ pub mod gc;
 mod purge;
 pub mod reindex;
 mod scan;
+pub mod scrub;
 
 use std::io;
 use std::sync::Arc;
@@ -20,9 +21,10 @@ fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
 }
 
 /// What a server does for other processes, which ask it on its socket. `None`: the store is only
-/// read, so nothing is collected.
+/// read, so nothing is collected or moved.
 pub fn work(registry: Arc<Registry>, gc: Option<gc::Options>) -> Arc<shared::Work> {
     Arc::new(move |name, options, send| match (name, &gc) {
+        (scrub::WORK, _) => registry.answer_scrub(gc.is_none(), options, send),
         (gc::WORK, Some(settings)) => registry.answer_gc(settings, options, send),
         (gc::WORK, None) => Err("it was started with --read-only".to_owned()),
         _ => Err(format!("this server is of another version: it does not know {name:?}")),
