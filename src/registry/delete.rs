@@ -1,11 +1,57 @@
 //! What a delete means: of tags, manifests and blobs.
 
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+
+use serde::{Deserialize, Serialize};
+
 use super::push::ids;
 use super::{Api, Caller, Page, Registry, Result};
-use crate::events::{Event, Kind};
+use crate::events::{Cause, Event, Kind};
 use crate::index::ids::Ids;
 use crate::index::{self, Layers};
 use crate::oci::{Contents, Digest, Reference, Repository, Tag};
+use crate::storage::Tags;
+
+/// What is kept of a delete until all tags of its manifest are gone.
+#[derive(Serialize, Deserialize)]
+struct Note {
+    /// The `id` of its events.
+    id: String,
+    user: Option<String>,
+}
+
+/// Deletes whose tags are removed in the background.
+#[derive(Debug, Default)]
+pub(super) struct Deletes(Mutex<Queue>);
+
+#[derive(Debug, Default)]
+struct Queue {
+    waiting: HashSet<Repository>,
+    /// A thread works on it.
+    is_running: bool,
+    /// Who deletes a manifest.
+    causes: HashMap<(Repository, Digest), Arc<Cause>>,
+}
+
+impl Deletes {
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        // Nothing is broken half way.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next repository. `None`: there is none, and the thread that asks has to end.
+    fn next(&self) -> Option<Repository> {
+        let mut queue = self.queue();
+        let next = queue.waiting.iter().next().cloned();
+        match &next {
+            Some(repository) => drop(queue.waiting.remove(repository)),
+            None => queue.is_running = false,
+        }
+        next
+    }
+}
 
 /// A manifest that events are about.
 struct Subject<'a> {
@@ -16,9 +62,14 @@ struct Subject<'a> {
 }
 
 impl Subject<'_> {
-    fn event(&self, kind: Kind, caller: &Caller) -> Event {
+    /// The `id` of the events.
+    fn id(&self) -> String {
         let config = self.contents.as_ref().and_then(Contents::config);
-        let event = Event::new(kind, config.unwrap_or(&self.digest).hex(), &caller.cause);
+        config.unwrap_or(&self.digest).hex()
+    }
+
+    fn event(&self, kind: Kind, caller: &Caller) -> Event {
+        let event = Event::new(kind, self.id(), &caller.cause);
         event.repository(self.repository).digest(&self.digest)
     }
 }
@@ -75,7 +126,7 @@ impl Registry {
 
     /// Deletes a manifest, and the tags that name it.
     pub fn delete_manifest(
-        &self,
+        self: &Arc<Self>,
         caller: &Caller,
         repository: &Repository,
         digest: &Digest,
@@ -84,7 +135,21 @@ impl Registry {
         let subject = self.subject(repository, *digest);
         let contents = subject.contents.as_ref();
         let ids = contents.map(|contents| ids(&self.images, repository, digest, contents));
-        let tags = self.storage.delete_manifest(repository, digest)?;
+        let note = Note { id: subject.id(), user: caller.cause.user.clone() };
+        let note = serde_json::to_vec(&note).expect("a note is an object");
+        let key = (repository.clone(), *digest);
+        // It is known before the first event may need it.
+        self.deletes.queue().causes.insert(key.clone(), Arc::clone(&caller.cause));
+        let tags = self.storage.delete_manifest(repository, digest, &note);
+        if !matches!(tags, Ok(Tags::Left)) {
+            self.deletes.queue().causes.remove(&key);
+        }
+        let tags = tags.inspect_err(|_| {
+            // One that is noted and has failed goes on.
+            if matches!(self.storage.has_dead_tags(repository, digest), Ok(true)) {
+                self.finish_deletes_later(repository);
+            }
+        })?;
         // A row that is left does no harm, because its readers ask the store for the manifest.
         if let Some(ids) = ids
             && let Err(error) = forget_ids(self.layers(), repository, digest, &ids)
@@ -93,11 +158,69 @@ impl Registry {
                 %repository, %digest, %error, "cannot remove the ids of a deleted image"
             );
         }
-        for tag in &tags {
-            self.events.publish(subject.event(Kind::Untag, caller).tag(tag));
+        match tags {
+            Tags::Removed(tags) => {
+                for tag in &tags {
+                    self.events.publish(subject.event(Kind::Untag, caller).tag(tag));
+                }
+                self.events.publish(subject.event(Kind::Delete, caller));
+            }
+            Tags::Left => self.finish_deletes_later(repository),
         }
-        self.events.publish(subject.event(Kind::Delete, caller));
         Ok(())
+    }
+
+    /// Removes the tags of deleted manifests in the background, of one repository after the other.
+    fn finish_deletes_later(self: &Arc<Self>, repository: &Repository) {
+        let mut queue = self.deletes.queue();
+        queue.waiting.insert(repository.clone());
+        if queue.is_running {
+            return;
+        }
+        let registry = Arc::clone(self);
+        let work = move || {
+            while let Some(repository) = registry.deletes.next() {
+                if let Err(error) = registry.finish_deletes(&repository) {
+                    tracing::error!(
+                        %repository, %error,
+                        "the other tags of a deleted manifest are removed at the next start"
+                    );
+                }
+            }
+        };
+        match thread::Builder::new().name("untag".into()).spawn(work) {
+            Ok(_) => queue.is_running = true,
+            Err(error) => tracing::error!(
+                %repository, %error, "the tags of a deleted manifest are removed at the next start"
+            ),
+        }
+    }
+
+    /// Removes the tags of a repository's deleted manifests, and publishes the events of that.
+    pub(super) fn finish_deletes(&self, repository: &Repository) -> Result<()> {
+        self.storage.remove_dead_tags(repository, |digest, note, tag| {
+            let note = serde_json::from_slice(note);
+            let Note { id, user } = note.unwrap_or_else(|_| Note { id: digest.hex(), user: None });
+            let key = (repository.clone(), *digest);
+            let cause = self.deletes.queue().causes.get(&key).cloned();
+            // After a restart no more is known.
+            let cause = cause.unwrap_or_else(|| Arc::new(Cause { user, ..Cause::default() }));
+            let kind = if tag.is_some() { Kind::Untag } else { Kind::Delete };
+            let event = Event::new(kind, id, &cause).repository(repository).digest(digest);
+            match tag {
+                Some(tag) => self.events.publish(event.tag(tag)),
+                None => {
+                    self.deletes.queue().causes.remove(&key);
+                    self.events.publish(event);
+                }
+            }
+        })?;
+        Ok(())
+    }
+
+    /// Goes on with the deletes that a server which was stopped has left.
+    pub(super) fn finish_all_deletes(&self) -> Result<()> {
+        self.storage.walk(|repository| self.finish_deletes(repository))
     }
 
     /// Takes a blob out of a repository. Other repositories keep it.

@@ -45,6 +45,7 @@ pub struct Registry {
     events: Arc<Events>,
     /// Held by the run that collects garbage.
     collecting: Mutex<()>,
+    deletes: delete::Deletes,
     /// Held by the run that scrubs.
     scrubbing: Mutex<()>,
 }
@@ -61,6 +62,7 @@ impl Registry {
             images,
             events,
             collecting: Mutex::default(),
+            deletes: delete::Deletes::default(),
             scrubbing: Mutex::default(),
         }
     }

@@ -141,6 +141,9 @@ impl Registry {
         let (storage, index, layers) = (&self.storage, self.index(), self.layers());
         // A refused push must not leave a name in the catalog, which keeps names for good.
         storage.check_manifest(repository, manifest)?;
+        if storage.has_dead_tags(repository, digest)? {
+            self.finish_deletes(repository)?;
+        }
         let changing = index.changing();
         index.add_repository(repository)?;
         storage.put_manifest(repository, tags, manifest, digest, bytes)?;

@@ -91,6 +91,16 @@ impl Layout {
         link(self.manifests(repository).join("revisions"), digest)
     }
 
+    /// `_manifests/deleted/sha256/HEX/note`: the manifest is deleted, and its tags are not yet.
+    pub fn deleted(&self, repository: &Repository, digest: &Digest) -> PathBuf {
+        self.deleted_all(repository, digest.algorithm()).join(digest.hex()).join("note")
+    }
+
+    /// `_manifests/deleted/sha256`
+    pub fn deleted_all(&self, repository: &Repository, algorithm: Algorithm) -> PathBuf {
+        self.manifests(repository).join("deleted").join(algorithm.as_str())
+    }
+
     pub fn tags(&self, repository: &Repository) -> PathBuf {
         self.manifests(repository).join("tags")
     }

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
-use super::{Error, Page, Result, Storage, exists, read_link};
+use super::{Error, Page, Result, Storage, Tags, exists, read_link};
 use crate::oci::manifest::stored_media_type;
 use crate::oci::{Algorithm, Contents, Descriptor, Digest, Manifest, Reference, Repository, Tag};
 
@@ -143,7 +143,15 @@ impl Storage {
         digest: &Digest,
         bytes: &[u8],
     ) -> Result<()> {
-        let _lock = self.lock(repository);
+        // What was deleted with its tags must not come back with them.
+        let _lock = loop {
+            let lock = self.lock(repository);
+            if !self.has_dead_tags(repository, digest)? {
+                break lock;
+            }
+            drop(lock);
+            self.remove_dead_tags(repository, |_, _, _| {})?;
+        };
         self.note_named(repository, bytes)?;
         self.check_blobs(repository, manifest)?;
         let new = !exists(&self.layout.manifests(repository))?;
@@ -282,6 +290,9 @@ impl Storage {
         let Some(named) = read_link(&self.layout.tag_current(repository, tag))? else {
             return Err(Error::ManifestUnknown { repository: repository.clone(), reference });
         };
+        if self.has_dead_tags(repository, &named)? {
+            return Err(Error::ManifestUnknown { repository: repository.clone(), reference });
+        }
         self.note_manifest(repository, &named)?;
         let removed = self.durable.remove(&self.layout.tag(repository, tag));
         self.forget(repository, &reference);
@@ -289,8 +300,18 @@ impl Storage {
         removed.map(|_| named)
     }
 
-    /// Deletes a manifest and the tags that name it. Returns these.
-    pub fn delete_manifest(&self, repository: &Repository, digest: &Digest) -> Result<Vec<Tag>> {
+    pub(super) fn forget_manifest(&self, repository: &Repository, digest: &Digest) {
+        self.manifests.retain(|(of, _), stored| of != repository || stored.digest != *digest);
+    }
+
+    /// Deletes a manifest and the tags that name it. Where there are many tags, they are left for
+    /// [`Storage::remove_dead_tags`], to which `note` is given.
+    pub fn delete_manifest(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        note: &[u8],
+    ) -> Result<Tags> {
         let _lock = self.lock(repository);
         let reference = Reference::Digest(*digest);
         // It is read for its subject. A manifest that cannot be read can be deleted.
@@ -305,6 +326,28 @@ impl Storage {
             Err(Error::ManifestUnknown { .. }) if self.holds_manifest(repository, digest)? => None,
             Err(e) => return Err(e),
         };
+        let tags = match self.has_many_tags(repository)? {
+            true => match self.note_deleted(repository, digest, note) {
+                Ok(()) => Tags::Left,
+                // A delete has to work all the same.
+                Err(Error::DiskFull { .. }) => {
+                    Tags::Removed(self.remove_tags_of(repository, digest)?)
+                }
+                Err(e) => return Err(e),
+            },
+            false => Tags::Removed(self.remove_tags_of(repository, digest)?),
+        };
+        let removed = self.remove_link(&self.layout.revision_link(repository, digest));
+        self.forget_manifest(repository, digest);
+        self.touch(repository, false);
+        removed?;
+        if let Some(subject) = subject {
+            self.remove_link(&self.layout.referrer_link(repository, &subject, digest))?;
+        }
+        Ok(tags)
+    }
+
+    fn remove_tags_of(&self, repository: &Repository, digest: &Digest) -> Result<Vec<Tag>> {
         let mut tags = Vec::new();
         for tag in self.tag_names(repository)? {
             let tag = tag?;
@@ -320,18 +363,10 @@ impl Storage {
         for tag in &tags {
             self.forget(repository, &Reference::Tag(tag.clone()));
         }
-        removed?;
-        let removed = self.remove_link(&self.layout.revision_link(repository, digest));
-        self.forget(repository, &reference);
-        self.touch(repository, false);
-        removed?;
-        if let Some(subject) = subject {
-            self.remove_link(&self.layout.referrer_link(repository, &subject, digest))?;
-        }
-        Ok(tags)
+        removed.map(|_| tags)
     }
 
-    fn remove_link(&self, link: &std::path::Path) -> Result<()> {
+    pub(super) fn remove_link(&self, link: &std::path::Path) -> Result<()> {
         self.durable.remove(link.parent().expect("a link lies in a folder of its own")).map(|_| ())
     }
 
@@ -340,8 +375,18 @@ impl Storage {
         if !self.repository_exists(repository)? {
             return Err(Error::RepositoryUnknown(repository.clone()));
         }
-        // A crash of distribution leaves folders without a link.
-        let wanted = |tag: &Tag| exists(&self.layout.tag_current(repository, tag));
+        let dead = self.dead(repository)?;
+        let wanted = |tag: &Tag| {
+            let link = self.layout.tag_current(repository, tag);
+            if dead.is_empty() {
+                // A crash of distribution leaves folders without a link.
+                return exists(&link);
+            }
+            match read_link(&link) {
+                Err(Error::Damaged { .. }) => Ok(true),
+                named => named.map(|named| named.is_some_and(|named| !dead.contains(&named))),
+            }
+        };
         Page::smallest(self.tag_names(repository)?, last, n, wanted)
     }
 

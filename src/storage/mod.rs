@@ -6,6 +6,7 @@
 //! cache takes no lock.
 
 mod blobs;
+mod deleted;
 pub mod docker1;
 mod durable;
 mod layout;
@@ -29,6 +30,7 @@ use crate::docker1::ImageId;
 use crate::oci::{Digest, Reference, Repository, Tag};
 
 pub use blobs::Blob;
+pub use deleted::Tags;
 pub use durable::create_root;
 pub use manifests::StoredManifest;
 pub use sweep::Link;

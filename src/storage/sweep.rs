@@ -230,6 +230,7 @@ impl Storage {
         let mut folders = vec![self.layout.uploads(repository)];
         for algorithm in Algorithm::ALL {
             folders.push(self.layout.revisions(repository, algorithm));
+            folders.push(self.layout.deleted_all(repository, algorithm));
             folders.push(self.layout.layers(repository).join(algorithm.as_str()));
         }
         for folder in folders {

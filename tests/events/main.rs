@@ -4,6 +4,7 @@
 mod access;
 #[path = "../common/mod.rs"]
 mod common;
+mod deletes;
 mod hooks;
 mod samples;
 

@@ -20,6 +20,9 @@ pub fn start(registry: Arc<Registry>, read_only: bool) -> io::Result<()> {
                 "cannot bring the catalog up to date: it may lack repositories until the next start"
             );
         }
+        if !read_only && let Err(error) = registry.finish_all_deletes() {
+            tracing::error!(%error, "cannot remove the tags of deleted manifests before the next start");
+        }
     })
 }
 

@@ -132,6 +132,8 @@ impl Links<'_> {
             Found::Nothing => Ok(None),
             Found::Garbage(why) => damaged(&path, why),
             Found::Link(manifest) if storage.holds_manifest(repository, &manifest)? => Ok(None),
+            // It is about to be removed.
+            Found::Link(manifest) if storage.has_dead_tags(repository, &manifest)? => Ok(None),
             Found::Link(manifest) => {
                 let (repository, tag) = (repository.clone(), tag.clone());
                 Ok(Some(Fault::Damage(Damage::Tag { repository, tag, manifest })))
