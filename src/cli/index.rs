@@ -17,7 +17,7 @@ use super::scope::everything;
 use super::server::connect;
 use crate::cli::args::IndexCommandArgs;
 use crate::image::Images;
-use crate::query::{self, Scope};
+use crate::query;
 use crate::registry::maintenance::reindex::{self, Outcome};
 use crate::remote::{Query, Server};
 
@@ -98,8 +98,8 @@ pub fn run(args: &IndexCommandArgs) -> Result<ExitCode> {
         }
         None => {
             let images = args.source.store.open(&options)?;
-            let scope = Scope { images: args.references.clone(), ..Scope::default() };
-            let layers = query::layers::Layers::new(&images, &scope, &everything(), None)?;
+            let ids = args.references.clone();
+            let layers = query::layers::Layers::new(&images, ids, &everything(), None)?;
             (Place::Here(images), Layers::Here(Box::new(layers)))
         }
     };

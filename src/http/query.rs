@@ -59,7 +59,8 @@ impl Turns {
         Turns { left: Mutex::new((cores / 2).max(1)), freed: Condvar::new() }
     }
 
-    fn take<T>(&self, work: impl FnOnce() -> T) -> T {
+    /// Waits for a turn, and does a piece of work in it.
+    pub fn take<T>(&self, work: impl FnOnce() -> T) -> T {
         struct Turn<'a>(&'a Turns);
         impl Drop for Turn<'_> {
             fn drop(&mut self) {
@@ -168,9 +169,8 @@ pub async fn stream(
     writing: impl Writing,
 ) -> Result<Response<Body>> {
     let permit = app.pools.of(Scarce::Questions).permit().await?;
-    // To begin may take as long as any other piece: a glob is tried on every name of the index.
     let turns = Arc::clone(&app.turns);
-    let answer = look(app, move || turns.take(begin)).await?;
+    let answer = look(app, move || begin(&turns)).await?;
     let mut response = Response::new(Body::Empty);
     let headers = response.headers_mut();
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -241,11 +241,13 @@ async fn image(app: &Arc<App>, context: &RequestContext) -> Result<Response<Body
     Ok(response)
 }
 
-/// Begins an answer, on a thread that may block.
-pub type Begin<T> = Box<dyn FnOnce() -> Result<T> + Send>;
+/// Begins an answer, on a thread that may block. To begin may take as long as any other piece: a glob
+/// is tried on every name of the index. So it waits for a turn, but not with a turn for the index of a
+/// layer to be made.
+pub type Begin<T> = Box<dyn FnOnce(&Turns) -> Result<T> + Send>;
 
 fn boxed<T: Answer + 'static>(begin: Begin<T>) -> Begin<Box<dyn Answer>> {
-    Box::new(move || Ok(Box::new(begin()?)))
+    Box::new(move |turns| Ok(Box::new(begin(turns)?)))
 }
 
 pub fn find(app: &App, context: &mut RequestContext) -> Result<Begin<Find>> {
@@ -254,9 +256,11 @@ pub fn find(app: &App, context: &mut RequestContext) -> Result<Begin<Find>> {
     let first_only = flag(context, "images")?;
     let after = after(context, After::parse)?;
     let (images, permitted) = (Arc::clone(app.registry.images()), permitted(app, context));
-    Ok(Box::new(move || {
-        scope.check(&images, &permitted)?;
-        let find = Find::new(&images, &scope, &permitted, wanted, after)?;
+    Ok(Box::new(move |turns| {
+        let find = turns.take(|| {
+            scope.check(&images, &permitted)?;
+            Find::new(&images, &scope, &permitted, wanted, after)
+        })?;
         Ok(if first_only { find.first_only() } else { find })
     }))
 }
@@ -296,9 +300,12 @@ pub fn grep(app: &App, context: &mut RequestContext) -> Result<Begin<Grep>> {
     let scope = scope(context)?;
     let after = after(context, grep::After::parse)?;
     let (images, permitted) = (Arc::clone(app.registry.images()), permitted(app, context));
-    Ok(Box::new(move || {
-        scope.check(&images, &permitted)?;
-        Ok(Grep::new(&images, &scope, &permitted, question, after, Pace::Steps)?)
+    Ok(Box::new(move |turns| {
+        let grep = turns.take(|| {
+            scope.check(&images, &permitted)?;
+            Grep::new(&images, &scope, &permitted, question, after, Pace::Steps)
+        })?;
+        Ok(grep)
     }))
 }
 
@@ -306,7 +313,7 @@ pub fn diff(app: &App, context: &mut RequestContext) -> Result<Begin<Diff>> {
     known(context, &DIFF)?;
     let compared = Compared::parse(context)?;
     let (images, permitted) = (Arc::clone(app.registry.images()), permitted(app, context));
-    Ok(Box::new(move || compared.begin(&images, &permitted)))
+    Ok(Box::new(move |turns| compared.begin(&images, &permitted, turns)))
 }
 
 fn waste(app: &App, context: &mut RequestContext) -> Result<Begin<Box<dyn Answer>>> {
@@ -317,28 +324,31 @@ fn waste(app: &App, context: &mut RequestContext) -> Result<Begin<Box<dyn Answer
         known(context, &[&["worst"], &SCOPE[..]].concat())?;
         let scope = scope(context)?;
         let after = after(context, After::parse)?;
-        return Ok(Box::new(move || {
-            Ok(Box::new(All::new(&images, &scope, &permitted, worst, after)?))
+        return Ok(Box::new(move |turns| {
+            let all = turns.take(|| All::new(&images, &scope, &permitted, worst, after))?;
+            Ok(Box::new(all))
         }));
     }
     known(context, &["image", "platform", "worst"])?;
     let id = id(context, "image")?;
     let platform: Option<Platform> = parsed(context, "platform")?;
-    Ok(Box::new(move || {
+    Ok(Box::new(move |turns| {
         let image = open(&images, &id, &platform, &permitted)?;
-        Ok(Box::new(Waste::new(&images, image, id.to_string(), worst)?))
+        let waste = turns.take(|| Waste::new(&images, image, id.to_string(), worst))?;
+        Ok(Box::new(waste))
     }))
 }
 
 fn layers(app: &App, context: &mut RequestContext) -> Result<Begin<Box<dyn Answer>>> {
     known(context, &["image"])?;
-    let mut scope = Scope::default();
-    for (_, image) in context.query.iter().filter(|(key, _)| key == "image") {
-        scope.images.push(image.parse()?);
-    }
-    let after = after(context, |after| String::from_utf8(after.to_vec()).ok())?;
+    let images = context.query.iter().filter(|(key, _)| key == "image");
+    let ids = images.map(|(_, image)| image.parse()).collect::<Result<Vec<Id>, _>>()?;
+    let after = after(context, |after| std::str::from_utf8(after).ok()?.parse().ok())?;
     let (images, permitted) = (Arc::clone(app.registry.images()), permitted(app, context));
-    Ok(Box::new(move || Ok(Box::new(Layers::new(&images, &scope, &permitted, after.as_deref())?))))
+    Ok(Box::new(move |turns| {
+        let layers = turns.take(|| Layers::new(&images, ids, &permitted, after))?;
+        Ok(Box::new(layers))
+    }))
 }
 
 /// The parameters of questions about several images.
@@ -476,13 +486,15 @@ impl Compared {
         Ok(Compared { ids, platforms: [platform, other], paths, after })
     }
 
-    fn begin(self, images: &Images, permitted: &Permitted) -> Result<Diff> {
+    fn begin(self, images: &Images, permitted: &Permitted, turns: &Turns) -> Result<Diff> {
         let side = |side: usize| open(images, &self.ids[side], &self.platforms[side], permitted);
-        let [a, b] = [side(0), side(1)];
-        let diff = Diff::new(a?, b?, &self.paths)?;
-        Ok(match &self.after {
-            Some(after) => diff.after(after)?,
-            None => diff,
+        let (a, b) = (side(0)?, side(1)?);
+        turns.take(|| {
+            let diff = Diff::new(a, b, &self.paths)?;
+            Ok(match &self.after {
+                Some(after) => diff.after(after)?,
+                None => diff,
+            })
         })
     }
 }

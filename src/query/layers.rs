@@ -8,9 +8,8 @@ use serde::Serialize;
 
 use super::{Answer, Looked, Permitted, Scope, Skipped, Step, write_line};
 use crate::image::listing::url_path;
-use crate::image::{Error, Images, Result};
+use crate::image::{Error, Id, Images, Result};
 use crate::oci::{Contents, Digest, Reference, Repository};
-use crate::storage;
 
 /// A layer, and a repository that has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,12 +32,12 @@ struct FoundJson<'a> {
 pub struct Layers {
     images: Arc<Images>,
     /// Repositories to come, and manifests of the one in hand.
-    repositories: VecDeque<Repository>,
+    repositories: super::Images,
     manifests: Vec<Wanted>,
     found: VecDeque<Found>,
     seen_layers: HashSet<Digest>,
     seen_manifests: HashSet<(Repository, Digest)>,
-    /// The repository that was begun last.
+    /// The repository that was begun last, by this answer or an earlier one.
     in_hand: Option<Repository>,
     looked: Looked,
 }
@@ -58,38 +57,34 @@ impl fmt::Debug for Layers {
 }
 
 impl Layers {
-    /// `scope` names images, or means all of the store; the rest of it is not looked at. `after` is
-    /// the repository where an earlier answer about all images ended.
+    /// `ids` names images; without any, all are meant. `after` is the repository where an earlier
+    /// answer about all of them ended.
     pub fn new(
         images: &Arc<Images>,
-        scope: &Scope,
+        ids: Vec<Id>,
         permitted: &Permitted,
-        after: Option<&str>,
+        after: Option<Repository>,
     ) -> Result<Layers> {
+        let index = images.layers().index();
+        if index.is_following() {
+            index.catch_up()?;
+        }
+        let scope = Scope { images: ids, ..Scope::default() };
         scope.check(images, permitted)?;
-        let (mut repositories, mut manifests) = (Vec::new(), Vec::new());
+        let mut manifests = Vec::new();
         for id in &scope.images {
             let (repository, reference) = images.locate(id, &**permitted)?;
             manifests.push(Wanted { repository, reference, is_child: false });
         }
         manifests.reverse();
-        if scope.images.is_empty() {
-            images.layers().storage().walk(|repository| {
-                if after.is_none_or(|after| repository.as_str() > after) && permitted(repository) {
-                    repositories.push(repository.clone());
-                }
-                Ok::<_, storage::Error>(())
-            })?;
-            repositories.sort_unstable_by(|a, b| a.as_str().cmp(b.as_str()));
-        }
         Ok(Layers {
             images: Arc::clone(images),
-            repositories: repositories.into(),
+            repositories: super::Images::new(images, &scope, permitted, after.as_ref(), None)?,
             manifests,
             found: VecDeque::new(),
             seen_layers: HashSet::new(),
             seen_manifests: HashSet::new(),
-            in_hand: None,
+            in_hand: after,
             looked: Looked::default(),
         })
     }
@@ -106,9 +101,15 @@ impl Layers {
                 Err(error) => Step::Skipped(Skipped::new(image, error)),
             });
         }
-        let Some(repository) = self.repositories.pop_front() else { return Ok(Step::End) };
+        let Some(repository) = self.repositories.next_repository()? else { return Ok(Step::End) };
+        // There an earlier answer has ended.
+        if self.in_hand.as_ref() == Some(&repository) {
+            return Ok(Step::Working);
+        }
         let mut digests = match self.images.layers().storage().revisions(&repository) {
             Ok(digests) => digests,
+            // The catalog keeps the names of repositories that are gone.
+            Err(error) if error.is_unknown() => return Ok(Step::Working),
             Err(error) => return Ok(Step::Skipped(Skipped::new(repository, error.into()))),
         };
         digests.sort_unstable_by_key(Digest::to_string);

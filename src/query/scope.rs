@@ -139,7 +139,8 @@ impl Images {
         })
     }
 
-    fn next_repository(&mut self) -> image::Result<Option<Repository>> {
+    /// The next repository that the question is about; `None` at the end, and where images are named.
+    pub(super) fn next_repository(&mut self) -> image::Result<Option<Repository>> {
         loop {
             let name = match &mut self.names {
                 Names::Listed(names) => names.pop_front(),

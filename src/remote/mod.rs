@@ -10,6 +10,7 @@ mod login;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::io::{self, BufRead, BufReader, ErrorKind, Read};
+use std::net::IpAddr;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -57,6 +58,15 @@ impl Url {
     /// The host, and the port if the URL has one.
     fn host(&self) -> &str {
         self.0.split_once("://").map_or("", |(_, host)| host)
+    }
+
+    fn is_loopback(&self) -> bool {
+        let name = match self.host().strip_prefix('[') {
+            Some(rest) => rest.split(']').next(),
+            None => self.host().split(':').next(),
+        };
+        let name = name.unwrap_or_default();
+        name == "localhost" || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
     }
 }
 
@@ -162,7 +172,12 @@ impl Server {
             let roots = roots(file.as_ref().map(AsRef::as_ref));
             tls = tls.root_certs(roots.map_err(|error| Error::Roots(format!("{error:#}")))?);
         }
-        let config = ureq::Agent::config_builder()
+        let mut config = ureq::Agent::config_builder();
+        if url.is_loopback() {
+            // As Docker has it: no proxy reaches this machine.
+            config = config.proxy(None);
+        }
+        let config = config
             .tls_config(tls.build())
             .timeout_resolve(Some(CONNECT))
             .timeout_connect(Some(CONNECT))
@@ -605,6 +620,15 @@ mod tests {
             ("http://a:b:c", None),
         ] {
             assert_eq!(text.parse().ok(), want.map(|url| Url(url.to_owned())), "{text}");
+        }
+        for (url, want) in [
+            ("http://localhost:8000", true),
+            ("http://127.1.2.3", true),
+            ("https://[::1]:5000", true),
+            ("http://10.0.0.1", false),
+            ("https://localhost.example.com", false),
+        ] {
+            assert_eq!(url.parse::<Url>().unwrap().is_loopback(), want, "{url}");
         }
         assert_eq!("https://ann:x@a".parse::<Url>(), Err(UrlError::Password));
     }

@@ -575,6 +575,22 @@ fn over_http() {
     );
 }
 
+/// Clients that leave while a layer is indexed give back what they had.
+#[test]
+fn clients_that_leave() {
+    let sides = store();
+    let layer = sha256(&base());
+    for _ in 0..200 {
+        let mut stream = sides.registry.connect();
+        let request = format!(
+            "POST /v2/team/odd/_index/{layer}?force=1 HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n"
+        );
+        stream.write_all(request.as_bytes()).expect("it reads");
+        let _ = stream.read(&mut [0; 16]).expect("an answer");
+    }
+    sides.same("index --all --json --index-jobs 1");
+}
+
 /// More digests than a URL takes.
 #[test]
 fn a_long_list() {
@@ -773,18 +789,42 @@ fn an_answer_that_breaks_off() {
             let mut request = [0; 4096];
             let length = stream.read(&mut request).unwrap_or(0);
             let request = String::from_utf8_lossy(&request[..length]).into_owned();
-            let body = match request.split(' ').nth(1).unwrap_or_default() {
-                "/v2/" => "2\r\n{}\r\n0\r\n\r\n",
-                _ => "4\r\nsome\r\n",
+            let path = request.split(' ').nth(1).unwrap_or_default();
+            let whole = |body: &str| format!("Content-Length: {}\r\n\r\n{body}", body.len());
+            let chunk = "Transfer-Encoding: chunked\r\n\r\n4\r\nsome\r\n".to_owned();
+            let rest = match path {
+                "/v2/" => whole("{}"),
+                _ if path.starts_with("/v2/_query/image") => whole(
+                    r#"{"id":"x:1","repository":"x","manifest":"m","config":"c","warnings":[]}"#,
+                ),
+                _ if path.contains("/blobs/") => "Content-Length: 100\r\n\r\nsome".to_owned(),
+                _ => chunk,
             };
-            let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n";
-            let _ = stream.write_all(format!("{head}{body}").as_bytes());
+            let head =
+                "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Location: /v1/images/x/tree/";
+            let _ = stream.write_all(format!("{head}\r\n{rest}").as_bytes());
         }
     });
-    for (command, code) in [("find", 2), ("waste", 2)] {
-        let output = run(&[command.as_bytes(), b"--server", url.as_bytes(), b"x:1"], home.path());
+    for (line, code) in [
+        ("ls --json x:1", 1),
+        ("ls x:1", 1),
+        ("cat x:1 a", 1),
+        ("export x:1", 1),
+        ("export -o /dev/null x:1", 1),
+        ("find x", 2),
+        ("grep x", 2),
+        ("diff x:1 x:1", 2),
+        ("waste x:1", 2),
+        ("waste --all", 2),
+        ("index --all", 1),
+    ] {
+        let (command, rest) = line.split_once(' ').expect("arguments");
+        let rest = rest.split(' ').map(str::as_bytes);
+        let arguments = [command.as_bytes(), b"--server", url.as_bytes()];
+        let arguments: Vec<&[u8]> = arguments.into_iter().chain(rest).collect();
+        let output = run(&arguments, home.path());
         let stderr = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(code), "{stderr}");
-        assert!(stderr.contains("broke off"), "{stderr}");
+        assert_eq!(output.status.code(), Some(code), "{line}: {stderr}");
+        assert!(stderr.contains("broke off") && stderr.contains(&url), "{line}: {stderr}");
     }
 }

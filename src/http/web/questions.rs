@@ -236,7 +236,8 @@ pub async fn find(app: &Arc<App>, context: &mut RequestContext) -> Result<Respon
         layout::curl(&visit, &format!("/v2/_query/find?{}", fields.query())),
     ];
     let begin = query::find(app, context)?;
-    let begin: Begin<Box<dyn Answer>> = Box::new(move || Ok(Box::new(FindRows(begin()?))));
+    let begin: Begin<Box<dyn Answer>> =
+        Box::new(move |turns| Ok(Box::new(FindRows(begin(turns)?))));
     let table = open_table(
         "",
         &[
@@ -341,7 +342,7 @@ pub async fn grep(app: &Arc<App>, context: &mut RequestContext) -> Result<Respon
     ];
     let begin = query::grep(app, context)?;
     let begin: Begin<Box<dyn Answer>> =
-        Box::new(move || Ok(Box::new(GrepRows { grep: begin()?, file: None })));
+        Box::new(move |turns| Ok(Box::new(GrepRows { grep: begin(turns)?, file: None })));
     let table = open_table("found", &[("n", "Line"), ("grow", "Text")]);
     let intro = html! { (form) (maud::PreEscaped(table)) };
     let rows =
@@ -491,7 +492,7 @@ pub async fn diff(app: &Arc<App>, context: &mut RequestContext) -> Result<Respon
     let counts = Arc::new(Mutex::new(Counts::default()));
     let known = Arc::clone(&counts);
     let begin: Begin<Box<dyn Answer>> =
-        Box::new(move || Ok(Box::new(DiffRows { diff: begin()?, patch, counts: known })));
+        Box::new(move |turns| Ok(Box::new(DiffRows { diff: begin(turns)?, patch, counts: known })));
     let table = open_table(
         "",
         &[("", "Change"), ("grow", "Path"), ("optional", "What"), ("n", "Before"), ("n", "After")],

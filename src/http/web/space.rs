@@ -75,18 +75,20 @@ pub async fn answer(
         (Arc::clone(&app.registry), (repository.clone(), reference.clone()), asked.clone());
     let links =
         Links { base: directory_url(&seen, &path), image: seen.url(b""), query: asked.query() };
-    let begin: Begin<Box<dyn Answer>> = Box::new(move || {
+    let begin: Begin<Box<dyn Answer>> = Box::new(move |turns| {
         let opened = open(&registry, &name, &what, &asked)?;
-        let waste = match &opened {
-            Opened::Image(image) if path.is_empty() => {
-                let (images, id) = (registry.images(), image.to_string());
-                let waste = Waste::new(images, Arc::clone(image), id, ROWS as u16)?;
-                Some((Arc::clone(image), waste))
-            }
-            _ => None,
-        };
-        let space = Some(Space::new(opened, &path)?);
-        Ok(Box::new(SpaceRows { space, waste, links }))
+        turns.take(|| {
+            let waste = match &opened {
+                Opened::Image(image) if path.is_empty() => {
+                    let (images, id) = (registry.images(), image.to_string());
+                    let waste = Waste::new(images, Arc::clone(image), id, ROWS as u16)?;
+                    Some((Arc::clone(image), waste))
+                }
+                _ => None,
+            };
+            let space = Some(Space::new(opened, &path)?);
+            Ok(Box::new(SpaceRows { space, waste, links }) as Box<dyn Answer>)
+        })
     });
     let (_, end) = layout::around(visit, "");
     let rest = Rest([layout::commands(&lines).0, end].concat());
