@@ -20,6 +20,15 @@ const DEBIAN: &str = "bookworm";
 const RUNTIME: &str = "cpp,libstdc++-12-dev,perl,python3,libboost1.74-dev,ruby,python3-django,tzdata,\
                        oxygen-icon-theme";
 
+/// Sets of packages that images have on top of the same base.
+const SETS: [(&str, &str); 5] = [
+    ("runtime", RUNTIME),
+    ("node", "nodejs,npm"),
+    ("java", "default-jre-headless,maven"),
+    ("go", "golang-1.19-src,git"),
+    ("web", "nginx,php-cli,postgresql-15"),
+];
+
 /// A layer as gzip made it.
 #[derive(Clone, Debug)]
 pub struct Layer {
@@ -107,18 +116,37 @@ impl Cache {
     /// Debian, a runtime of its packages, data, and two small layers.
     pub fn image(&self) -> Result<Image> {
         need("mmdebstrap", "mmdebstrap");
-        let base = &["--variant=minbase"][..];
-        let include = format!("--include={RUNTIME}");
-        let runtime = &["--variant=extract", &include][..];
         Ok(Image {
             layers: vec![
-                self.layer("base", |out| debian(out, &self.dir, base))?,
-                self.layer("runtime", |out| debian(out, &self.dir, runtime))?,
+                self.base()?,
+                self.packages(SETS[0])?,
                 self.layer("data", data_layer)?,
                 self.layer("app", app_layer)?,
                 self.settings(0)?,
             ],
         })
+    }
+
+    fn base(&self) -> Result<Layer> {
+        self.layer("base", |out| debian(out, &self.dir, &["--variant=minbase"]))
+    }
+
+    fn packages(&self, (name, packages): (&str, &str)) -> Result<Layer> {
+        let include = format!("--include={packages}");
+        self.layer(name, |out| debian(out, &self.dir, &["--variant=extract", &include]))
+    }
+
+    /// So many images of Debian packages: with one base, a few sets of packages, and a small layer
+    /// of their own.
+    pub fn fleet(&self, images: u64) -> Result<Vec<Image>> {
+        need("mmdebstrap", "mmdebstrap");
+        let base = self.base()?;
+        let sets = SETS.into_iter().map(|set| self.packages(set)).collect::<Result<Vec<_>>>()?;
+        let image = |number: u64| {
+            let set = sets[number as usize % sets.len()].clone();
+            Ok(Image { layers: vec![base.clone(), set, self.settings(number)?] })
+        };
+        (0..images).map(image).collect()
     }
 
     /// The last layer of that image, in its many versions.

@@ -34,7 +34,7 @@ use report::{Goal, Report};
 type Measure = fn(&Bench, &Report) -> Result<()>;
 
 /// All there is to measure, with the targets.
-const MEASUREMENTS: [(&str, Measure); 24] = [
+const MEASUREMENTS: [(&str, Measure); 25] = [
     ("get-1", |b, r| b.get(r, 1, false, Goal::AtLeast(1.5))),
     ("get-16", |b, r| b.get(r, 16, false, Goal::AtLeast(1.25))),
     ("get-tls-1", |b, r| b.get(r, 1, true, Goal::AtLeast(1.2))),
@@ -56,6 +56,7 @@ const MEASUREMENTS: [(&str, Measure); 24] = [
     ("mount-read", Bench::mount_read),
     ("scale", Bench::scale),
     ("query-find", Bench::query_find),
+    ("query-grep", Bench::query_grep),
     ("page", Bench::page),
     ("v1-push", Bench::v1_push),
     ("v1-pull", Bench::v1_pull),

@@ -1,7 +1,8 @@
-//! Questions to a store of many entries, which the benchmark writes: images of one large layer each.
-//! The layers are versions of one another, as those of real images are: most names are in all of
-//! them, and a third of the contents is new in each.
+//! Questions to stores that the benchmark writes. `find` looks into images of one large layer each:
+//! versions of one another, as those of real images are. Most names are in all of them, and a third of
+//! the contents is new in each. `grep` looks into a hundred images of Debian packages.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
@@ -21,6 +22,12 @@ use crate::mount::cold;
 use crate::report::{Goal, Report, Row, Unit};
 use crate::store::Store;
 use crate::tar::{self, Text, splitmix};
+
+/// Images that `grep` looks into.
+const IMAGES: u64 = 100;
+/// Texts that are in none of them, from one whose words are nowhere to one of common words.
+const ABSENT: [&str; 3] =
+    ["AKIAIOSFODNN7EXAMPLE", "no-such-text-anywhere", "this text occurs nowhere"];
 
 /// Entries of a layer.
 const ENTRIES: usize = 40_000;
@@ -89,7 +96,7 @@ impl Bench {
         eprintln!("{entries} entries indexed in {:.0} s", begin.elapsed().as_secs_f64());
 
         let mut registry = self.asked(&dir, &store)?;
-        let bytes = family_bytes(&registry)?;
+        let bytes = family_bytes(&registry, &FIND)?;
         row("bytes that find adds for each entry".into(), Unit::Bytes, &[bytes / entries], 40.0);
         let sha256 = needle()?;
         for (what, query, warm, first) in [
@@ -118,6 +125,60 @@ impl Bench {
         Ok(())
     }
 
+    pub fn query_grep(&self, report: &Report) -> Result<()> {
+        let temp = TempDir::with_prefix_in("query", &self.options.dir)?;
+        let store = Store::new(temp.path().join("store"))?;
+        let images = self.cache()?.fleet(IMAGES)?;
+        let mut layers = BTreeMap::new();
+        for (number, image) in images.iter().enumerate() {
+            let repository = store.repository_named(&format!("team-{}/app", number % 10));
+            repository.tag(&store.link_image(image)?, &tag(number))?;
+            layers.extend(image.layers.iter().map(|layer| (layer.digest.hex(), layer.size)));
+        }
+        let stored = layers.values().sum::<u64>() as f64;
+        let dir = self.folder();
+        fs::create_dir_all(&dir)?;
+        drop(self.asked(&dir, &store)?);
+        let run = |arguments: &[&str]| {
+            let mut command = Command::new(REGISTRY);
+            command.args(arguments).arg("--dir").arg(&dir).arg("--layers").arg(&store.root);
+            command.stdout(Stdio::null()).stderr(Stdio::null()).status()
+        };
+        let status = run(&["index", "--all"])?;
+        ensure!(status.success(), "indexing: {status}");
+        let registry = self.asked(&dir, &store)?;
+        let bytes = family_bytes(&registry, &["grams"])?;
+        drop(registry);
+        let goal = Goal::AtMost(0.03);
+        let what = format!("what grep adds to the index, beside {} layers", layers.len());
+        report.row(&Row { what, unit: Unit::Bytes, ours: &[bytes], other: &[stored], goal });
+        for absent in ABSENT {
+            let mut seconds = [const { Vec::new() }; 2];
+            for round in 0..=self.options.rounds {
+                for (more, seconds) in [&[][..], &["--no-index-skip"]].into_iter().zip(&mut seconds)
+                {
+                    let begin = Instant::now();
+                    let status = run(&[&["grep", "-F", absent], more].concat())?;
+                    // Nothing was found.
+                    ensure!(status.code() == Some(1), "grep {absent}: {status}");
+                    if round > 0 {
+                        seconds.push(begin.elapsed().as_secs_f64());
+                    }
+                }
+            }
+            report.row(&Row {
+                what: format!(
+                    "grep for {absent:?} in {IMAGES} images, beside without the skip index"
+                ),
+                unit: Unit::Seconds,
+                ours: &seconds[0],
+                other: &seconds[1],
+                goal: Goal::AtMost(0.05),
+            });
+        }
+        Ok(())
+    }
+
     fn asked(&self, dir: &Path, store: &Store) -> Result<Registry> {
         let root = text(&store.root);
         let registry = Registry::start_in(
@@ -137,13 +198,16 @@ fn tag(version: usize) -> String {
     format!("v{version}")
 }
 
-/// Bytes of the families that only questions need.
-fn family_bytes(registry: &Registry) -> Result<f64> {
+/// The families that only `find` needs.
+const FIND: [&str; 6] = ["basenames", "named", "contents", "blocks", "edges", "unindexed"];
+
+/// Bytes of families of the index.
+fn family_bytes(registry: &Registry, families: &[&str]) -> Result<f64> {
     let address = METRICS.parse()?;
     let reply = send_to(address, "GET", "/metrics", &[], b"")?;
     let text = reply.text();
     let mut bytes = 0.0;
-    for family in ["basenames", "named", "contents", "blocks", "edges", "unindexed"] {
+    for family in families {
         let name = format!("registry_index_bytes{{family=\"{family}\"}} ");
         let line = text.lines().find_map(|line| line.strip_prefix(&name));
         let line = line.with_context(|| format!("no {name} of process {}", registry.pid()))?;

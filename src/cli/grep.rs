@@ -100,6 +100,10 @@ pub struct GrepArgs {
     #[arg(long, value_name = "GLOB")]
     path: Option<Given<Glob>>,
 
+    /// Read every file, also where the index tells that nothing can match in it
+    #[arg(long)]
+    no_index_skip: bool,
+
     /// Print a JSON object for each line
     #[arg(long)]
     json: bool,
@@ -155,6 +159,7 @@ impl GrepArgs {
             max_filesize: self.max_filesize,
             text: self.text,
             path: value(&self.path),
+            index_skip: !self.no_index_skip,
             ..Asked::default()
         };
         if asked.patterns.is_empty() {
@@ -191,6 +196,7 @@ impl GrepArgs {
         query.flag("text", asked.text);
         query.add("submatches", u8::from(asked.submatches));
         query.option("path", self.path.as_ref());
+        query.option("index_skip", (!asked.index_skip).then_some(0));
         for image in images {
             query.add("image", image);
         }
@@ -204,6 +210,9 @@ pub fn run(args: &GrepArgs) -> Result<ExitCode> {
     let question = asked.clone().compile()?;
     let ids = args.images()?;
     let bar = progress_bar(None);
+    if !bar.is_hidden() && !args.no_index_skip && !question.is_narrow() {
+        complain("the index cannot tell which files may match, so that all of them are read");
+    }
     let mut answer: Box<dyn Answer<Hit = Shown>> = match &args.scope.source.server {
         Some(url) => {
             let server = connect(url, &ids)?;

@@ -129,6 +129,9 @@ pub struct End {
     pub bound: Option<&'static str>,
     /// Where another answer goes on, percent-encoded.
     pub next: Option<String>,
+    /// As [`crate::query::Looked::index_skip`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub index_skip: Option<bool>,
 }
 
 /// A JSON object for each line.
@@ -290,6 +293,7 @@ pub fn grep(app: &App, context: &mut RequestContext) -> Result<Begin<Grep>> {
         max_filesize: parsed(context, "max_filesize")?,
         text: flag(context, "text")?,
         path: parsed(context, "path")?,
+        index_skip: context.parameter("index_skip").is_none() || flag(context, "index_skip")?,
         line_max: LINE_MAX,
     };
     let invalid = |cause| Error::ParameterInvalid { name: "pattern", cause };
@@ -362,7 +366,7 @@ const FIND: [&str; 13] = [
 ];
 
 /// Those of `grep`.
-const GREP: [&str; 15] = [
+const GREP: [&str; 16] = [
     "submatches",
     "pattern",
     "fixed",
@@ -378,6 +382,7 @@ const GREP: [&str; 15] = [
     "text",
     "path",
     "image",
+    "index_skip",
 ];
 /// Bytes of the longest line that is searched: many questions may meet one at the same time.
 const LINE_MAX: usize = 4 << 20;
@@ -593,6 +598,7 @@ impl<W: Writing> Answering<W> {
             waiting_layers: looked.waiting_layers,
             bound,
             next,
+            index_skip: looked.index_skip,
         };
         self.writing.end(&end, &mut piece);
         Ok((piece, true))

@@ -13,6 +13,7 @@ use std::thread;
 use sha2::{Digest as _, Sha256};
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::grams::Texts;
 use super::members::{Failure, Placed, Tree};
 use super::records::{Extent, Layer, Span, State};
 use super::{Index, Result};
@@ -120,7 +121,7 @@ fn pass<'a>(
     let result = thread::scope(|scope| {
         let outputs = Outputs { output, recycled };
         let decoder = scope.spawn(move || decode(blob, copy, limits, progress, &outputs));
-        let consumed = consume(&mut tree, &decoded, &spare);
+        let consumed = consume(&mut tree, &decoded, &spare, blob.size);
         // With it the decoder would wait for ever.
         drop(decoded);
         let decoded = decoder.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
@@ -258,13 +259,16 @@ fn consume(
     tree: &mut Tree<'_>,
     spans: &Receiver<Decoded>,
     spare: &SyncSender<Vec<u8>>,
+    stored: u64,
 ) -> Result<(Vec<u32>, [u8; 32], Parser), Stop> {
     let (mut lengths, mut diff_id) = (Vec::new(), Sha256::new());
     let mut parser = Parser::new(tar::Limits { path: tree.max_path() });
-    let mut files = Files { open: None, holes: HOLES_HASHED };
+    let mut files =
+        Files { open: None, holes: HOLES_HASHED, texts: Texts::new(), stored: 0, rows: 0 };
     for (checkpoint, output) in spans {
         diff_id.update(&output);
         let length = output.len() as u32;
+        files.stored = checkpoint.input;
         let span = Span { checkpoint, length, checksum: xxh3_64(&output) };
         tree.rows().put_span(lengths.len() as u64, &span)?;
         lengths.push(length);
@@ -272,9 +276,12 @@ fn consume(
         while let Some(event) = parser.next(&mut input).map_err(tar_error)? {
             files.take(tree, event)?;
         }
+        files.put_rows(tree)?;
         // One buffer too many is freed.
         let _ = spare.try_send(output);
     }
+    files.texts.finish(stored);
+    files.put_rows(tree)?;
     Ok((lengths, diff_id.finalize().into(), parser))
 }
 
@@ -282,11 +289,16 @@ fn tar_error(error: tar::Error) -> Stop {
     Stop::Failure(Failure::Refused(error.to_string()))
 }
 
-/// The files' digests.
+/// The files' digests, and what text they have.
 struct Files {
     open: Option<(Placed, Content)>,
     /// Bytes of holes that may still be hashed.
     holes: u64,
+    texts: Texts,
+    /// Where in the layer, as it is stored, the span begins that is being read.
+    stored: u64,
+    /// Rows about text that were written.
+    rows: u64,
 }
 
 impl Files {
@@ -294,22 +306,32 @@ impl Files {
         match event {
             Event::Member(member) => {
                 let sparse = member.sparse.clone();
-                let size = member.size;
+                let (size, inode) = (member.size, member.header_offset);
                 self.open = tree.place(*member)?.map(|placed| {
+                    self.texts.file(inode);
                     let content = Content::new(size, sparse, &mut self.holes);
                     (placed, content)
                 });
             }
             Event::Content(bytes) => {
                 if let Some((_, content)) = &mut self.open {
-                    content.update(bytes);
+                    content.update(bytes, &mut self.texts, self.stored);
                 }
             }
             Event::MemberEnd => {
                 if let Some((placed, content)) = self.open.take() {
+                    self.texts.end(self.stored);
                     tree.put(placed, content.finish())?;
                 }
             }
+        }
+        Ok(())
+    }
+
+    fn put_rows(&mut self, tree: &Tree<'_>) -> Result<()> {
+        for row in self.texts.rows() {
+            tree.rows().put_grams(self.rows, &row)?;
+            self.rows += 1;
         }
         Ok(())
     }
@@ -347,7 +369,7 @@ impl Content {
         }
     }
 
-    fn update(&mut self, mut bytes: &[u8]) {
+    fn update(&mut self, mut bytes: &[u8], texts: &mut Texts, stored: u64) {
         while !bytes.is_empty() {
             let extent = match self.extent.take().filter(|e| e.length > 0) {
                 Some(extent) => extent,
@@ -356,9 +378,13 @@ impl Content {
                     None => return,
                 },
             };
+            if extent.offset > self.at {
+                texts.hole();
+            }
             self.zeros(extent.offset);
             let taken = extent.length.min(bytes.len() as u64);
             let (piece, rest) = bytes.split_at(taken as usize);
+            texts.content(piece, stored);
             if let Some(hash) = &mut self.hash {
                 hash.update(piece);
             }

@@ -4,6 +4,7 @@
 mod across;
 mod builder;
 mod catalog;
+mod grams;
 pub mod ids;
 mod jobs;
 mod layers;
@@ -31,6 +32,7 @@ use crate::oci::Digest;
 pub use across::Block;
 pub use builder::Limits;
 pub use catalog::Scanned;
+pub use grams::{GRAM, Needs};
 pub use layers::{IndexedLayer, Indexing, Layers, Options as LayerOptions};
 pub use rows::{Children, LayerWriter, Names};
 
@@ -88,7 +90,7 @@ pub enum Error {
 
 /// The encoding of everything in the database. Another version found on disk
 /// is removed and made anew, never read.
-const FORMAT: &[u8] = b"5";
+const FORMAT: &[u8] = b"6";
 const FORMAT_KEY: &[u8] = b"format";
 
 /// RocksDB's own file, made with a database and removed with it. Whoever reads
@@ -267,7 +269,7 @@ fn remove(path: &Path) -> Result<(), rocksdb::Error> {
 
 /// The default family is named too: left out, it gets buffers of 64 MiB, and
 /// after a full disk RocksDB waits for as much space before it writes again.
-const FAMILIES: [&str; 13] = [
+const FAMILIES: [&str; 14] = [
     "default",
     catalog::FAMILY,
     ids::FAMILY,
@@ -275,6 +277,7 @@ const FAMILIES: [&str; 13] = [
     rows::ENTRIES,
     rows::NAMES,
     rows::SPANS,
+    grams::GRAMS,
     across::BASENAMES,
     across::NAMED,
     across::CONTENTS,
@@ -336,9 +339,17 @@ fn families() -> (Options, Vec<ColumnFamilyDescriptor>) {
     // Every layer has rows everywhere in them, so merging costs the most of all.
     across.set_compression_options(-14, 1, 0, 0);
     across.set_level_zero_file_num_compaction_trigger(ACROSS_FILES);
+    // Half of the bits of a bitmap are set.
+    let mut grams = options.clone();
+    grams.set_block_based_table_factory(&plain);
+    grams.set_compression_type(DBCompressionType::None);
     let family = |name| {
-        let is_across = across::FAMILIES.contains(&name);
-        ColumnFamilyDescriptor::new(name, if is_across { across.clone() } else { options.clone() })
+        let options = match name {
+            grams::GRAMS => &grams,
+            _ if across::FAMILIES.contains(&name) => &across,
+            _ => &options,
+        };
+        ColumnFamilyDescriptor::new(name, options.clone())
     };
     let families = FAMILIES.into_iter().map(family).collect();
     (options, families)

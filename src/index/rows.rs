@@ -8,6 +8,7 @@
 //! | `names` | layer number, inode (8 bytes), path | nothing: a name of a hard-linked inode |
 //! | `names` | layer number, [`FOREIGN`], path | nothing: an entry that is a [`Kind::CrossLayerLink`] |
 //! | `spans` | layer number, span number (8 bytes) | [`Span`] |
+//! | `grams` | layer number, row number (8 bytes) | what text some files have ([`grams`]) |
 //!
 //! Paths have no slash at either end; the root's is empty and its depth 0. The
 //! depth keeps the children of a directory together, without what lies below
@@ -26,12 +27,14 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::vec;
 
 use rocksdb::{ColumnFamily, DBRawIterator, FlushOptions, ReadOptions, WriteBatch, WriteOptions};
 
 use super::across::{Across, BLOCKS, Sorted, UNINDEXED};
+use super::grams::{self, GRAMS, Needs};
 use super::records::{Entry, Layer, Record, Span, State};
 use super::{Error, IDENTITY, Index, Result};
 use crate::oci::Digest;
@@ -45,7 +48,7 @@ pub const SPANS: &str = "spans";
 const FOREIGN: u64 = u64::MAX;
 
 /// The families of a layer's rows.
-pub(super) const ROW_FAMILIES: [&str; 4] = [ENTRIES, NAMES, SPANS, BLOCKS];
+pub(super) const ROW_FAMILIES: [&str; 5] = [ENTRIES, NAMES, SPANS, GRAMS, BLOCKS];
 
 /// Bytes of rows that are written in one batch with a layer's state. The files that a larger layer
 /// gets for itself are then large enough for their number to follow the bytes of the index.
@@ -190,6 +193,8 @@ impl Index {
         if let Some(end) = after_all(&prefix) {
             options.set_iterate_upper_bound(end);
         }
+        // They are many, and a question reads all of them.
+        options.fill_cache(family != GRAMS);
         let mut iterator = self.db.raw_iterator_cf_opt(self.cf(family), options);
         iterator.seek(start);
         Rows { index: self, source: Source::Database(iterator), prefix: length }
@@ -263,6 +268,25 @@ impl Index {
     /// The layer's entries that link to what a lower layer may hold.
     pub fn cross_layer_links(&self, layer: u64) -> Names<'_> {
         self.names(layer, FOREIGN)
+    }
+
+    /// The files of a layer, by inode, that may have the text that is needed: some of those in each
+    /// range. A part of the answer may be `None`, so that the caller hears of every piece of work.
+    pub fn files_with<'a>(
+        &'a self,
+        layer: u64,
+        needs: &'a Needs,
+    ) -> impl Iterator<Item = Result<Option<RangeInclusive<u64>>>> + use<'a> {
+        let mut rows = self.rows(GRAMS, layer.to_be_bytes().to_vec(), b"");
+        std::iter::from_fn(move || {
+            rows.next(|_, row| {
+                let failed = |cause| {
+                    let (path, what) = (self.path.clone(), "what text files have");
+                    Error::Record { path, what, cause }
+                };
+                grams::read(row, needs).map_err(failed)
+            })
+        })
     }
 
     /// One of a layer's spans, counted from 0.
@@ -599,6 +623,10 @@ impl LayerWriter<'_> {
 
     pub fn put_span(&self, number: u64, span: &Span) -> Result<()> {
         self.put(SPANS, &pair(self.number, number), &span.encode())
+    }
+
+    pub fn put_grams(&self, number: u64, row: &[u8]) -> Result<()> {
+        self.put(GRAMS, &pair(self.number, number), row)
     }
 
     /// Makes all that was written visible as the index of the layer.

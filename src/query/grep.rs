@@ -9,6 +9,7 @@
 //! ([`search`]). Results are taken from them in the order of the units. For an [`Answer`] there is
 //! one thread, which does a bounded piece of work whenever it is asked for the next step.
 
+mod needs;
 mod plan;
 mod search;
 
@@ -31,6 +32,7 @@ use serde::{Deserialize, Serialize};
 use super::{Answer, Glob, Images, InScope, Looked, Permitted, Scope, Skipped, Step};
 use crate::image::listing::{decoded, encoded};
 use crate::image::{self, Platform};
+use crate::index::Needs;
 use crate::oci::{Digest, Tag};
 use plan::{Plan, Table};
 
@@ -125,6 +127,9 @@ pub struct Asked {
     pub text: bool,
     /// Only paths in images that match, from a slash on.
     pub path: Option<Glob>,
+    /// Files are passed over that cannot have a match, as far as the index tells. The answer is the
+    /// same, but what is passed over cannot be found damaged.
+    pub index_skip: bool,
     /// Bytes of the longest line that can be searched, context included.
     pub line_max: usize,
 }
@@ -149,6 +154,7 @@ impl Default for Asked {
             max_filesize: None,
             text: false,
             path: None,
+            index_skip: true,
             line_max: 64 << 20,
         }
     }
@@ -168,7 +174,8 @@ impl Asked {
             .ban_byte((!self.text).then_some(b'\0'))
             .size_limit(PATTERN_SIZE)
             .dfa_size_limit(AUTOMATON_SIZE);
-        Ok(Compiled { matcher: builder.build_many(&self.patterns)?, asked: self })
+        let matcher = builder.build_many(&self.patterns)?;
+        Ok(Compiled { matcher, needs: needs::needs(&self), asked: self })
     }
 }
 
@@ -177,6 +184,15 @@ impl Asked {
 pub struct Compiled {
     asked: Asked,
     matcher: RegexMatcher,
+    /// What files have to have; `None`: all are searched.
+    needs: Option<Needs>,
+}
+
+impl Compiled {
+    /// Whether files can be passed over that cannot have a match.
+    pub fn is_narrow(&self) -> bool {
+        self.needs.is_some()
+    }
 }
 
 /// An image in which something was found.
@@ -448,6 +464,7 @@ struct Shared {
     images: Arc<image::Images>,
     asked: Asked,
     matcher: RegexMatcher,
+    needs: Option<Needs>,
     plan: Mutex<Plan>,
     table: OnceLock<Table>,
     looked: Mutex<Looked>,
@@ -504,15 +521,16 @@ impl Grep {
         if index.is_following() {
             index.catch_up()?;
         }
-        let Compiled { asked, matcher } = question;
+        let Compiled { asked, matcher, needs } = question;
         let scope = Images::new(images, scope, permitted, None, None)?;
         let shared = Arc::new(Shared {
             images: Arc::clone(images),
             asked,
             matcher,
+            looked: Mutex::new(Looked { index_skip: Some(needs.is_some()), ..Looked::default() }),
+            needs,
             plan: Mutex::new(Plan::new(scope, after)),
             table: OnceLock::new(),
-            looked: Mutex::default(),
             is_over: AtomicBool::new(false),
             total: AtomicU64::new(0),
             done: AtomicU64::new(0),

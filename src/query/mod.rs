@@ -57,6 +57,9 @@ pub struct Looked {
     pub waiting_images: u64,
     /// These layers.
     pub waiting_layers: u64,
+    /// Whether files were passed over that cannot have what is looked for, as far as the index tells;
+    /// `None`: the question has nothing to do with that.
+    pub index_skip: Option<bool>,
 }
 
 /// An answer that is made in steps.

@@ -95,6 +95,7 @@ fn questions() {
             "team/app:1.5/etc/motd:3 team/app:1.5/etc/motd:4",
             "one of two patterns",
         ),
+        ("pattern=words&index_skip=0&tag=1.5", "team/app:1.5/etc/motd:2", "every file is read"),
         ("pattern=two&in=other/**", "", "no such repository"),
         ("pattern=nothing", "", "no such line"),
     ] {
@@ -149,6 +150,7 @@ fn refusals() {
         (&large, "pattern: "),
         ("pattern=a&before=1", "\"before\" is not a parameter"),
         ("pattern=a&fixed=maybe", "fixed is "),
+        ("pattern=a&index_skip=maybe", "index_skip is "),
         ("pattern=a&path=[", "path: "),
         ("pattern=a&limit=0", "limit is "),
         ("pattern=a&after=x", "after: "),
@@ -234,8 +236,10 @@ fn command_line() {
                 "team/app:1.4/etc/gone\n".to_owned()
             }),
         ] {
-            let arguments = [&["grep"], arguments].concat();
-            assert_eq!(text(&dir, &arguments), want, "{arguments:?}");
+            for more in [&[][..], &["--no-index-skip"]] {
+                let arguments = [&["grep"], arguments, more].concat();
+                assert_eq!(text(&dir, &arguments), want, "{arguments:?}");
+            }
         }
         let json = text(&dir, &["grep", "--json", "two"]);
         if with_server {
@@ -371,7 +375,7 @@ fn clients_that_leave() {
     text(&registry.dir, &["index", "--all"]);
     for number in 0..200 {
         let mut stream = registry.connect();
-        let pattern = if number % 2 == 0 { "no%20such%20line" } else { "" };
+        let pattern = if number % 2 == 0 { "no%20such%20line&index_skip=0" } else { "" };
         let request =
             format!("GET /v2/_query/grep?pattern={pattern} HTTP/1.1\r\nHost: localhost\r\n\r\n");
         stream.write_all(request.as_bytes()).unwrap();
@@ -385,4 +389,38 @@ fn clients_that_leave() {
     let threads = status.lines().find_map(|line| line.strip_prefix("Threads:"));
     let threads: usize = threads.and_then(|number| number.trim().parse().ok()).unwrap();
     assert!(threads < 150, "{threads} threads are left");
+}
+
+/// Files that cannot have a match are not read.
+#[test]
+fn index_skip() {
+    let registry = Registry::start(&[]);
+    let tar = Tar::default().file("text", b"Some words of a file\n").file("b", b"\0hidden words");
+    let tar = tar.finish();
+    push(&registry, "a", "1", "linux/amd64", std::slice::from_ref(&tar));
+    indexed(&registry);
+    for (query, skips) in [
+        ("pattern=words", true),
+        ("pattern=WORDS&ignore_case=1", true),
+        ("pattern=(other|words).*", true),
+        ("pattern=word", false),
+        ("pattern=.*", false),
+        ("pattern=words&index_skip=0", false),
+    ] {
+        let (lines, end) = answer(&registry, query);
+        assert_eq!(places(&lines), "a:1/text:1", "{query}");
+        assert_eq!(end["index_skip"], skips, "{query}");
+    }
+    let (_, end) = answer(&registry, "pattern=some");
+    assert_eq!(end["index_skip"], false, "it is too short");
+
+    // Without its bytes, only what cannot match is still known.
+    let hex = sha256(&tar).hex();
+    let blob = registry.store().join("blobs/sha256").join(&hex[..2]).join(&hex).join("data");
+    std::fs::remove_file(&blob).unwrap();
+    for pattern in ["others than those", "hidden", "words of another file"] {
+        fails(&registry.dir, &["grep", pattern], 1, "");
+    }
+    fails(&registry.dir, &["grep", "words"], 2, "a:1");
+    fails(&registry.dir, &["grep", "--no-index-skip", "others"], 2, "a:1");
 }

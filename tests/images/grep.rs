@@ -37,6 +37,9 @@ const QUESTIONS: &[&[&str]] = &[
     &["-o", "\\bcaf\\w*"],
     &["-c", ""],
     &["-n", "no line of any file has this, or so one hopes"],
+    &["-n", "-i", "PERMISSION is (hereby )?granted"],
+    &["-l", "import (os|sys|re)$"],
+    &["-c", "-w", "version[0-9]*"],
 ];
 
 fn lines(output: &Output, prefix: &[u8]) -> Vec<Vec<u8>> {
@@ -85,6 +88,8 @@ fn index(registry: &Registry) {
 #[track_caller]
 fn compare(what: &str, registry: &Registry, image: &Image, question: &[&str]) {
     let found = grep(registry, question, image.name);
+    let unskipped = grep(registry, &[question, &["--no-index-skip"]].concat(), image.name);
+    assert!(found == unskipped, "{question:?} in {what}: the index changes the answer");
     let want = rg(Path::new(&image.root), question);
     let (found_lines, want_lines) =
         (lines(&found, format!("{}/", image.name).as_bytes()), lines(&want, b"./"));

@@ -8,6 +8,7 @@ use registry::image::Images;
 use registry::query::grep::{After, Asked, Case, Found, Grep, LineKind, Pace, Report};
 use registry::query::{Answer, Permitted, Scope, Step};
 
+use super::common::tar::Tar;
 use super::layers;
 use super::model::{self, Member, Tree, What, content};
 use super::store::Store;
@@ -246,4 +247,123 @@ fn names_of_files() {
     ] {
         compare(&store, &layers);
     }
+}
+
+/// A text in which some lines are repeated, and others have numbers of their own.
+fn text(seed: u64, bytes: usize) -> Vec<u8> {
+    let (mut text, mut number) = (Vec::with_capacity(bytes), seed);
+    while text.len() < bytes {
+        number = number.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        let line = match number >> 61 {
+            0 => "The same line, again and again.\n".to_owned(),
+            1 => format!("    value_{} = caf\u{e9}\n", number % 1000),
+            2 => format!("{number:x}"),
+            _ => format!("key {:x} IS Number{}\n", number >> 20, seed % 7),
+        };
+        text.extend_from_slice(line.as_bytes());
+    }
+    text.truncate(bytes);
+    text
+}
+
+/// A file: its size, where it has a NUL byte, and whether it is UTF-16.
+type Shape = (usize, Option<prop::sample::Index>, bool);
+
+fn shape() -> impl Strategy<Value = Shape> {
+    let size = prop_oneof![6 => 0..2000_usize, 3 => 0..400_000_usize, 1 => 0..5_000_000_usize];
+    (size, prop::option::weighted(0.2, any::<prop::sample::Index>()), prop::bool::weighted(0.1))
+}
+
+fn of_shape(seed: u64, (size, nul, is_wide): &Shape) -> Vec<u8> {
+    let mut content = text(seed, *size);
+    if let Some(nul) = nul.as_ref().filter(|_| *size > 0) {
+        content[nul.index(*size)] = 0;
+    }
+    if *is_wide {
+        let units = String::from_utf8_lossy(&content).into_owned();
+        content =
+            [0xfeff].into_iter().chain(units.encode_utf16()).flat_map(u16::to_le_bytes).collect();
+    }
+    content
+}
+
+/// Patterns around a text that is in a file, or is not.
+fn around(text: &str) -> Vec<Asked> {
+    let escaped = regex_syntax::escape(text);
+    let middle = text.char_indices().nth(text.chars().count() / 2).map_or(0, |(at, _)| at);
+    let (head, tail) = text.split_at(middle);
+    let gap = format!("{}.+{}", regex_syntax::escape(head), regex_syntax::escape(tail));
+    let asked = |pattern: &str| Asked { patterns: vec![pattern.to_owned()], ..Asked::default() };
+    vec![
+        Asked { fixed: true, ..asked(text) },
+        Asked { fixed: true, case: Case::Insensitive, ..asked(&text.to_uppercase()) },
+        Asked { fixed: true, case: Case::Smart, ..asked(&text.to_lowercase()) },
+        Asked { word: true, report: Report::Count, ..asked(&escaped) },
+        Asked { report: Report::FilesWithout, ..asked(&escaped) },
+        Asked { report: Report::Files, text: true, ..asked(&escaped) },
+        Asked { invert: true, report: Report::Count, ..asked(&escaped) },
+        Asked { report: Report::Matches, ..asked(&format!("no such line|{escaped}")) },
+        Asked { before: 1, after: 1, max_lines: Some(3), ..asked(&gap) },
+        Asked { max_filesize: Some(300_000), ..asked(&format!("(?i){escaped}$")) },
+        Asked { report: Report::Files, ..asked(&format!("(?:{escaped})+|[0-9]{{7}}zz")) },
+        asked(&format!("^[a-z ]*{escaped}\\w?")),
+    ]
+}
+
+/// What is passed over by the index has no match: the answers with and without it are the same.
+#[test]
+fn skip_index() {
+    let store = Store::new();
+    let config = Config {
+        cases: 6,
+        failure_persistence: Some(Box::new(FileFailurePersistence::Off)),
+        ..Config::default()
+    };
+    let layer = prop::collection::vec(shape(), 1..12);
+    let cut = (any::<prop::sample::Index>(), any::<prop::sample::Index>(), 1..40_usize);
+    proptest!(config, |(
+        layers in prop::collection::vec(layer, 1..3),
+        cuts in prop::collection::vec(cut, 4),
+        first in any::<u32>(),
+    )| {
+        let contents: Vec<Vec<Vec<u8>>> = layers.iter().enumerate().map(|(number, shapes)| {
+            let seed = |file: usize| u64::from(first) << 16 | (number * 100 + file) as u64;
+            shapes.iter().enumerate().map(|(file, shape)| of_shape(seed(file), shape)).collect()
+        }).collect();
+        let tars: Vec<Vec<u8>> = contents.iter().enumerate().map(|(number, files)| {
+            let mut tar = Tar::default();
+            for (file, content) in files.iter().enumerate() {
+                tar = tar.file(format!("{number}-{file}"), content).file("shadowed", content);
+            }
+            tar.hard_link("linked", format!("{number}-0")).finish()
+        }).collect();
+        let image = store.image_of_tars(&tars).unwrap();
+        let name = format!("model@{}", image.manifest);
+        let scope = Scope { images: vec![name.parse().unwrap()], ..Scope::default() };
+        let mut texts = vec!["A text that is nowhere".to_owned()];
+        for (file, at, length) in cuts {
+            let files: Vec<_> = contents.iter().flatten().collect();
+            let content = files[file.index(files.len())];
+            if content.is_empty() {
+                continue;
+            }
+            let at = at.index(content.len());
+            let cut = &content[at..(at + length).min(content.len())];
+            let cut = cut.split(|&byte| byte == b'\n' || byte == 0).next().unwrap();
+            let cut = String::from_utf8_lossy(cut).replace(char::REPLACEMENT_CHARACTER, "");
+            // The same with one other character, which most often is nowhere.
+            texts.push(cut.replacen('e', "q", 1));
+            texts.push(cut);
+        }
+        for asked in texts.iter().flat_map(|text| around(text)) {
+            let told = |index_skip| {
+                let hits = ask(&store.images, &scope, &Asked { index_skip, ..asked.clone() });
+                let mut told = Vec::new();
+                hits.iter().for_each(|hit| hit.write_json(asked.report, &mut told));
+                String::from_utf8(told).unwrap()
+            };
+            let (with, without) = (told(true), told(false));
+            prop_assert!(with == without, "{asked:?}: {} and {} bytes", with.len(), without.len());
+        }
+    });
 }

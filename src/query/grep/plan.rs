@@ -3,6 +3,7 @@
 
 use std::cmp::Ordering;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::ops::RangeInclusive;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, MutexGuard, OnceLock, PoisonError};
@@ -114,6 +115,8 @@ pub struct Plan {
     after: Option<After>,
     layer: usize,
     indexed: Option<Arc<IndexedLayer>>,
+    /// Inodes of the layer, in order, some of which may have a match; `None`: any may.
+    wanted: Option<Vec<RangeInclusive<u64>>>,
     /// The files with inodes from this one on are not listed yet; `None`: all are.
     from: Option<u64>,
     files: VecDeque<File>,
@@ -128,6 +131,7 @@ impl Plan {
             after,
             layer: 0,
             indexed: None,
+            wanted: None,
             from: Some(0),
             files: VecDeque::new(),
             bytes: 0,
@@ -159,7 +163,15 @@ impl Plan {
                 self.from = None;
             } else if self.indexed.is_none() {
                 match shared.images.layers().ready(&layer.digest) {
-                    Ok(indexed) => self.indexed = Some(indexed),
+                    Ok(indexed) => {
+                        worker.at((self.layer, self.from.unwrap_or(0)));
+                        self.wanted = wanted(&indexed, worker)?;
+                        if self.wanted.as_ref().is_some_and(Vec::is_empty) {
+                            add(&shared.done, indexed.record.uncompressed);
+                            self.from = None;
+                        }
+                        self.indexed = Some(indexed);
+                    }
                     Err(error) => {
                         let image = shared.first_name(layer);
                         let failed = image::Error::Layer { image: image.clone(), cause: error };
@@ -217,6 +229,11 @@ impl Plan {
             // It may have other names, which are looked up when something is found.
             entry.links > 1 || is_linked || glob.is_match(&[b"/", path].concat())
         };
+        let may_match = |inode| {
+            let Some(wanted) = &self.wanted else { return true };
+            let place = wanted.partition_point(|range| *range.end() < inode);
+            wanted.get(place).is_some_and(|range| range.contains(&inode))
+        };
         let mut first = BinaryHeap::new();
         let (mut bytes, mut next) = (0, None);
         for row in shared.images.layers().index().entries(layer.record.number, None) {
@@ -227,6 +244,7 @@ impl Plan {
                 || next.is_some_and(|next| entry.inode >= next)
                 || entry.size == 0 && asked.report != Report::FilesWithout
                 || asked.max_filesize.is_some_and(|max| entry.size > max)
+                || !may_match(entry.inode)
                 || !may_show(&path, &entry)
             {
                 continue;
@@ -251,6 +269,21 @@ impl Plan {
         self.files = files.into();
         Ok(next)
     }
+}
+
+/// The files of a layer that may have a match, as far as the index tells.
+fn wanted(
+    layer: &IndexedLayer,
+    worker: &Worker<'_>,
+) -> Result<Option<Vec<RangeInclusive<u64>>>, Stop> {
+    let Some(needs) = &worker.shared.needs else { return Ok(None) };
+    let index = worker.shared.images.layers().index();
+    let mut wanted = Vec::new();
+    for files in index.files_with(layer.record.number, needs) {
+        wanted.extend(files?);
+        worker.tick(0)?;
+    }
+    Ok(Some(wanted))
 }
 
 /// Finds the images of a question whose layers all have an index.
