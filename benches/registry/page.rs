@@ -16,7 +16,7 @@ use crate::store::Store;
 use crate::tar::{self, Text};
 
 /// Requests of one client of which the median counts.
-const REQUESTS: usize = 200;
+const REQUESTS: usize = 50;
 /// Tags of the large repository.
 const TAGS: usize = 50_000;
 

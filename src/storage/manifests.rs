@@ -387,7 +387,19 @@ impl Storage {
                 named => named.map(|named| named.is_some_and(|named| !dead.contains(&named))),
             }
         };
-        Page::smallest(self.tag_names(repository)?, last, n, wanted)
+        // It costs a system call to see that, so it is asked for the names that would be on the page,
+        // one more included; only where one of them is not wanted, it is asked for others.
+        let names = self.tag_names(repository)?;
+        let mut page = Page::smallest(names, last, n.saturating_add(1), |_| Ok(true))?;
+        for tag in &page.items {
+            if !wanted(tag)? {
+                return Page::smallest(self.tag_names(repository)?, last, n, wanted);
+            }
+        }
+        let more = page.items.len() > n;
+        page.items.truncate(n);
+        page.next = page.items.last().filter(|_| more).map(|tag| tag.as_str().to_owned());
+        Ok(page)
     }
 
     /// The number of the repository's tags; `max` if there are more. Folders without a link, which a

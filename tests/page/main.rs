@@ -306,7 +306,7 @@ fn a_visit() {
         browser.click("input[value='team/app:1.4']");
         browser.click("main form button");
         browser.shows("/app/VERSION");
-        browser.shows("paths differ");
+        browser.shows("By directory");
 
         browser.fill("input[type=search]", "line_7");
         browser.press("\u{e007}");
