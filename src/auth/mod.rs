@@ -131,7 +131,7 @@ pub struct Options {
 /// The rules of one server.
 #[derive(Debug)]
 pub struct Access {
-    /// `None`: nobody can log in with a password.
+    /// `None`: there are no users who log in with a password.
     users: Option<Users>,
     anonymous_pull: bool,
     rules: Option<Watched<Rules>>,

@@ -44,7 +44,7 @@ pub struct Users {
     key: Key,
     fixed: HashMap<Arc<str>, Fixed>,
     file: Option<Watched<File>>,
-    /// A hash whose password nobody knows, of the cost [`COST_MIN`].
+    /// A hash whose password is unknown, of the cost [`COST_MIN`].
     dummy: String,
 }
 

@@ -35,7 +35,7 @@ const INDEXING_REPOSITORIES: usize = 16;
 /// The kinds of events, by the npm server's names where it has one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
-    /// A tag was set, anew or to another image.
+    /// A tag was set, for the first time or to another image.
     Tag,
     /// A tag was taken away.
     Untag,
@@ -88,8 +88,8 @@ pub struct Cause {
 #[derive(Clone, Debug)]
 pub struct Event {
     pub kind: Kind,
-    /// `None`: who may read what it is about cannot be told, so it is shown to
-    /// nobody unless everybody may read everything.
+    /// `None`: it belongs to no repository, so it is shown only where everybody may read
+    /// everything.
     pub repository: Option<Repository>,
     pub tag: Option<Tag>,
     /// Of what it is about: a v1 id, or hex digits: the config's for an image

@@ -45,7 +45,7 @@ pub fn need<'a>(route: &'a Route, method: &Method) -> Need<'a> {
         Route::Ping => Need::Login,
         Route::Token => Need::Anybody,
         Route::Catalog | Route::Query(_) | Route::Events => Need::Filtered,
-        // Whoever may read a layer may have its index made.
+        // A user who may read a layer may have its index made.
         Route::Tags(repository) | Route::Referrers(repository, _) | Route::Index(repository, _) => {
             Need::One(repository, Right::Pull)
         }

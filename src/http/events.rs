@@ -2,7 +2,7 @@
 //! server has it.
 //!
 //! A reader holds one frame until the socket has taken it. What it cannot take
-//! waits in the feed that all readers share; whoever falls behind that gets a
+//! waits in the feed that all readers share; a reader that falls behind that gets a
 //! last line that says so. Each reader gets only what it may pull.
 
 use std::collections::HashSet;

@@ -234,7 +234,7 @@ enum ListingBody {
 struct Long {
     first: Vec<u8>,
     rest: JsonListing,
-    /// Makes both anew.
+    /// Makes both again.
     listing: Listing,
 }
 
@@ -532,7 +532,7 @@ async fn tar(app: &Arc<App>, context: &mut RequestContext, place: Place) -> Resu
 type Sent = Result<Option<Vec<u8>>>;
 
 /// Works on a thread of its own, since a tar is written from front to back and
-/// cannot be left and taken up again. It ends when nobody receives any more.
+/// cannot be left and taken up again. It ends when its receiver is gone.
 fn export(tree: &dyn FileTree, node: &Node, gzip: bool, pieces: SyncSender<Sent>) {
     let write = || {
         let mut buffer = BufWriter::with_capacity(PIECE, Pieces(&pieces));
@@ -547,7 +547,7 @@ fn export(tree: &dyn FileTree, node: &Node, gzip: bool, pieces: SyncSender<Sent>
         Ok(None)
     };
     let end = write();
-    // Whoever is not there to hear of the end has given up before it.
+    // A receiver that is gone by now has given up before the end.
     drop(pieces.send(end));
 }
 

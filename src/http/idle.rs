@@ -63,7 +63,7 @@ impl Activity {
         let mut asked = libc::pollfd { fd: socket, events: libc::POLLRDHUP, revents: 0 };
         // SAFETY: the call writes to this one structure alone, and does not wait. Of a descriptor
         // that was closed meanwhile it says so, and of one that was opened in its place it says
-        // something about a request that nobody waits for any more.
+        // something about a request whose client is gone.
         #[allow(unsafe_code)]
         let ready = unsafe { libc::poll(&mut asked, 1, 0) };
         socket >= 0 && ready > 0 && asked.revents != 0

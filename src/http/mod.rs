@@ -268,7 +268,7 @@ async fn answer(
     }
     app.sites.permit(origin, headers);
     if of_an_image {
-        // Whoever made the image chose every byte, of names too.
+        // The maker of the image chose every byte, of names too.
         headers.insert(
             CONTENT_SECURITY_POLICY,
             HeaderValue::from_static("sandbox; default-src 'none'"),

@@ -2,7 +2,7 @@
 //! waits for one.
 //!
 //! - The wait ends when the client is gone, and after [`WAIT_MAX`] with 503 and `Retry-After`.
-//! - A client address holds at most half of a pool, so nobody takes everything.
+//! - A client address holds at most half of a pool, so no client takes everything.
 //! - A permit travels with the work: it moves into the closure that a blocking thread runs, because
 //!   that runs on when the request is cancelled.
 
@@ -150,7 +150,7 @@ impl Pools {
     }
 }
 
-/// Whoever has an IPv6 address has its whole network (RFC 6177).
+/// A client with an IPv6 address has its whole network (RFC 6177).
 fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),

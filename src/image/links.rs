@@ -56,8 +56,8 @@ fn key(node: &Node) -> Key {
 
 impl Image {
     /// How many names of this image lead to the node's inode. Directories have 1,
-    /// as those have that overlayfs merges: whoever counts subdirectories by it
-    /// (`find`) takes that for "unknown".
+    /// as those have that overlayfs merges: a program that counts subdirectories by
+    /// it (`find`) takes that for "unknown".
     pub fn links(&self, node: &Node) -> Result<u32> {
         if node.is_directory() || self.has_one_name(node) {
             return Ok(1);

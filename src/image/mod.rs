@@ -58,7 +58,7 @@ pub const FOREIGN_LINKS_MAX: u64 = 1 << 16;
 
 /// An image whose layers are all indexed. What it says never changes.
 pub struct Image {
-    /// The repository that it was found in. Whoever may pull from that repository may read it.
+    /// The repository that it was found in. A user who may pull from that repository may read it.
     pub repository: Repository,
     /// The image's own manifest, also where it was found through an index.
     pub manifest: Digest,

@@ -58,7 +58,7 @@ pub enum Opened {
 }
 
 impl Opened {
-    /// The repository that it was found in. Whoever may pull from that repository may read it.
+    /// The repository that it was found in. A user who may pull from that repository may read it.
     pub fn repository(&self) -> &Repository {
         match self {
             Opened::Image(image) => &image.repository,

@@ -138,7 +138,7 @@ impl Image {
                 }
                 _ => {
                     // A link between layers is followed the same way wherever one
-                    // comes from: it counts anew, but not inside another.
+                    // comes from: it is counted from 0, but not inside another.
                     let mut anew = Hops::default();
                     let hops_inside = if whole { &mut anew } else { &mut *hops };
                     let Some(child) = self.child(&current, name, hops_inside)? else {

@@ -42,7 +42,7 @@ const RATIO_FROM: u64 = 100_000_000;
 /// more gets no digest: a hole costs nothing to write.
 const HOLES_HASHED: u64 = 16 << 30;
 /// How much longer than the blob its seekable copy may be, beyond the first so
-/// many bytes. Repetitions further apart than a span are stored anew each time,
+/// many bytes. Repetitions further apart than a span are stored again each time,
 /// so the copy of a small blob could fill the disk.
 const COPY_RATIO: u64 = 16;
 const COPY_FREE: u64 = 64 << 20;
@@ -152,7 +152,7 @@ struct Outputs {
 }
 
 /// Decodes the blob. Gives what it is, its bytes and the tar stream's; less when
-/// nobody wants more.
+/// no more is wanted.
 fn decode(
     blob: &storage::Blob,
     copy: Copy<'_>,

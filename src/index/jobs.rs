@@ -40,7 +40,7 @@ impl Job {
             if let Some(result) = self.wait_for(time) {
                 return result;
             }
-            // Not under the lock: whoever hears of it may be slow, or stopped.
+            // Not under the lock: its listener may be slow, or stopped.
             progress(self.progress.load(Ordering::Relaxed));
             time = PROGRESS_EVERY;
         }
@@ -116,7 +116,7 @@ impl Jobs {
         self.shared.more.notify_all();
     }
 
-    /// Has a layer indexed before those that nobody waits for.
+    /// Has a layer indexed before those that no reader waits for.
     pub fn now(&self, layer: &Digest, force: bool) -> Arc<Job> {
         let mut queue = lock(&self.shared.queue);
         let job = match queue.jobs.get(layer) {

@@ -35,7 +35,7 @@ pub struct Layers {
     spans: Spans,
     index_pushed: bool,
     limits: Limits,
-    /// Layers indexed anew although they were.
+    /// Layers indexed again although they were.
     renewed: AtomicU64,
     /// Threads that wait for a layer to be indexed.
     waiting: AtomicUsize,
@@ -359,7 +359,7 @@ impl Layers {
         Ok(removed)
     }
 
-    /// Changes when a layer has been indexed anew: what was made of its index
+    /// Changes when a layer has been indexed again: what was made of its index
     /// before is out of date.
     pub fn renewed(&self) -> u64 {
         self.renewed.load(Ordering::Acquire)

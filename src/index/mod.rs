@@ -41,7 +41,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(
-        "the index in {path} cannot be used: {cause}; if that stays so, stop the server and remove {path}, it is made anew"
+        "the index in {path} cannot be used: {cause}; if that stays so, stop the server and remove {path}, it is made again"
     )]
     Db { path: PathBuf, cause: rocksdb::Error },
     #[error(
@@ -57,7 +57,7 @@ pub enum Error {
     )]
     CatalogIncomplete(u64),
     #[error(
-        "{what} in the index in {path} cannot be read: {cause}; `registry index --force` makes it anew"
+        "{what} in the index in {path} cannot be read: {cause}; `registry index --force` makes it again"
     )]
     Record { path: PathBuf, what: &'static str, cause: records::RecordError },
     #[error("layer {layer} has no index, its files cannot be shown: {reason}")]
@@ -70,7 +70,9 @@ pub enum Error {
         "the index in {0} has another format: start the server of this version once, or remove it"
     )]
     Format(PathBuf),
-    #[error("the index in {0} was removed and made anew: this process has to be started anew too")]
+    #[error(
+        "the index in {0} was removed and made again: this process has to be started again too"
+    )]
     Replaced(PathBuf),
     #[error("layer {0} is being indexed, and many wait for that: try again in a moment")]
     Indexing(Box<Digest>),
@@ -89,7 +91,7 @@ pub enum Error {
 }
 
 /// The encoding of everything in the database. Another version found on disk
-/// is removed and made anew, never read.
+/// is removed and made again, never read.
 const FORMAT: &[u8] = b"6";
 const FORMAT_KEY: &[u8] = b"format";
 
@@ -135,7 +137,7 @@ impl Index {
                 db = open(path).map_err(failed)?;
             }
             db.put(FORMAT_KEY, FORMAT).map_err(failed)?;
-            // Layers are numbered anew.
+            // Layers are numbered from the start again.
             remove_folder(&copies(path))?;
         }
         let index = Index {
@@ -152,7 +154,7 @@ impl Index {
         Ok(index)
     }
 
-    /// Opens the database in `path` to read, whoever else writes to it.
+    /// Opens the database in `path` to read, while another process may write to it.
     pub fn follow(path: &Path) -> Result<Index> {
         let failed = |cause| Error::Db { path: path.to_owned(), cause };
         // Before any row is read.
@@ -168,7 +170,7 @@ impl Index {
         // RocksDB starts so many threads for each family whenever this process catches up.
         options.set_max_file_opening_threads(1);
         let opened = DB::open_cf_descriptors_as_secondary(&options, path, &log, families);
-        // RocksDB's log of a few lines, which nobody reads. Now, since a command
+        // RocksDB's log of a few lines, which are never read. Now, since a command
         // may end at any time.
         let _ = std::fs::remove_dir_all(&log);
         let index = Index {
@@ -263,7 +265,7 @@ fn remove_folder(folder: &Path) -> Result<()> {
 }
 
 fn remove(path: &Path) -> Result<(), rocksdb::Error> {
-    tracing::info!(path = %path.display(), "the index has another format and is made anew");
+    tracing::info!(path = %path.display(), "the index has another format and is made again");
     DB::destroy(&Options::default(), path)
 }
 

@@ -1,7 +1,7 @@
 //! What the index stores, and how it is encoded: a version byte, then the
 //! record in postcard's wire format (<https://postcard.jamesmunns.com/wire-format>).
-//! Whoever changes a record changes [`VERSION`], with which the whole index is
-//! made anew; the golden bytes below tell when that is forgotten.
+//! A change of a record changes [`VERSION`], with which the whole index is
+//! made again; the golden bytes below tell when that is forgotten.
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};

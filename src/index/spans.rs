@@ -230,7 +230,7 @@ fn decode_ahead(shared: &Shared, queue: &Mutex<Receiver<(Arc<IndexedLayer>, usiz
     loop {
         let next = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok((layer, number)) = next else { return };
-        // Whoever needs the span gets the same error.
+        // The next reader of the span gets the same error.
         let _ = shared.get(&layer, number);
     }
 }

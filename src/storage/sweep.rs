@@ -23,7 +23,7 @@ use super::{Error, Result, Storage, read_link};
 use crate::docker1::ImageId;
 use crate::oci::{Algorithm, Digest, Reference, Repository};
 
-/// Names removed while nobody may be told that something exists.
+/// Names removed while no client may be told that something exists.
 const BATCH: usize = 32;
 /// The kernel sets the times of files by a clock that lags behind by up to this.
 const CLOCK_LAG: Duration = Duration::from_millis(20);
@@ -56,7 +56,7 @@ fn is_older(path: &Path, cutoff: SystemTime) -> Result<bool> {
 }
 
 impl Storage {
-    /// Begins a collection. What was told to nobody since the result, and is not named, may go.
+    /// Begins a collection. What no client was told of since the result, and is not named, may go.
     pub fn cutoff(&self, grace: Duration) -> SystemTime {
         let start = SystemTime::now();
         thread::sleep(CLOCK_LAG);
@@ -101,7 +101,7 @@ impl Storage {
         Ok(tagged)
     }
 
-    /// Whether nobody was told of a blob's link since the cutoff.
+    /// Whether no client was told of a blob's link since the cutoff.
     pub fn is_link_old(
         &self,
         repository: &Repository,
@@ -343,7 +343,7 @@ impl Storage {
         Ok(parents)
     }
 
-    /// Whether nobody was told of an image of the first API since the cutoff.
+    /// Whether no client was told of an image of the first API since the cutoff.
     pub fn is_image_old(&self, id: &ImageId, cutoff: SystemTime) -> Result<bool> {
         is_older(&self.layout.v1_layer(id), cutoff)
     }

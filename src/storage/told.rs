@@ -32,7 +32,7 @@ impl Storage {
         self.telling.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// While the result lives, nobody is told that something exists.
+    /// While the result lives, no client is told that something exists.
     pub(super) fn silence(&self) -> RwLockWriteGuard<'_, ()> {
         self.telling.write().unwrap_or_else(PoisonError::into_inner)
     }

@@ -162,6 +162,6 @@ fn index_removed_beside_it() {
     let folder = mount.path.join("three:1");
     assert_eq!(fs::read(folder.join("d/a")).unwrap_err().raw_os_error(), Some(libc::EIO));
     let reason = xattr(&folder, "user.registry.error").unwrap();
-    assert!(reason.contains("made anew"), "{reason}");
+    assert!(reason.contains("made again"), "{reason}");
     assert_eq!(fs::read(mount.path.join("one:1/e/f/g")).unwrap(), b"g");
 }

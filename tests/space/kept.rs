@@ -3,7 +3,6 @@
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::unix::fs::FileExt;
-use std::time::Duration;
 
 use registry::oci::Algorithm;
 
@@ -79,5 +78,4 @@ fn stays_readable(registry: &Registry, mount: &std::path::Path) {
     assert!(all == content, "other bytes");
     drop(open);
     eventually("the image leaves the mount", || fs::metadata(mount.join("app:1")).is_err());
-    std::thread::sleep(Duration::from_millis(1));
 }

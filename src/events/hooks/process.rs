@@ -46,7 +46,7 @@ pub fn run(
     let mut lines = Lines::new(File::from(OwnedFd::from(output)), line);
     let outcome = watch(&child, timeout, stop, &mut lines);
     if !matches!(outcome, Ok(Outcome::Ended(_))) {
-        // Before it is waited for: until then nobody else gets its number.
+        // Before it is waited for: until then its number is not given to another.
         signal(&child, libc::SIGKILL);
     }
     let status = child.wait()?;
@@ -98,7 +98,7 @@ fn pidfd(child: &Child) -> io::Result<OwnedFd> {
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: the descriptor is new, and nobody else has it.
+    // SAFETY: the descriptor is new, and has no other owner.
     #[allow(unsafe_code)]
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }

@@ -4,7 +4,7 @@
 //! Notifications have numbers without gaps. `NUMBER.events` holds them from that
 //! number on, one JSON object a line; `NAME.next` the number that an endpoint gets
 //! next. A line is written when it is queued and so outlives the process; it is
-//! synced by whoever sends it first, so that queuing waits for no disk. What was
+//! synced before it is sent for the first time, so that queuing waits for no disk. What was
 //! sent but not noted is sent again.
 
 use std::collections::VecDeque;
@@ -273,7 +273,7 @@ impl Journal {
         Ok(batch)
     }
 
-    /// Notes that what was read is sent, and drops what nobody needs any more.
+    /// Notes that what was read is sent, and drops what is not needed any more.
     pub fn done(&self, cursor: &mut Cursor) -> io::Result<()> {
         (cursor.next, cursor.offset) = (cursor.read, cursor.end);
         note(&self.folder, &self.names[cursor.endpoint], cursor.next)?;

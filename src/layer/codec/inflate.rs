@@ -51,12 +51,12 @@ impl Inflater {
         if code == zlib::Z_OK {
             return Ok(Inflater(stream));
         }
-        // SAFETY: made above by `Box`, given to nobody.
+        // SAFETY: made above by `Box`, and not shared.
         drop(unsafe { Box::from_raw(stream.cast::<MaybeUninit<zlib::z_stream>>()) });
         Err("zlib-ng has no memory")
     }
 
-    /// Begins anew.
+    /// Begins again.
     pub fn reset(&mut self, format: Format) -> Result<(), &'static str> {
         // SAFETY: the stream is initialised.
         let code = unsafe { zlib::inflateReset2(self.0, format.window_bits()) };

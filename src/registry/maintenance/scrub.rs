@@ -194,7 +194,7 @@ pub enum Error {
     Index(#[from] IndexError),
     #[error("another scrub is running: wait for its end")]
     Running,
-    /// Whoever asked for it does not listen any more.
+    /// The process that asked for it does not listen any more.
     #[error("the scrub was stopped: {0}")]
     Stopped(io::Error),
 }
