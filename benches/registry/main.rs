@@ -18,6 +18,7 @@ mod ratarmount;
 mod report;
 mod scale;
 mod servers;
+mod space;
 mod store;
 mod tar;
 mod tls;
@@ -34,7 +35,7 @@ use report::{Goal, Report};
 type Measure = fn(&Bench, &Report) -> Result<()>;
 
 /// All there is to measure, with the targets.
-const MEASUREMENTS: [(&str, Measure); 25] = [
+const MEASUREMENTS: [(&str, Measure); 26] = [
     ("get-1", |b, r| b.get(r, 1, false, Goal::AtLeast(1.5))),
     ("get-16", |b, r| b.get(r, 16, false, Goal::AtLeast(1.25))),
     ("get-tls-1", |b, r| b.get(r, 1, true, Goal::AtLeast(1.2))),
@@ -55,6 +56,7 @@ const MEASUREMENTS: [(&str, Measure); 25] = [
     ("mount-walk", Bench::mount_walk),
     ("mount-read", Bench::mount_read),
     ("scale", Bench::scale),
+    ("space", Bench::space),
     ("query-find", Bench::query_find),
     ("query-grep", Bench::query_grep),
     ("page", Bench::page),

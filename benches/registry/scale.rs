@@ -341,7 +341,7 @@ fn trees(target: &Target, images: usize, time: Duration) -> Result<f64> {
 }
 
 /// The time that a hundredth of the pushes exceed.
-fn push_p99(registry: &Registry) -> Result<f64> {
+pub fn push_p99(registry: &Registry) -> Result<f64> {
     let mut seconds = Vec::new();
     for number in 0..PUSHES {
         let seed = format!("{number}");

@@ -114,11 +114,14 @@ impl Store {
 pub struct Repository(PathBuf);
 
 impl Repository {
+    /// Gives the repository the blobs of an image.
+    pub fn link(&self, image: &Image) -> io::Result<()> {
+        image.blobs.iter().try_for_each(|blob| link(&self.0.join("_layers"), blob))
+    }
+
     /// Gives the repository an image under a tag.
     pub fn tag(&self, image: &Image, tag: &str) -> io::Result<()> {
-        for blob in &image.blobs {
-            link(&self.0.join("_layers"), blob)?;
-        }
+        self.link(image)?;
         let manifests = self.0.join("_manifests");
         link(&manifests.join("revisions"), &image.manifest)?;
         let tag = manifests.join("tags").join(tag);
