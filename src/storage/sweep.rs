@@ -45,7 +45,7 @@ pub struct Link {
     pub target: Option<Digest>,
 }
 
-/// A name that is taken away: its path, or where it was put aside.
+/// Whether the time of a file is before the cutoff.
 fn is_older(path: &Path, cutoff: SystemTime) -> Result<bool> {
     match fs::metadata(path).and_then(|metadata| metadata.modified()) {
         Ok(time) => Ok(time < cutoff),

@@ -160,7 +160,7 @@ pub fn error(visit: &Visit, code: StatusCode, message: &str, id: u64) -> String 
         }
         StatusCode::NOT_FOUND => "It may have been deleted, or the name is spelled in another way.",
         StatusCode::UNAUTHORIZED => {
-            "This registry takes tokens of another service, so nobody can log in on its pages. \
+            "This registry takes tokens of another service, so its pages have no login. \
              Clients log in with `docker login`."
         }
         _ => "",
