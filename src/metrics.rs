@@ -22,6 +22,7 @@ const INDEXED_BYTES: &str = "registry_index_bytes_total";
 const INDEX_QUEUE: &str = "registry_index_queue";
 const INDEX_FILES: &str = "registry_index_files";
 const INDEX_BYTES: &str = "registry_index_bytes";
+const STORE_BYTES: &str = "registry_store_bytes";
 const IMAGES_OPENED: &str = "registry_images_opened_total";
 const COLLECTIONS: &str = "registry_gc_runs_total";
 const COLLECTION_SECONDS: &str = "registry_gc_seconds";
@@ -52,6 +53,7 @@ pub fn describe() {
     describe_counter!(INDEXED_BYTES, Unit::Bytes, "Bytes of stored layers that were indexed");
     describe_gauge!(INDEX_QUEUE, Unit::Count, "Layers that wait to be indexed");
     describe_gauge!(INDEX_FILES, Unit::Count, "Files of the index, when a layer was last indexed");
+    describe_gauge!(STORE_BYTES, Unit::Bytes, "What the store takes, by kind, every five minutes");
     describe_counter!(IMAGES_OPENED, Unit::Count, "Images opened to look inside");
     describe_counter!(COLLECTIONS, Unit::Count, "Collections of garbage, by result");
     describe_histogram!(
@@ -135,6 +137,13 @@ pub fn index_files(files: usize) {
 
 pub fn index_bytes(family: &str, bytes: usize) {
     gauge!(INDEX_BYTES, "family" => family.to_owned()).set(bytes as f64);
+}
+
+/// What takes the space of the store, by kind.
+pub fn store_bytes(kinds: [(&'static str, u64); 5]) {
+    for (kind, bytes) in kinds {
+        gauge!(STORE_BYTES, "kind" => kind).set(bytes as f64);
+    }
 }
 
 /// Counts a collection of garbage: what it removed by kind, and the bytes that came back.

@@ -24,6 +24,7 @@ use crate::http::{self, App, Server};
 use crate::image::Images;
 use crate::index::{Index, LayerOptions, Layers, shared};
 use crate::oci::Repository;
+use crate::query::usage;
 use crate::registry::{Registry, maintenance};
 use crate::storage::{self, Storage};
 
@@ -159,6 +160,7 @@ pub fn run(
             config.storage.read_only,
         )
         .context(background)?;
+        usage::start(Arc::clone(registry.images())).context(background)?;
         if !config.storage.read_only {
             maintenance::start_purge(Arc::clone(&registry), config.upload_ttl)
                 .context(background)?;

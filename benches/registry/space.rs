@@ -22,6 +22,8 @@ const OF_ONE: usize = 100;
 /// How long a run may take, in seconds, and how much memory the server.
 const SECONDS: f64 = 60.0;
 const MEMORY: f64 = 150e6;
+/// How long it may take to say what takes space.
+const USAGE_SECONDS: f64 = 1.0;
 
 impl Bench {
     pub fn space(&self, report: &Report) -> Result<()> {
@@ -48,6 +50,14 @@ impl Bench {
             ensure!(said.contains(&format!("{} links", images / 2 * 2)), "{said}");
             Ok((seconds, beside))
         })?;
+        let mut usage = Vec::new();
+        for _ in 0..3 {
+            let begin = Instant::now();
+            let output = run(Command::new(REGISTRY).args(["usage", "--dir"]).arg(dir.path()));
+            usage.push(begin.elapsed().as_secs_f64());
+            let said = String::from_utf8_lossy(&output.stdout).into_owned();
+            ensure!(said.contains("app-0:v0"), "{said}");
+        }
         let memory = peak_memory(registry.pid()).context("no VmHWM")?;
         drop(registry);
         drop((store, dir));
@@ -66,6 +76,13 @@ impl Bench {
         row(&what, Unit::Seconds, seconds, theirs, Goal::AtMost(1.0));
         row("the same, beside its limit", Unit::Seconds, seconds, SECONDS, Goal::AtMost(1.0));
         row("peak memory of the server", Unit::Bytes, memory, MEMORY, Goal::AtMost(1.0));
+        report.row(&Row {
+            what: "usage of all repositories and tags, beside its limit".to_owned(),
+            unit: Unit::Seconds,
+            ours: &usage,
+            other: &[USAGE_SECONDS],
+            goal: Goal::AtMost(1.0),
+        });
         let what = "push of an image meanwhile, p99, beside before";
         row(what, Unit::Seconds, beside, quiet, Goal::AtMost(1.2));
         Ok(())

@@ -18,6 +18,7 @@ mod scope;
 mod scrub;
 mod serve;
 mod server;
+mod usage;
 mod waste;
 
 use std::ffi::OsString;
@@ -66,6 +67,17 @@ pub enum Command {
     ///
     /// Exit codes: 0 done, 1 failed, 2 wrong flags.
     Gc(gc::GcArgs),
+
+    /// Show what takes space: repositories, tags and the store
+    ///
+    /// UNIQUE is what would come back if the repository or tag were deleted, with all that nothing else reaches;
+    /// SHARED is what something else needs too. Those come first that have the most of UNIQUE. The numbers are
+    /// exact and are kept with each push, so the store is not walked. Works on the registry's folder, beside a
+    /// running server, without one, or from another machine with --server, where only a user who may pull everything
+    /// sees the totals.
+    ///
+    /// Exit codes: 0 done, 1 failed, 2 wrong flags.
+    Usage(usage::UsageArgs),
 
     /// List a directory of an image or artifact
     ///
@@ -179,6 +191,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Serve(args) => serve::run(args.check(std::env::vars_os(), &variables())?),
         Command::Index(args) => index::run(&args),
         Command::Gc(args) => gc::run(&args),
+        Command::Usage(args) => usage::run(&args),
         Command::Ls(args) => ls::run(&args),
         Command::Cat(args) => cat::run(&args),
         Command::Export(args) => export::run(&args),

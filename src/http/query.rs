@@ -27,6 +27,7 @@ use crate::query::diff::Diff;
 use crate::query::find::{After, Find, Wanted, time};
 use crate::query::grep::{self, Asked, Case, Grep, Pace};
 use crate::query::layers::Layers;
+use crate::query::usage::{self, Usage};
 use crate::query::waste::{All, WORST_MAX, Waste};
 use crate::query::{Answer, Permitted, Scope, Step};
 
@@ -92,6 +93,7 @@ pub async fn answer(
         Question::Diff => boxed(diff(app, context)?),
         Question::Waste => waste(app, context)?,
         Question::Layers => layers(app, context)?,
+        Question::Usage => boxed(usage(app, context)?),
         Question::Image => return image(app, context).await,
     };
     let mut response =
@@ -340,6 +342,19 @@ fn waste(app: &App, context: &mut RequestContext) -> Result<Begin<Box<dyn Answer
         let image = open(&images, &id, &platform, &permitted)?;
         let waste = turns.take(|| Waste::new(&images, image, id.to_string(), worst))?;
         Ok(Box::new(waste))
+    }))
+}
+
+fn usage(app: &App, context: &mut RequestContext) -> Result<Begin<Usage>> {
+    known(context, &["in", "repositories"])?;
+    let wanted = usage::Wanted {
+        repositories: parsed(context, "in")?,
+        repositories_only: flag(context, "repositories")?,
+    };
+    let after = after(context, usage::After::parse)?;
+    let (images, permitted) = (Arc::clone(app.registry.images()), permitted(app, context));
+    Ok(Box::new(move |turns| {
+        Ok(turns.take(|| Usage::new(&images, &permitted, &wanted, after.as_ref()))?)
     }))
 }
 

@@ -58,6 +58,8 @@ pub enum Question {
     Layers,
     /// Which image a reference or an id means.
     Image,
+    /// What takes space.
+    Usage,
 }
 
 /// A place in an image's file system, and what is wanted of it.
@@ -107,6 +109,7 @@ impl Route {
             "/v2/_query/diff" => return Ok(Route::Query(Question::Diff)),
             "/v2/_query/waste" => return Ok(Route::Query(Question::Waste)),
             "/v2/_query/grep" => return Ok(Route::Query(Question::Grep)),
+            "/v2/_query/usage" => return Ok(Route::Query(Question::Usage)),
             "/v2/_query/layers" => return Ok(Route::Query(Question::Layers)),
             "/v2/_query/image" => return Ok(Route::Query(Question::Image)),
             "/v1/events" => return Ok(Route::Events),
@@ -206,6 +209,7 @@ impl Route {
             Route::Query(Question::Waste) => "waste",
             Route::Query(Question::Grep) => "grep",
             Route::Query(Question::Image) => "image",
+            Route::Query(Question::Usage) => "usage",
             Route::Query(Question::Layers) => "layers",
             Route::Index(..) => "index",
             Route::V1(route) => route.name(),

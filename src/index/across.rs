@@ -221,7 +221,7 @@ impl Index {
         Ok(())
     }
 
-    fn scan(
+    pub(super) fn scan(
         &self,
         family: &str,
         prefix: &[u8],
@@ -326,6 +326,11 @@ impl Index {
         }
         self.db.write(batch).map_err(|e| self.failed(e))
     }
+}
+
+/// The beginning of the keys of the edges from a digest to manifests of a repository.
+pub(super) fn edges(digest: &Digest, repository: &Repository) -> Vec<u8> {
+    format!("{digest}\0{repository}\0").into_bytes()
 }
 
 fn edge(digest: &Digest, repository: &Repository, manifest: &Digest) -> String {

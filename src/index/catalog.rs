@@ -16,8 +16,8 @@ use crate::oci::Repository;
 use crate::storage::Page;
 
 pub const FAMILY: &str = "repositories";
-const READ: u8 = b'2';
-const IDS_READ: u8 = b'j';
+const READ: u8 = b'3';
+const IDS_READ: u8 = b'k';
 /// Set once the whole store has been walked.
 const COMPLETE_KEY: &[u8] = b"catalog-complete";
 

@@ -13,6 +13,7 @@ pub mod records;
 mod rows;
 pub mod shared;
 mod spans;
+mod stored;
 pub mod verify;
 
 use std::fs::{DirBuilder, File};
@@ -35,6 +36,7 @@ pub use catalog::Scanned;
 pub use grams::{GRAM, Needs};
 pub use layers::{IndexedLayer, Indexing, Layers, Options as LayerOptions};
 pub use rows::{Children, LayerWriter, Names};
+pub use stored::{Stored, StoredManifest};
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -108,6 +110,8 @@ pub struct Index {
     numbers: Mutex<rows::Numbers>,
     /// See [`Index::changing`].
     changing: RwLock<()>,
+    /// See [`Index::record`].
+    recording: Mutex<()>,
     /// When the files were last counted.
     counted: Mutex<Option<Instant>>,
     /// Where another process writes it: [`IDENTITY`], with a shared lock.
@@ -146,6 +150,7 @@ impl Index {
             catalog: catalog::Progress::default(),
             numbers: Mutex::default(),
             changing: RwLock::default(),
+            recording: Mutex::default(),
             counted: Mutex::default(),
             following: None,
             is_scratch: false,
@@ -179,6 +184,7 @@ impl Index {
             catalog: catalog::Progress::default(),
             numbers: Mutex::default(),
             changing: RwLock::default(),
+            recording: Mutex::default(),
             counted: Mutex::default(),
             following: Some(following),
             is_scratch: false,
@@ -271,7 +277,7 @@ fn remove(path: &Path) -> Result<(), rocksdb::Error> {
 
 /// The default family is named too: left out, it gets buffers of 64 MiB, and
 /// after a full disk RocksDB waits for as much space before it writes again.
-const FAMILIES: [&str; 14] = [
+const FAMILIES: [&str; 17] = [
     "default",
     catalog::FAMILY,
     ids::FAMILY,
@@ -286,6 +292,9 @@ const FAMILIES: [&str; 14] = [
     across::BLOCKS,
     across::EDGES,
     across::UNINDEXED,
+    stored::MANIFESTS,
+    stored::TAGS,
+    stored::BLOBS,
 ];
 
 /// Bytes of a family's rows in memory, before they become a file. After a full disk RocksDB waits

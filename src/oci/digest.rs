@@ -109,6 +109,15 @@ impl Digest {
         }
     }
 
+    /// The beginning of the hash: enough to tell all content of a registry apart. Tables of many
+    /// digests are smaller with it. Two digests that were made to look the same only harm those that
+    /// pushed them.
+    pub fn beginning(&self) -> u128 {
+        let mut beginning = [0; 16];
+        beginning.copy_from_slice(&self.as_bytes()[..16]);
+        u128::from_be_bytes(beginning)
+    }
+
     /// The lowercase hex digits, without the algorithm.
     pub fn hex(&self) -> String {
         const DIGITS: &[u8; 16] = b"0123456789abcdef";

@@ -56,6 +56,7 @@ impl Registry {
     pub fn new(storage: Arc<Storage>, layers: Arc<Layers>, events: Arc<Events>) -> Registry {
         let listener = Arc::clone(&events);
         layers.listen(move |layer, ready| listener.indexed(layer, ready));
+        record(&storage, &layers);
         let images = Arc::new(Images::new(layers));
         Registry {
             storage,
@@ -148,6 +149,17 @@ impl Registry {
     }
 }
 
+/// From now on the index keeps what the store holds, as numbers.
+fn record(storage: &Arc<Storage>, layers: &Arc<Layers>) {
+    let (store, layers) = (Arc::downgrade(storage), Arc::downgrade(layers));
+    storage.listen(move |change| {
+        let (Some(storage), Some(layers)) = (store.upgrade(), layers.upgrade()) else { return };
+        if let Err(error) = layers.index().record(&storage, change) {
+            tracing::error!(%error, "the numbers of what takes space are wrong until the next start");
+        }
+    });
+}
+
 /// Why a registry's folder cannot be used by a command.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -169,4 +181,24 @@ pub fn open(dir: &Path, root: &Path, options: &LayerOptions) -> Result<Arc<Image
     let storage = Arc::new(Storage::observe(root)?);
     let layers: Arc<Layers> = Arc::new(shared::open(dir, storage, options)?);
     Ok(Arc::new(Images::new(layers)))
+}
+
+/// Does the same, and makes sure before that the index knows what is stored. A server does that when
+/// it starts; without one, another server may have changed the store.
+pub fn open_complete(
+    dir: &Path,
+    root: &Path,
+    options: &LayerOptions,
+) -> Result<Arc<Images>, OpenError> {
+    if dir.is_dir()
+        && root.is_dir()
+        && let Ok(_lock) = storage::lock(dir, false)
+    {
+        let index = Arc::new(Index::open(&dir.join("db"))?);
+        let storage = Arc::new(Storage::observe(root)?);
+        let layers = Layers::new(storage, index, options)
+            .map_err(|e| storage::Error::io("start threads for", dir, e))?;
+        maintenance::scan(&Images::new(Arc::new(layers)), true)?;
+    }
+    open(dir, root, options)
 }

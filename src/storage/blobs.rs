@@ -14,7 +14,7 @@ use memmap2::{Advice, MmapOptions};
 use super::durable::discard;
 use super::scrub::{Checked, Piece};
 use super::told::NOTE_EVERY;
-use super::{Error, Result, Storage, exists, read_link};
+use super::{Change, Error, Result, Storage, exists, read_link};
 use crate::oci::{Digest, Repository};
 
 /// An open blob.
@@ -197,6 +197,11 @@ impl Storage {
         Ok(Some(Blob { file, path, size, checked: None }))
     }
 
+    /// The size of content in bytes, of whatever repository. `None`: the store does not have it.
+    pub fn content_size(&self, digest: &Digest) -> Result<Option<u64>> {
+        size(&self.layout.blob_data(digest))
+    }
+
     /// Whether the store has content, of whatever repository.
     pub fn holds_content(&self, digest: &Digest) -> Result<bool> {
         exists(&self.layout.blob_data(digest))
@@ -236,6 +241,9 @@ impl Storage {
         self.blob_sizes.remove(&BlobKey(to, digest));
         let new = !exists(&link)?;
         self.durable.write(&link, target.to_string().as_bytes())?;
+        if new {
+            self.changed(Change::Linked(to, digest));
+        }
         Ok(Some(new))
     }
 
@@ -263,6 +271,7 @@ impl Storage {
             self.durable.prepare(&link, digest.to_string().as_bytes())?
         };
         let installed = self.durable.install(data, &blob).and_then(|()| {
+            self.changed(Change::Blob(digest));
             // Other repositories link it too, perhaps under another digest.
             if mended {
                 self.blob_sizes.clear();
@@ -271,6 +280,9 @@ impl Storage {
             self.blob_sizes.remove(&BlobKey(repository, digest));
             let new = !exists(&link)?;
             self.durable.install(&aside, &link)?;
+            if new {
+                self.changed(Change::Linked(repository, digest));
+            }
             // Without a grace period the collector may have come between the two.
             if !self.note(&blob)? {
                 let gone = io::Error::new(io::ErrorKind::NotFound, "it was collected meanwhile");

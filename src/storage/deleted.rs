@@ -9,7 +9,7 @@ use std::fs;
 use std::io;
 
 use super::durable::discard;
-use super::{Error, Result, Storage, exists, read_link};
+use super::{Change, Error, Result, Storage, exists, read_link};
 use crate::oci::{Algorithm, Digest, Repository, Tag};
 
 /// Tags of a repository up to which a delete removes tags at once.
@@ -77,6 +77,7 @@ impl Storage {
             // The delete may have been cut off between its two steps.
             self.remove_link(&self.layout.revision_link(repository, &digest))?;
             self.forget_manifest(repository, &digest);
+            self.changed(Change::Manifest { repository, digest: &digest, bytes: None });
             dead.insert(digest, note);
         }
         if dead.is_empty() {
@@ -107,6 +108,7 @@ impl Storage {
                     && self.has_dead_tags(repository, &digest)?
                 {
                     aside.extend(self.durable.set_aside(&self.layout.tag(repository, &tag))?);
+                    self.changed(Change::Tag(repository, &tag));
                     gone.push((digest, tag));
                 }
             }

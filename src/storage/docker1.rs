@@ -18,7 +18,7 @@ use std::time::{Duration, SystemTime};
 
 use super::durable::discard;
 use super::uploads::{WRITEBACK, start_writeback};
-use super::{Blob, Error, Result, SHARDS, Storage, exists, read_link};
+use super::{Blob, Change, Error, Result, SHARDS, Storage, exists, read_link};
 use crate::docker1::{CHAIN_MAX, ImageId, JSON_MAX, Place, checksum};
 use crate::oci::{Algorithm, Digest, Hasher, Repository};
 
@@ -194,6 +194,7 @@ impl Storage {
         // It may have come long ago, and the collector goes by its time.
         self.note(file)?;
         self.durable.install(file, &self.layout.blob_data(layer))?;
+        self.changed(Change::Blob(layer));
         self.note(&self.layout.v1_layer(id)).map(drop)
     }
 
@@ -294,6 +295,7 @@ impl Storage {
     pub fn write_content(&self, bytes: &[u8]) -> Result<Digest> {
         let digest = Algorithm::Sha256.digest(bytes);
         self.durable.write(&self.layout.blob_data(&digest), bytes)?;
+        self.changed(Change::Blob(&digest));
         Ok(digest)
     }
 

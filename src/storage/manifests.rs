@@ -15,7 +15,7 @@ use bytes::Bytes;
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
-use super::{Error, Page, Result, Storage, Tags, exists, read_link};
+use super::{Change, Error, Page, Result, Storage, Tags, exists, read_link};
 use crate::oci::manifest::stored_media_type;
 use crate::oci::{Algorithm, Contents, Descriptor, Digest, Manifest, Reference, Repository, Tag};
 
@@ -160,13 +160,17 @@ impl Storage {
         // remove the manifest.
         self.durable.directory(&self.layout.layers(repository))?;
         self.durable.write(&self.layout.blob_data(digest), bytes)?;
+        self.changed(Change::Blob(digest));
         // The referrer comes before the revision, so that a manifest that exists is listed among
         // the referrers.
         if let Some(subject) = &manifest.subject {
             self.durable
                 .write(&self.layout.referrer_link(repository, subject, digest), link.as_bytes())?;
         }
-        self.durable.write(&self.layout.revision_link(repository, digest), link.as_bytes())?;
+        let revision = self.layout.revision_link(repository, digest);
+        let written = self.durable.write(&revision, link.as_bytes());
+        self.changed(Change::Manifest { repository, digest, bytes: Some(bytes) });
+        written?;
         self.forget(repository, &Reference::Digest(*digest));
         for tag in tags {
             self.durable.write(&self.layout.tag_index(repository, tag, digest), link.as_bytes())?;
@@ -180,6 +184,7 @@ impl Storage {
                 self.durable.write(&self.layout.tag_current(repository, tag), link.as_bytes());
             // The rename may have happened even if there was an error.
             self.forget(repository, &Reference::Tag(tag.clone()));
+            self.changed(Change::Tag(repository, tag));
             moved?;
         }
         self.touch(repository, new);
@@ -270,6 +275,15 @@ impl Storage {
         }
     }
 
+    /// What a tag names, whether or not the repository holds that manifest. `None`: there is no such
+    /// tag, or its link is damaged.
+    pub fn tag_digest(&self, repository: &Repository, tag: &Tag) -> Result<Option<Digest>> {
+        match read_link(&self.layout.tag_current(repository, tag)) {
+            Err(Error::Damaged { .. }) => Ok(None),
+            digest => digest,
+        }
+    }
+
     /// When a tag was last set.
     pub fn tag_time(&self, repository: &Repository, tag: &Tag) -> Result<SystemTime> {
         let link = self.layout.tag_current(repository, tag);
@@ -296,6 +310,7 @@ impl Storage {
         self.note_manifest(repository, &named)?;
         let removed = self.durable.remove(&self.layout.tag(repository, tag));
         self.forget(repository, &reference);
+        self.changed(Change::Tag(repository, tag));
         self.touch(repository, false);
         removed.map(|_| named)
     }
@@ -339,6 +354,7 @@ impl Storage {
         };
         let removed = self.remove_link(&self.layout.revision_link(repository, digest));
         self.forget_manifest(repository, digest);
+        self.changed(Change::Manifest { repository, digest, bytes: None });
         self.touch(repository, false);
         removed?;
         if let Some(subject) = subject {
@@ -362,6 +378,7 @@ impl Storage {
         let removed = self.durable.remove_all(&self.layout.tags(repository), paths);
         for tag in &tags {
             self.forget(repository, &Reference::Tag(tag.clone()));
+            self.changed(Change::Tag(repository, tag));
         }
         removed.map(|_| tags)
     }
@@ -414,7 +431,7 @@ impl Storage {
     }
 
     /// The folder names below `tags`, in no order.
-    pub(super) fn tag_names(
+    pub fn tag_names(
         &self,
         repository: &Repository,
     ) -> Result<impl Iterator<Item = Result<Tag>> + use<>> {

@@ -6,6 +6,7 @@
 //! cache takes no lock.
 
 mod blobs;
+mod changes;
 mod deleted;
 pub mod docker1;
 mod durable;
@@ -30,6 +31,7 @@ use crate::docker1::ImageId;
 use crate::oci::{Digest, Reference, Repository, Tag};
 
 pub use blobs::Blob;
+pub use changes::Change;
 pub use deleted::Tags;
 pub use durable::create_root;
 pub use manifests::StoredManifest;
@@ -134,6 +136,7 @@ pub struct Storage {
     /// Held by the collector while it removes names, see [`told`].
     telling: RwLock<()>,
     is_writable: bool,
+    listener: changes::Listener,
     /// `None`: another process may be writing, so nothing is cached.
     lock: Option<File>,
 }
@@ -193,6 +196,7 @@ impl Storage {
             private: Cache::new(BLOB_CACHE),
             telling: RwLock::new(()),
             is_writable: false,
+            listener: changes::Listener::default(),
             lock,
         }
     }

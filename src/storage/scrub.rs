@@ -24,7 +24,7 @@ use nix::fcntl::{
 };
 
 use super::blobs::Blob;
-use super::{Error, Result, Storage, exists};
+use super::{Change, Error, Result, Storage, exists};
 use crate::docker1::ImageId;
 use crate::oci::{Algorithm, Digest, Hasher, Repository, Tag};
 
@@ -435,6 +435,7 @@ impl Storage {
         }
         self.blob_sizes.clear();
         self.manifests.clear();
+        self.changed(Change::Blob(digest));
         for folder in [folder, path.parent().expect("a file of the store lies in a folder")] {
             File::open(folder).and_then(|folder| folder.sync_all()).map_err(io)?;
         }

@@ -19,7 +19,7 @@ use std::time::{Duration, SystemTime};
 use super::blobs::BlobKey;
 use super::durable::discard;
 use super::told::NOTE_EVERY;
-use super::{Error, Result, Storage, read_link};
+use super::{Change, Error, Result, Storage, read_link};
 use crate::docker1::ImageId;
 use crate::oci::{Algorithm, Digest, Reference, Repository};
 
@@ -171,6 +171,7 @@ impl Storage {
                 let path = self.layout.revision_link(repository, digest);
                 aside.extend(self.durable.set_aside(folder_of(&path))?);
                 self.forget(repository, &Reference::Digest(*digest));
+                self.changed(Change::Manifest { repository, digest, bytes: None });
                 if let Some(subject) = subject {
                     let path = self.layout.referrer_link(repository, subject, digest);
                     aside.extend(self.durable.set_aside(folder_of(&path))?);
@@ -210,6 +211,7 @@ impl Storage {
             aside.extend(self.durable.set_aside(&part)?);
         }
         self.durable.forget_all();
+        self.changed(Change::Emptied(repository));
         aside.iter().for_each(|path| discard(path));
         let root = self.layout.repositories();
         let above = folder.ancestors().take_while(|path| *path != root && path.starts_with(&root));
@@ -242,21 +244,25 @@ impl Storage {
     }
 
     /// Removes the blobs that are not kept, unless one was linked or lost a link since the cutoff.
+    /// `is_kept` is asked for every blob of the store.
     /// `about_to_go` hears of each that probably goes, `swept` of each that went, with its size. With
     /// `dry_run` they stay.
-    pub fn sweep_blobs(
+    pub fn sweep_blobs<E: From<Error>>(
         &self,
         cutoff: SystemTime,
         dry_run: bool,
-        is_kept: impl Fn(&Digest) -> bool,
+        mut is_kept: impl FnMut(&Digest) -> Result<bool, E>,
         about_to_go: impl Fn(&Digest),
         mut swept: impl FnMut(&Digest, u64),
-    ) -> Result<()> {
+    ) -> Result<(), E> {
         for algorithm in Algorithm::ALL {
             for prefix in children(&self.layout.blobs(algorithm))? {
-                let digests = self.digests_in(&prefix, algorithm)?;
-                let garbage: Vec<Digest> =
-                    digests.into_iter().filter(|digest| !is_kept(digest)).collect();
+                let mut garbage = Vec::new();
+                for digest in self.digests_in(&prefix, algorithm)? {
+                    if !is_kept(&digest)? {
+                        garbage.push(digest);
+                    }
+                }
                 for batch in garbage.chunks(BATCH) {
                     if !dry_run {
                         batch.iter().for_each(&about_to_go);
@@ -292,6 +298,9 @@ impl Storage {
         drop(silence);
         for (digest, size, aside) in gone {
             aside.iter().for_each(|path| discard(path));
+            if !dry_run {
+                self.changed(Change::Blob(&digest));
+            }
             swept(&digest, size);
         }
         Ok(())

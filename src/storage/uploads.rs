@@ -19,7 +19,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use uuid::Uuid;
 
-use super::docker1::Pusher;
+use super::docker1::{Pusher, entries};
 use super::durable::discard;
 use super::{Error, Result, Storage};
 use crate::oci::{Algorithm, Digest, Hasher, Repository};
@@ -278,6 +278,32 @@ impl Storage {
             .lock()
             .expect("never poisoned: no panic inside")
             .remove(&(repository.clone(), id))
+    }
+
+    /// The uploads with bytes, and the images being pushed: their number and bytes.
+    pub fn upload_bytes(&self) -> Result<(u64, u64)> {
+        let mut folders = Vec::new();
+        self.walk(|repository| {
+            folders.extend(entries(&self.layout.uploads(repository))?);
+            Ok::<_, Error>(())
+        })?;
+        for pusher in entries(&self.layout.v1_pushing_all())? {
+            folders.extend(entries(&pusher)?);
+        }
+        let uploads = folders.len() as u64;
+        let mut bytes = 0;
+        while let Some(folder) = folders.pop() {
+            for path in entries(&folder)? {
+                match fs::symlink_metadata(&path) {
+                    Ok(metadata) if metadata.is_dir() => folders.push(path),
+                    Ok(metadata) => bytes += metadata.len(),
+                    // It was finished meanwhile.
+                    Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                    Err(e) => return Err(Error::io("read", &path, e)),
+                }
+            }
+        }
+        Ok((uploads, bytes))
     }
 
     /// Removes the uploads, and the images being pushed, that received nothing for `ttl`. Returns

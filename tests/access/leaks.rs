@@ -89,6 +89,42 @@ fn questions() {
     assert!(!reader.contains("other/x"), "{reader}");
 }
 
+/// What others have pushed is neither shared nor counted, also if a manifest names it.
+#[test]
+fn usage() {
+    let dir = folder();
+    let registry = start(dir.path(), &["--sparse-images"]);
+    let own = push(&registry, "other/x", "shared");
+    let stranger = user("stranger");
+    let secret = push(&registry, "team/secret", "secret");
+    let manifest = image_manifest(
+        &descriptor(OCI_CONFIG, &own.config, 2),
+        &[descriptor(OCI_LAYER, &secret.layer, 2)],
+    );
+    let headers = [("Content-Type", OCI_MANIFEST)];
+    let path = "/v2/other/x/manifests/guess";
+    let reply = send_as(&registry, Some(&stranger), "PUT", path, &headers, manifest.as_bytes());
+    assert_eq!(reply.status, 201, "{}", reply.text());
+    let answer = || get_as(&registry, Some(&stranger), "/v2/_query/usage").text();
+    let before = answer();
+    assert!(before.contains("\"tag\":\"guess\"") && !before.contains("total"), "{before}");
+    push(&registry, "team/app", "shared");
+    assert_eq!(answer(), before);
+    let guessed = before.replace(&secret.layer.to_string(), "");
+    // As if the layer did not exist.
+    let absent = image_manifest(
+        &descriptor(OCI_CONFIG, &own.config, 2),
+        &[descriptor(OCI_LAYER, &Algorithm::Sha256.digest(b"never pushed"), 2)],
+    );
+    let path = "/v2/other/x/manifests/guess";
+    let reply = send_as(&registry, Some(&stranger), "PUT", path, &headers, absent.as_bytes());
+    assert_eq!(reply.status, 201, "{}", reply.text());
+    let line = |text: &str| text.lines().find(|line| line.contains("guess")).map(str::to_owned);
+    assert_eq!(line(&answer()), line(&guessed));
+    let owner = get_as(&registry, Some(&user("owner")), "/v2/_query/usage").text();
+    assert!(owner.contains("team/secret") && owner.contains("total"), "{owner}");
+}
+
 /// A layer is shown as one of an image's own, and not because it is somewhere.
 #[test]
 fn layers_of_other_repositories() {

@@ -11,3 +11,4 @@ mod kept;
 mod model;
 mod race;
 mod support;
+mod usage;

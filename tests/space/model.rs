@@ -14,7 +14,8 @@ use serde_json::{Value, json};
 
 use crate::client;
 use crate::common::{OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST, Registry, run};
-use crate::support::{blobs, command, entries, gc};
+use crate::support::{blobs, command, entries, gc, names, subject};
+use crate::usage;
 
 /// Steps choose among what there is by a number.
 #[derive(Clone, Debug)]
@@ -99,16 +100,6 @@ impl Repository {
         let named: BTreeSet<String> = self.manifests.values().flat_map(names).collect();
         self.links.retain(|link| named.contains(link));
     }
-}
-
-fn names(manifest: &Value) -> Vec<String> {
-    let lists = ["layers", "manifests"].map(|list| manifest[list].as_array().cloned());
-    let all = lists.into_iter().flatten().flatten().chain([manifest["config"].clone()]);
-    all.filter_map(|descriptor| Some(descriptor["digest"].as_str()?.to_owned())).collect()
-}
-
-fn subject(manifest: &Value) -> Option<String> {
-    Some(manifest["subject"]["digest"].as_str()?.to_owned())
 }
 
 fn content(number: u8) -> Vec<u8> {
@@ -287,6 +278,7 @@ impl World {
             }
         }
         assert_eq!(blobs(&store), wanted);
+        usage::check(&self.registry.dir, &[0, 1, 2].map(Repository::name));
         self.read_everything();
     }
 
@@ -323,6 +315,7 @@ fn exactly_what_is_reachable_is_left() {
         for (number, step) in steps.iter().enumerate() {
             world.step(number, step);
         }
+        usage::check(&world.registry.dir, &[0, 1, 2].map(Repository::name));
         world.collect(false, None);
         world.collect(true, None);
         Ok(())

@@ -30,6 +30,17 @@ pub fn command(dir: &Path, options: &[&str]) -> Command {
     command
 }
 
+/// What a manifest names besides its subject.
+pub fn names(manifest: &Value) -> Vec<String> {
+    let lists = ["layers", "manifests"].map(|list| manifest[list].as_array().cloned());
+    let all = lists.into_iter().flatten().flatten().chain([manifest["config"].clone()]);
+    all.filter_map(|descriptor| Some(descriptor["digest"].as_str()?.to_owned())).collect()
+}
+
+pub fn subject(manifest: &Value) -> Option<String> {
+    Some(manifest["subject"]["digest"].as_str()?.to_owned())
+}
+
 /// Runs a command that must fail; gives its message.
 pub fn fails(mut command: Command) -> String {
     let Output { status, stderr, .. } = command.output().expect("the command runs");

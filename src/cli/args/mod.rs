@@ -6,7 +6,7 @@ mod events;
 
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -57,7 +57,16 @@ impl StoreArgs {
 
     /// Opens the images, for a command that runs beside the server or without one.
     pub fn open(&self, options: &LayerOptions) -> Result<Arc<Images>> {
-        let opened = registry::open(&self.dir, &self.root()?, options);
+        self.open_with(registry::open, options)
+    }
+
+    /// Does so by [`registry::open`] or a function like it.
+    pub fn open_with(
+        &self,
+        open: impl FnOnce(&Path, &Path, &LayerOptions) -> Result<Arc<Images>, OpenError>,
+        options: &LayerOptions,
+    ) -> Result<Arc<Images>> {
+        let opened = open(&self.dir, &self.root()?, options);
         opened.map_err(|error| match error {
             OpenError::Missing(dir) => anyhow!(
                 "there is no registry in {}: --dir names its folder, --layers another root of its \

@@ -22,10 +22,10 @@ use crate::image::Images;
 use crate::index::shared::{self, Owner};
 use crate::index::{self, Index, LayerOptions, Layers};
 use crate::metrics;
-use crate::oci::{Contents, Digest, Manifest, Reference, Repository};
+use crate::oci::{Contents, Digest, Named, Reference, Repository};
 use crate::registry::delete::forget_ids;
 use crate::registry::push::ids;
-use crate::registry::{OpenError, Registry};
+use crate::registry::{self, OpenError, Registry};
 use crate::storage::{self, Link, Storage};
 
 #[derive(Debug, thiserror::Error)]
@@ -124,8 +124,10 @@ pub fn run(
     let storage = Arc::new(Storage::open(&options).map_err(Error::from)?);
     let index = Arc::new(Index::open(&dir.join("db")).map_err(Error::from)?);
     index.clean_layers().map_err(Error::from)?;
-    let layers = Layers::new(storage, index, layers).map_err(RunError::Threads)?;
-    let images = Images::new(Arc::new(layers));
+    let layers = Layers::new(Arc::clone(&storage), index, layers).map_err(RunError::Threads)?;
+    let layers = Arc::new(layers);
+    registry::record(&storage, &layers);
+    let images = Images::new(layers);
     let options = Options::default().with(request);
     let totals =
         collect(&images, &options, |_, _| {}, |removed| part(Part::Removed(removed.clone())))?;
@@ -263,15 +265,8 @@ impl Totals {
     }
 }
 
-/// A digest without its second half, which is enough to tell all content of a registry apart. Two
-/// that were made to look the same would keep each other.
+/// [`Digest::beginning`]. Two that were made to look the same would keep each other.
 type Key = u128;
-
-fn key(digest: &Digest) -> Key {
-    let mut key = [0; 16];
-    key.copy_from_slice(&digest.as_bytes()[..16]);
-    Key::from_be_bytes(key)
-}
 
 /// A manifest, as far as collecting needs it.
 struct Node {
@@ -366,7 +361,7 @@ struct Run<'a> {
 
 impl Run<'_> {
     fn mark(&mut self, digest: &Digest) {
-        self.marked.insert(key(digest));
+        self.marked.insert(digest.beginning());
     }
 
     fn repository(
@@ -382,7 +377,7 @@ impl Run<'_> {
         let mut unnamed = Vec::new();
         for digest in &holdings.links {
             let Some(link) = self.storage.link(repository, digest)? else { continue };
-            let is_named = named.as_ref().is_none_or(|named| named.contains(&key(digest)));
+            let is_named = named.as_ref().is_none_or(|named| named.contains(&digest.beginning()));
             if is_named || !self.storage.is_link_old(repository, digest, self.cutoff)? {
                 self.mark_link(&link);
             } else {
@@ -393,12 +388,12 @@ impl Run<'_> {
             true => unnamed.clone(),
             false => self.storage.sweep_links(repository, &unnamed, self.cutoff)?,
         };
-        let gone: HashSet<Key> = swept.iter().map(|link| key(&link.digest)).collect();
+        let gone: HashSet<Key> = swept.iter().map(|link| link.digest.beginning()).collect();
         for link in &unnamed {
-            if !gone.contains(&key(&link.digest)) {
+            if !gone.contains(&link.digest.beginning()) {
                 self.mark_link(link);
             } else if let Some(target) = link.target {
-                self.unlinked_by.insert(key(&target), place);
+                self.unlinked_by.insert(target.beginning(), place);
             }
         }
         self.removed[place].links = swept.len() as u64;
@@ -451,7 +446,7 @@ impl Run<'_> {
             self.removed[place].manifests = swept.len() as u64;
             for node in unreached {
                 if swept.contains(&node.digest) {
-                    self.unlinked_by.insert(key(&node.digest), place);
+                    self.unlinked_by.insert(node.digest.beginning(), place);
                 } else {
                     nodes.push(node);
                 }
@@ -489,22 +484,10 @@ impl Run<'_> {
             }
             Err(error) => return Err(Unreadable::Store(error)),
         };
-        let names = match Contents::parse(&bytes) {
-            Ok(contents) => {
-                contents.config().into_iter().chain(&contents.holds()).map(key).collect()
-            }
-            // A document of another kind, such as Docker's schema 1: whatever looks like a digest
-            // may be a blob that it needs.
-            Err(_) => {
-                let document: serde_json::Value = serde_json::from_slice(&bytes)
-                    .map_err(|error| Unreadable::Manifest(error.to_string()))?;
-                let mut names = Vec::new();
-                digests(&document, &mut names);
-                names
-            }
-        };
-        let subject = Manifest::parse(&bytes, None).ok().and_then(|manifest| manifest.subject);
-        Ok(Some(Node { digest: *digest, subject, names }))
+        let named =
+            Named::parse(&bytes).map_err(|error| Unreadable::Manifest(error.to_string()))?;
+        let names = named.digests.iter().map(Digest::beginning).collect();
+        Ok(Some(Node { digest: *digest, subject: named.subject, names }))
     }
 
     /// Takes those of a repository's manifests out of `nodes` that no tag reaches, through indexes,
@@ -520,9 +503,9 @@ impl Run<'_> {
         let mut places = HashMap::new();
         let mut left = Vec::new();
         for (place, node) in nodes.iter().enumerate() {
-            places.insert(key(&node.digest), place);
+            places.insert(node.digest.beginning(), place);
             if let Some(subject) = &node.subject {
-                referrers.entry(key(subject)).or_default().push(place);
+                referrers.entry(subject.beginning()).or_default().push(place);
             }
             if tagged.contains(&node.digest)
                 || !self.storage.is_manifest_old(repository, &node.digest, self.cutoff)?
@@ -536,9 +519,10 @@ impl Run<'_> {
                 continue;
             }
             let node = &nodes[place];
-            let named = node.names.iter().copied().chain(node.subject.as_ref().map(key));
+            let named =
+                node.names.iter().copied().chain(node.subject.as_ref().map(Digest::beginning));
             left.extend(named.filter_map(|name| places.get(&name)));
-            left.extend(referrers.get(&key(&node.digest)).into_iter().flatten());
+            left.extend(referrers.get(&node.digest.beginning()).into_iter().flatten());
         }
         let (mut kept, mut unreached) = (Vec::new(), Vec::new());
         for (node, reached) in nodes.drain(..).zip(reached) {
@@ -592,7 +576,7 @@ impl Run<'_> {
             .storage
             .made_manifests()?
             .into_iter()
-            .partition(|manifest| self.marked.contains(&key(manifest)));
+            .partition(|manifest| self.marked.contains(&manifest.beginning()));
         let mut roots = self.storage.v1_parents()?;
         for manifest in &made {
             roots.extend(self.storage.made_of(manifest)?);
@@ -636,13 +620,18 @@ impl Run<'_> {
                 tracing::warn!(layer = %digest, %error, "a layer that is in use is collected");
             }
         };
+        let mut recorded = images.layers().index().recorded_blobs()?;
+        let is_kept = |digest: &Digest| {
+            recorded.visit(storage, digest)?;
+            Ok::<_, Error>(marked.contains(&digest.beginning()))
+        };
         storage.sweep_blobs(
             self.cutoff,
             options.dry_run,
-            |digest| marked.contains(&key(digest)),
+            is_kept,
             about_to_go,
             |digest, size| {
-                let of = match unlinked_by.get(&key(digest)) {
+                let of = match unlinked_by.get(&digest.beginning()) {
                     Some(place) => &mut removed[*place],
                     None => &mut orphans,
                 };
@@ -651,7 +640,7 @@ impl Run<'_> {
             },
         )?;
         removed.push(orphans);
-        Ok(())
+        Ok(recorded.end(storage)?)
     }
 }
 
@@ -660,16 +649,4 @@ enum Unreadable {
     /// It is damaged, or no document.
     Manifest(String),
     Store(storage::Error),
-}
-
-/// All strings of a document that are digests.
-fn digests(document: &serde_json::Value, found: &mut Vec<Key>) {
-    match document {
-        serde_json::Value::String(text) => found.extend(text.parse().ok().as_ref().map(key)),
-        serde_json::Value::Array(items) => items.iter().for_each(|item| digests(item, found)),
-        serde_json::Value::Object(members) => {
-            members.values().for_each(|member| digests(member, found));
-        }
-        _ => {}
-    }
 }

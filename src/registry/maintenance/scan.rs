@@ -26,7 +26,8 @@ pub fn start(registry: Arc<Registry>, read_only: bool) -> io::Result<()> {
     })
 }
 
-/// Brings the catalog and the ids of images up to date. It lists each repository once. Where
+/// Brings the catalog, the ids of images and the numbers of what is stored up to date. It lists each
+/// repository once, and reads its tags. Where
 /// manifests came or went, they are read for their ids, and, unless the store is read-only, each is
 /// linked to its subject: a server without the referrers API did not do that (distribution-spec,
 /// "Enabling the Referrers API").
@@ -44,6 +45,7 @@ pub fn scan(images: &Images, read_only: bool) -> Result<()> {
                 if !read_only {
                     storage.link_referrer(repository, stored)?;
                 }
+                index.record_found(storage, repository, &stored.digest, &stored.bytes)?;
                 match Contents::parse(&stored.bytes) {
                     Ok(contents) => {
                         let ids = ids(images, repository, &stored.digest, &contents);
@@ -55,8 +57,11 @@ pub fn scan(images: &Images, read_only: bool) -> Result<()> {
             })?;
             index.set_scanned(repository, Scanned { changed, subjects: !read_only })?;
         }
+        index.record_repository(storage, repository)?;
         index.count_scanned();
         Ok::<_, Error>(())
     })?;
+    index.forget_emptied(storage)?;
+    index.record_all_blobs(storage)?;
     index.end_scan()
 }
