@@ -85,7 +85,11 @@ fn text(part: &Part, dry_run: bool) -> String {
                 }
             }
             let (bytes, seconds) = (size(end.bytes), end.seconds);
-            format!("{verb} {blobs} blobs of {bytes}{counts} in {seconds:.1} s\n")
+            let behind = match end.index_behind {
+                true => "; the index could not be written, the next collection cleans it",
+                false => "",
+            };
+            format!("{verb} {blobs} blobs of {bytes}{counts} in {seconds:.1} s{behind}\n")
         }
     }
 }

@@ -123,7 +123,7 @@ pub struct Index {
 impl Index {
     /// Opens the database in `path`, or makes it.
     pub fn open(path: &Path) -> Result<Index> {
-        let failed = |cause| Error::Db { path: path.to_owned(), cause };
+        let failed = |cause| failed(path, cause);
         private_folder(path)?;
         // RocksDB opens nothing that has families it is not told of. Without a
         // database there are none, and one that cannot be read says why when it
@@ -244,16 +244,20 @@ impl Index {
     }
 
     fn failed(&self, cause: rocksdb::Error) -> Error {
-        let path = self.path.clone();
-        if cause.as_ref().contains("Too many open files") {
-            return Error::Descriptors { path };
-        }
-        // The binding keeps of RocksDB's kinds the coarse one only.
-        if cause.as_ref().contains("No space left on device") {
-            return Error::DiskFull { path };
-        }
-        Error::Db { path, cause }
+        failed(&self.path, cause)
     }
+}
+
+fn failed(path: &Path, cause: rocksdb::Error) -> Error {
+    let path = path.to_owned();
+    if cause.as_ref().contains("Too many open files") {
+        return Error::Descriptors { path };
+    }
+    // The binding keeps of RocksDB's kinds the coarse one only.
+    if cause.as_ref().contains("No space left on device") {
+        return Error::DiskFull { path };
+    }
+    Error::Db { path, cause }
 }
 
 /// The folder of seekable copies, beside the database.

@@ -415,11 +415,14 @@ impl RecordedBlobs<'_> {
     }
 }
 
+/// A key and a value.
+type Row = (Box<[u8]>, Box<[u8]>);
+
 /// The rows of a family whose keys begin with repositories.
 struct Rows<'a> {
     index: &'a Index,
     rows: DBIterator<'a>,
-    ahead: Option<(Box<[u8]>, Box<[u8]>)>,
+    ahead: Option<Row>,
 }
 
 impl Rows<'_> {

@@ -216,9 +216,9 @@ impl Counting {
         size
     }
 
-    /// Finds out which bytes nothing else reaches. Returns the repositories and the roots with the
-    /// places of their repositories, and the blobs that nothing reaches, with their bytes.
-    fn end(mut self) -> (Vec<Share>, Vec<(u32, Share)>, (u64, u64)) {
+    /// Finds out which bytes nothing else reaches. Returns the blobs that nothing reaches, and their
+    /// bytes.
+    fn end(&mut self) -> (u64, u64) {
         let mut unreferenced = (0, 0);
         for (blob, size) in self.sizes.iter().enumerate() {
             let (repository, root) = (self.of_repositories.0[blob], self.of_roots.0[blob]);
@@ -236,7 +236,7 @@ impl Counting {
         for share in self.repositories.iter_mut().chain(roots) {
             share.shared = share.size - share.unique;
         }
-        (self.repositories, self.roots, unreferenced)
+        unreferenced
     }
 }
 
@@ -310,7 +310,8 @@ impl Usage {
             false => sees_all = false,
         })?;
         let (blobs, blob_bytes) = (counting.sizes.len() as u64, counting.sizes.iter().sum());
-        let (repositories, roots, (unreferenced, unreferenced_bytes)) = counting.end();
+        let (unreferenced, unreferenced_bytes) = counting.end();
+        let Counting { repositories, roots, .. } = counting;
         let wants_total = sees_all && wanted.repositories.is_none();
         let total = if wants_total {
             let (uploads, upload_bytes) = storage.upload_bytes()?;

@@ -13,6 +13,7 @@ pub mod maintenance;
 mod push;
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crate::events::Events;
@@ -152,9 +153,12 @@ impl Registry {
 /// From now on the index keeps what the store holds, as numbers.
 fn record(storage: &Arc<Storage>, layers: &Arc<Layers>) {
     let (store, layers) = (Arc::downgrade(storage), Arc::downgrade(layers));
+    let has_failed = AtomicBool::new(false);
     storage.listen(move |change| {
         let (Some(storage), Some(layers)) = (store.upgrade(), layers.upgrade()) else { return };
-        if let Err(error) = layers.index().record(&storage, change) {
+        if let Err(error) = layers.index().record(&storage, change)
+            && !has_failed.swap(true, Ordering::Relaxed)
+        {
             tracing::error!(%error, "the numbers of what takes space are wrong until the next start");
         }
     });

@@ -9,11 +9,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use registry::oci::{Algorithm, Digest};
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::common::{
-    OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, Registry, Reply, descriptor, eventually, image_manifest,
-    need, noise, run,
+    OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, REGISTRY, Registry, Reply, descriptor, eventually,
+    image_manifest, need, noise, run,
 };
 use crate::probe::{assert_sound, files, outcome};
 
@@ -328,6 +329,71 @@ fn every_inode_missing_in_turn() {
     }
     // The upload's, the link's and the blob's own files at the least.
     assert!(refused > 3, "{refused}");
+    assert_sound(&registry);
+}
+
+#[test]
+fn collection_on_tmpfs() {
+    collects(|| Mount::tmpfs(&format!("size={DISK}")));
+}
+
+#[test]
+fn collection_on_ext4() {
+    collects(Mount::ext4);
+}
+
+/// Garbage is collected where store and index have no free byte, by the server and without one.
+fn collects(disk: fn() -> Mount) {
+    const GARBAGE: usize = 2 << 20;
+    const REPOSITORIES: usize = 40;
+    let mount = disk();
+    let options = ["--gc-interval", "0"];
+    let mut registry = Registry::start_in(mount.path(), &options);
+    let kept = registry.push_image("kept", "1", "kept");
+    for round in 0..2_u64 {
+        let name = |number| format!("garbage/{round}-{number}");
+        for number in 0..REPOSITORIES {
+            registry.push_image(&name(number), "1", &format!("{round} {number}"));
+        }
+        registry.push_blob(&name(0), &noise(round, GARBAGE));
+        for number in 0..REPOSITORIES {
+            let path = format!("/v2/{}/manifests/1", name(number));
+            let digest = registry.head(&path).header("docker-content-digest").map(str::to_owned);
+            let path = format!("/v2/{}/manifests/{}", name(number), digest.expect("a digest"));
+            assert_eq!(registry.delete(&path).status, 202);
+        }
+        if round == 1 {
+            registry.stop();
+        }
+        let filler = mount.fill();
+        let mut gc = Command::new(REGISTRY);
+        gc.args(["gc", "--json", "--grace", "0", "--dir"]).arg(mount.path());
+        let said = String::from_utf8(run(&mut gc).stdout).expect("UTF-8");
+        let end: Value = serde_json::from_str(said.lines().last().expect("an end")).expect("JSON");
+        let bytes = end["end"]["bytes"].as_u64().expect("a number");
+        assert!(bytes > GARBAGE as u64, "round {round}: {said}");
+        // Without a server the index could not even be opened.
+        assert!(round == 0 || end["end"]["index_behind"] == true, "{said}");
+        let free = nix::sys::statvfs::statvfs(mount.path()).expect("a file system");
+        let free = free.blocks_available() * free.fragment_size();
+        assert!(free > GARBAGE as u64 / 2, "round {round}: {free}");
+        drop(filler);
+        if round == 1 {
+            registry.start_again(&options);
+        }
+        // What the index has left goes with the next run.
+        run(&mut gc);
+        let manifest = registry.get("/v2/kept/manifests/1");
+        assert_eq!(manifest.header("docker-content-digest"), Some(&*kept.to_string()));
+        eventually("nothing else is counted", || {
+            let mut usage = Command::new(REGISTRY);
+            usage.args(["usage", "--json", "--dir"]).arg(mount.path());
+            let said = String::from_utf8(run(&mut usage).stdout).expect("UTF-8");
+            said.contains("\"repositories\":1,") && said.contains("\"unreferenced\":0,")
+        });
+        let catalog = registry.get("/v2/_catalog").json();
+        assert_eq!(catalog["repositories"], serde_json::json!(["kept"]));
+    }
     assert_sound(&registry);
 }
 

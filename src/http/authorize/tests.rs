@@ -42,6 +42,7 @@ fn routes() -> Vec<Route> {
         Route::Query(Question::Diff),
         Route::Query(Question::Waste),
         Route::Query(Question::Layers),
+        Route::Query(Question::Usage),
         Route::Query(Question::Image),
         Route::Index(repository(), digest()),
         Route::Events,
@@ -138,6 +139,7 @@ fn routes() -> Vec<Route> {
                 | Question::Diff
                 | Question::Waste
                 | Question::Layers
+                | Question::Usage
                 | Question::Image,
             )
             | Route::Index(..)

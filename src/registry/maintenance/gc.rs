@@ -8,6 +8,7 @@
 //! Killed at any point it leaves a correct store: manifests are gone for good before what they named
 //! goes, and what is left over is found by the next run.
 
+use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -122,15 +123,22 @@ pub fn run(
     let options =
         storage::Options { root: root.to_owned(), read_only: false, sparse_images: false };
     let storage = Arc::new(Storage::open(&options).map_err(Error::from)?);
-    let index = Arc::new(Index::open(&dir.join("db")).map_err(Error::from)?);
-    index.clean_layers().map_err(Error::from)?;
-    let layers = Layers::new(Arc::clone(&storage), index, layers).map_err(RunError::Threads)?;
-    let layers = Arc::new(layers);
-    registry::record(&storage, &layers);
-    let images = Images::new(layers);
+    let images = match Index::open(&dir.join("db")) {
+        Ok(index) => {
+            index.clean_layers().map_err(Error::from)?;
+            let layers = Layers::new(Arc::clone(&storage), Arc::new(index), layers)
+                .map_err(RunError::Threads)?;
+            let layers = Arc::new(layers);
+            registry::record(&storage, &layers);
+            Some(Images::new(layers))
+        }
+        // It cannot even be opened before space has come back.
+        Err(index::Error::DiskFull { .. }) => None,
+        Err(error) => return Err(Error::from(error).into()),
+    };
     let options = Options::default().with(request);
-    let totals =
-        collect(&images, &options, |_, _| {}, |removed| part(Part::Removed(removed.clone())))?;
+    let report = |removed: &Removed| part(Part::Removed(removed.clone()));
+    let totals = collect(&storage, images.as_ref(), &options, |_, _| {}, report)?;
     part(Part::End { end: totals });
     Ok(())
 }
@@ -162,7 +170,7 @@ impl Registry {
             let event = Event::new(Kind::Delete, digest.hex(), &Arc::default());
             self.events.publish(event.repository(repository).digest(digest));
         };
-        let totals = collect(&self.images, options, deleted, report)?;
+        let totals = collect(&self.storage, Some(&self.images), options, deleted, report)?;
         if !options.dry_run {
             tracing::info!(
                 manifests = totals.manifests,
@@ -170,6 +178,7 @@ impl Registry {
                 bytes = totals.bytes,
                 uploads = totals.uploads,
                 seconds = totals.seconds,
+                index_behind = totals.index_behind,
                 "collected garbage"
             );
         }
@@ -247,6 +256,8 @@ pub struct Totals {
     pub uploads: u64,
     /// Layers whose index went.
     pub layers: u64,
+    /// The disk was full, so the index still has rows of what went. The next run removes them.
+    pub index_behind: bool,
     pub seconds: f64,
 }
 
@@ -276,18 +287,19 @@ struct Node {
     names: Vec<Key>,
 }
 
-/// Collects garbage. `deleted` hears of each manifest that went, `report` of each repository that
+/// Collects garbage. Without `images` the index is left as it is. `deleted` hears of each manifest that went, `report` of each repository that
 /// lost something, in order, at the end.
 pub fn collect(
-    images: &Images,
+    storage: &Storage,
+    images: Option<&Images>,
     options: &Options,
     mut deleted: impl FnMut(&Repository, &Digest),
     mut report: impl FnMut(&Removed),
 ) -> Result<Totals, Error> {
     let start = Instant::now();
-    let storage = images.layers().storage();
     let mut run = Run {
         images,
+        index_behind: Cell::new(images.is_none()),
         storage,
         options,
         cutoff: storage.cutoff(options.grace),
@@ -309,11 +321,14 @@ pub fn collect(
         for manifest in manifests {
             storage.sweep_made_manifest(&manifest, run.cutoff)?;
         }
-        // Images that are kept for the next reader must not keep the rows of their layers.
-        images.forget_opened();
-        let gone = |layer: &Digest| Ok(!storage.holds_content(layer)?);
-        run.totals.layers = images.layers().collect(gone)? as u64;
+        let layers = run.in_index(|images| {
+            // Images that are kept for the next reader must not keep the rows of their layers.
+            images.forget_opened();
+            images.layers().collect(|layer| Ok(!storage.holds_content(layer)?))
+        })?;
+        run.totals.layers = layers.unwrap_or_default() as u64;
     }
+    run.totals.index_behind = run.index_behind.get();
     let Run { mut totals, mut removed, .. } = run;
     removed.retain(|removed| !removed.is_nothing());
     removed.sort_by(|a, b| a.repository.cmp(&b.repository));
@@ -347,7 +362,9 @@ fn repositories(storage: &Storage) -> Result<Vec<Repository>, Error> {
 }
 
 struct Run<'a> {
-    images: &'a Images,
+    images: Option<&'a Images>,
+    /// See [`Totals::index_behind`].
+    index_behind: Cell<bool>,
     storage: &'a Storage,
     options: &'a Options,
     cutoff: SystemTime,
@@ -360,6 +377,21 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
+    /// Changes something in the index. `None`: it cannot be written, because the disk is full, which
+    /// must not keep the collection from freeing space.
+    fn in_index<T>(
+        &self,
+        change: impl FnOnce(&Images) -> index::Result<T>,
+    ) -> Result<Option<T>, Error> {
+        match self.images.map(change).transpose() {
+            Err(index::Error::DiskFull { .. }) => {
+                self.index_behind.set(true);
+                Ok(None)
+            }
+            changed => Ok(changed?),
+        }
+    }
+
     fn mark(&mut self, digest: &Digest) {
         self.marked.insert(digest.beginning());
     }
@@ -398,9 +430,11 @@ impl Run<'_> {
         }
         self.removed[place].links = swept.len() as u64;
         if !self.options.dry_run {
-            let forget = || self.images.layers().index().remove_repository(repository);
-            self.removed[place].emptied =
-                self.storage.sweep_repository::<Error>(repository, || Ok(forget()?))?;
+            let forget = || {
+                self.in_index(|images| images.layers().index().remove_repository(repository))
+                    .map(drop)
+            };
+            self.removed[place].emptied = self.storage.sweep_repository(repository, forget)?;
         }
         if self.removed[place].is_nothing() {
             self.removed.pop();
@@ -548,7 +582,8 @@ impl Run<'_> {
                 let stored =
                     self.storage.read_manifest(repository, &Reference::Digest(node.digest)).ok();
                 let contents = stored.and_then(|stored| Contents::parse(&stored.bytes).ok());
-                contents.map(|contents| ids(self.images, repository, &node.digest, &contents))
+                let images = self.images?;
+                contents.map(|contents| ids(images, repository, &node.digest, &contents))
             });
             let known: Vec<_> = known.collect();
             let names: Vec<_> = batch.iter().map(|node| (node.digest, node.subject)).collect();
@@ -559,7 +594,9 @@ impl Run<'_> {
                     continue;
                 }
                 if let Some(ids) = ids {
-                    forget_ids(self.images.layers(), repository, &node.digest, &ids)?;
+                    self.in_index(|images| {
+                        forget_ids(images.layers(), repository, &node.digest, &ids)
+                    })?;
                 }
                 deleted(repository, &node.digest);
             }
@@ -613,34 +650,43 @@ impl Run<'_> {
     }
 
     fn blobs(&mut self) -> Result<(), Error> {
-        let Run { images, storage, marked, unlinked_by, removed, options, .. } = self;
         let mut orphans = Removed::default();
+        let mut swept = Vec::new();
         let about_to_go = |digest: &Digest| {
-            if let Err(error) = images.layers().keep_open(digest) {
+            if let Some(images) = self.images
+                && let Err(error) = images.layers().keep_open(digest)
+            {
                 tracing::warn!(layer = %digest, %error, "a layer that is in use is collected");
             }
         };
-        let mut recorded = images.layers().index().recorded_blobs()?;
+        let index = self.images.map(|images| images.layers().index());
+        let mut recorded = index.map(Index::recorded_blobs).transpose()?;
         let is_kept = |digest: &Digest| {
-            recorded.visit(storage, digest)?;
-            Ok::<_, Error>(marked.contains(&digest.beginning()))
+            if let Some(recorded) = &mut recorded {
+                self.in_index(|_| recorded.visit(self.storage, digest))?;
+            }
+            Ok::<_, Error>(self.marked.contains(&digest.beginning()))
         };
-        storage.sweep_blobs(
+        self.storage.sweep_blobs(
             self.cutoff,
-            options.dry_run,
+            self.options.dry_run,
             is_kept,
             about_to_go,
-            |digest, size| {
-                let of = match unlinked_by.get(&digest.beginning()) {
-                    Some(place) => &mut removed[*place],
-                    None => &mut orphans,
-                };
-                of.blobs += 1;
-                of.bytes += size;
-            },
+            |digest, size| swept.push((digest.beginning(), size)),
         )?;
-        removed.push(orphans);
-        Ok(recorded.end(storage)?)
+        for (digest, size) in swept {
+            let of = match self.unlinked_by.get(&digest) {
+                Some(place) => &mut self.removed[*place],
+                None => &mut orphans,
+            };
+            of.blobs += 1;
+            of.bytes += size;
+        }
+        self.removed.push(orphans);
+        if let Some(recorded) = recorded {
+            self.in_index(|_| recorded.end(self.storage))?;
+        }
+        Ok(())
     }
 }
 
