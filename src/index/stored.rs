@@ -16,15 +16,15 @@
 //! What a crash has left undone is made up for by the scan of the next start, and for blobs that no
 //! manifest names by the next collection of garbage.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::PoisonError;
 
 use rocksdb::{ColumnFamily, DBIterator, IteratorMode, WriteBatch};
 
 use super::across::{EDGES, edges};
 use super::{Index, Result};
-use crate::oci::{Digest, Named, Reference, Repository, Tag};
-use crate::storage::{Change, Storage};
+use crate::oci::{Algorithm, Digest, Named, Reference, Repository, Tag};
+use crate::storage::{self, Change, Link, Storage};
 
 pub const MANIFESTS: &str = "manifests";
 pub const TAGS: &str = "tags";
@@ -94,8 +94,13 @@ impl ManifestRow {
         let (mut blobs, mut others) = (Vec::new(), Vec::new());
         for digest in digests {
             match storage.link(repository, &digest)? {
-                Some(link) => blobs.push(link.target.unwrap_or(digest)),
                 None => others.push(digest),
+                Some(Link { target: Some(target @ Digest::Sha256(_)), .. })
+                    if digest.algorithm() != Algorithm::Sha256 =>
+                {
+                    blobs.push(target);
+                }
+                Some(_) => blobs.push(digest),
             }
         }
         Ok(ManifestRow { subject, blobs, others })
@@ -163,7 +168,11 @@ impl Index {
                 }
             }
             Change::Tag(repository, tag) => {
-                let digest = storage.tag_digest(repository, tag)?;
+                let digest = match storage.tag_digest(repository, tag) {
+                    // A damaged tag names nothing.
+                    Err(storage::Error::Damaged { .. }) => None,
+                    digest => digest?,
+                };
                 let row = digest.map(|digest| digest_row(&digest));
                 self.set_row(TAGS, &tag_key(repository, tag), row.as_deref())
             }
@@ -219,9 +228,8 @@ impl Index {
         set.map_err(|e| self.failed(e))
     }
 
-    fn has_row(&self, family: &str, key: &[u8]) -> Result<bool> {
-        let row = self.db.get_pinned_cf(self.stored(family), key);
-        Ok(row.map_err(|e| self.failed(e))?.is_some())
+    fn row(&self, family: &str, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        self.db.get_cf(self.stored(family), key).map_err(|e| self.failed(e))
     }
 
     /// Records a manifest of a store that another server may have written, with the blobs that it
@@ -236,34 +244,102 @@ impl Index {
         self.record(storage, Change::Manifest { repository, digest, bytes: Some(bytes) })?;
         let row = ManifestRow::read(storage, repository, bytes)?;
         for blob in row.blobs.iter().chain(&row.others).chain([digest]) {
-            if !self.has_row(BLOBS, &digest_row(blob))? {
+            if self.row(BLOBS, &digest_row(blob))?.is_none() {
                 self.record(storage, Change::Blob(blob))?;
             }
         }
         Ok(())
     }
 
-    /// Compares a repository's tags with their rows, and its manifests with theirs as far as these
-    /// are gone: those that came are [found](Index::record_found) by reading them.
-    pub fn record_repository(&self, storage: &Storage, repository: &Repository) -> Result<()> {
+    /// Which rows of a manifest, which the repository holds, and of the blobs that it names are
+    /// missing or cannot be: their families. Damage to the store is no damage to its rows, so links
+    /// and sizes may differ.
+    pub fn check_found(
+        &self,
+        storage: &Storage,
+        repository: &Repository,
+        digest: &Digest,
+        bytes: &[u8],
+    ) -> Result<Vec<&'static str>> {
+        let mut families = Vec::new();
+        let row = ManifestRow::read(storage, repository, bytes)?;
+        let stored = self.row(MANIFESTS, &manifest_key(repository, digest))?;
+        let names = |row: &[u8]| {
+            let StoredManifest { subject, blobs, others, .. } = stored_manifest(digest, row)?;
+            Some((subject, blobs.into_iter().chain(others).collect::<BTreeSet<_>>()))
+        };
+        if stored.as_deref().and_then(names) != names(&row.to_bytes()) {
+            families.push(MANIFESTS);
+        }
+        for blob in row.blobs.iter().chain([digest]) {
+            let size = self.row(BLOBS, &digest_row(blob))?;
+            if size.is_none_or(|size| size.len() != 8) && storage.holds_content(blob)? {
+                families.push(BLOBS);
+                break;
+            }
+        }
+        Ok(families)
+    }
+
+    /// Makes the rows of a manifest and of the blobs that it names again.
+    pub fn mend_found(
+        &self,
+        storage: &Storage,
+        repository: &Repository,
+        digest: &Digest,
+        bytes: &[u8],
+    ) -> Result<()> {
+        self.record(storage, Change::Manifest { repository, digest, bytes: Some(bytes) })?;
+        let row = ManifestRow::read(storage, repository, bytes)?;
+        let mut blobs = row.blobs.iter().chain([digest]);
+        blobs.try_for_each(|blob| self.record(storage, Change::Blob(blob)))
+    }
+
+    /// The tags of a repository whose rows are not what the store has, or have just been changed.
+    pub fn stale_tags(&self, storage: &Storage, repository: &Repository) -> Result<Vec<Tag>> {
         let prefix = [repository.as_str().as_bytes(), &[0]].concat();
         let mut rows = HashMap::new();
         self.scan(TAGS, &prefix, |key, row| {
             rows.insert(key[prefix.len()..].to_vec(), row.to_vec());
             true
         })?;
+        let mut stale = Vec::new();
         for tag in storage.tag_names(repository)? {
             let tag = tag?;
             let row = rows.remove(tag.as_str().as_bytes());
-            let digest = storage.tag_digest(repository, &tag)?;
-            if row != digest.map(|digest| digest_row(&digest)) {
-                self.record(storage, Change::Tag(repository, &tag))?;
+            // That a tag is damaged, or dangling, is no damage to its row.
+            let digest = match storage.tag_digest(repository, &tag) {
+                Err(storage::Error::Damaged { .. }) => continue,
+                digest => digest?,
+            };
+            let is_dangling = match &digest {
+                Some(digest) => !storage.holds_manifest(repository, digest)?,
+                None => false,
+            };
+            if row != digest.map(|digest| digest_row(&digest)) && !is_dangling {
+                stale.push(tag);
             }
         }
-        let stale = rows.into_keys().filter_map(|tag| String::from_utf8(tag).ok()?.parse().ok());
-        for tag in stale {
+        let gone = rows.into_keys().filter_map(|tag| String::from_utf8(tag).ok()?.parse().ok());
+        stale.extend(gone);
+        Ok(stale)
+    }
+
+    /// Makes the row of a tag again. `false`: it was right.
+    pub fn mend_tag(&self, storage: &Storage, repository: &Repository, tag: &Tag) -> Result<bool> {
+        let row = || self.row(TAGS, &tag_key(repository, tag));
+        let before = row()?;
+        self.record(storage, Change::Tag(repository, tag))?;
+        Ok(row()? != before)
+    }
+
+    /// Compares a repository's tags with their rows, and its manifests with theirs as far as these
+    /// are gone: those that came are [found](Index::record_found) by reading them.
+    pub fn record_repository(&self, storage: &Storage, repository: &Repository) -> Result<()> {
+        for tag in self.stale_tags(storage, repository)? {
             self.record(storage, Change::Tag(repository, &tag))?;
         }
+        let prefix = [repository.as_str().as_bytes(), &[0]].concat();
         let held: HashSet<Digest> = storage.revisions(repository)?.into_iter().collect();
         let mut stale = Vec::new();
         self.scan(MANIFESTS, &prefix, |key, _| {
@@ -458,7 +534,6 @@ impl Rows<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::oci::Algorithm;
 
     #[test]
     fn rows_of_manifests() {

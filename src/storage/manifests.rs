@@ -276,12 +276,9 @@ impl Storage {
     }
 
     /// What a tag names, whether or not the repository holds that manifest. `None`: there is no such
-    /// tag, or its link is damaged.
+    /// tag.
     pub fn tag_digest(&self, repository: &Repository, tag: &Tag) -> Result<Option<Digest>> {
-        match read_link(&self.layout.tag_current(repository, tag)) {
-            Err(Error::Damaged { .. }) => Ok(None),
-            digest => digest,
-        }
+        read_link(&self.layout.tag_current(repository, tag))
     }
 
     /// When a tag was last set.

@@ -213,6 +213,12 @@ impl Storage {
         self.shards[shard].lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
+    /// Does something while no manifest or tag of a repository changes. It must be short.
+    pub fn without_changes<T>(&self, repository: &Repository, work: impl FnOnce() -> T) -> T {
+        let _lock = self.lock(repository);
+        work()
+    }
+
     /// [`Storage::lock`], unless another holds it.
     fn try_lock(&self, repository: &Repository) -> Option<MutexGuard<'_, ()>> {
         let shard = self.hash.hash_one(repository) as usize % SHARDS;

@@ -21,8 +21,8 @@ use tempfile::TempDir;
 
 use crate::common::tar::Tar;
 use crate::common::{
-    OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST, REGISTRY, Registry, descriptor, image_manifest,
-    noise, run,
+    OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST, REGISTRY, Registry, descriptor, eventually,
+    image_manifest, noise, run,
 };
 
 const V2: &str = "layers/docker/registry/v2";
@@ -126,7 +126,10 @@ impl Store {
         }
         assert!(registry.stop().success());
         // The next start compares the catalog with the store.
-        assert!(Registry::start_in(dir.path(), &[]).stop().success());
+        std::fs::remove_file(dir.path().join("log")).expect("the log of the first run");
+        let mut registry = Registry::start_in(dir.path(), &[]);
+        eventually("it has", || registry.log().contains("the index knows what is stored"));
+        assert!(registry.stop().success());
         let digest = |bytes: &[u8]| Algorithm::Sha256.digest(bytes);
         let (gzip, zstd) = (digest(&gzip), digest(&zstd));
         let v1 = images[0].clone();

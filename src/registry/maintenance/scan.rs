@@ -14,11 +14,12 @@ use crate::storage::StoredManifest;
 /// Starts the thread that compares the catalog with the store once.
 pub fn start(registry: Arc<Registry>, read_only: bool) -> io::Result<()> {
     super::spawn("scan", move || {
-        if let Err(error) = scan(registry.images(), read_only) {
-            tracing::error!(
+        match scan(registry.images(), read_only) {
+            Ok(()) => tracing::info!("the index knows what is stored"),
+            Err(error) => tracing::error!(
                 %error,
                 "cannot bring the catalog up to date: it may lack repositories until the next start"
-            );
+            ),
         }
         if !read_only && let Err(error) = registry.finish_all_deletes() {
             tracing::error!(%error, "cannot remove the tags of deleted manifests before the next start");

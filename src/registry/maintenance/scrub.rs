@@ -574,6 +574,7 @@ impl Scrub<'_> {
         })?;
         pace.spend(bytes).map_err(Error::Stopped)?;
         self.summary.manifests += read;
+        self.tags(repository)?;
         if seeming.is_empty() {
             return Ok(());
         }
@@ -592,6 +593,7 @@ impl Scrub<'_> {
                 index.add_repository(repository)?;
             }
             index.add_images(repository, &stored.digest, &rows.ids)?;
+            index.mend_found(storage, repository, &stored.digest, &stored.bytes)?;
             found.push((stored.digest, rows));
             Ok::<_, Error>(())
         })?;
@@ -633,6 +635,30 @@ impl Scrub<'_> {
     }
 }
 
+impl Scrub<'_> {
+    fn tags(&mut self, repository: &Repository) -> Result<(), Error> {
+        let (storage, index) = (self.images.layers().storage(), self.images.layers().index());
+        let mut mended = 0;
+        for tag in index.stale_tags(storage, repository)? {
+            // Under the lock no change is under way, whose row would come in a moment.
+            let mend = || index.mend_tag(storage, repository, &tag);
+            mended += u64::from(storage.without_changes(repository, mend)?);
+        }
+        if mended > 0 {
+            let message = format!(
+                "the rows of {mended} tags of repository {repository} are damaged: they were \
+                 written again"
+            );
+            self.found(Finding {
+                rows: BTreeMap::from([("tags".to_owned(), mended)]),
+                mended: true,
+                ..Finding::new(Kind::IndexDamaged, message).repository(repository)
+            });
+        }
+        Ok(())
+    }
+}
+
 /// What is wrong with the rows of a manifest.
 struct Rows {
     ids: index::ids::Ids,
@@ -656,10 +682,11 @@ impl Rows {
             families: Vec::new(),
             lost: Vec::new(),
         };
+        rows.families = index.check_found(storage, repository, &stored.digest, &stored.bytes)?;
         // Without contents there is nothing to look into.
         let Ok(contents) = Contents::parse(&stored.bytes) else { return Ok(rows) };
         rows.ids = ids(images, repository, &stored.digest, &contents);
-        rows.families = index.check_images(repository, &stored.digest, &rows.ids)?;
+        rows.families.extend(index.check_images(repository, &stored.digest, &rows.ids)?);
         if rows.ids.config.is_some() {
             for layer in &rows.ids.holds {
                 if index.is_lost(layer)? && storage.open_content(layer)?.is_some() {

@@ -151,13 +151,13 @@ fn a_seekable_copy() {
 #[test]
 fn rows_of_manifests_and_the_catalog() {
     let hex = |digest: &Digest| digest.hex();
-    for family in ["images", "edges", "repositories"] {
+    for family in ["images", "edges", "repositories", "manifests", "tags", "blobs"] {
         let store = Store::copy();
         let dir = store.dir.path();
         let mut manifest = store.manifest.to_string();
         with_db(dir, |db| {
-            let belongs = |(key, _): &&Row| {
-                let key = String::from_utf8_lossy(key).into_owned();
+            let belongs = |(digest, _): &&Row| {
+                let key = String::from_utf8_lossy(digest).into_owned();
                 match family {
                     "images" => {
                         key.starts_with(&hex(&store.manifest)) && key.contains("0team/other\0")
@@ -165,6 +165,8 @@ fn rows_of_manifests_and_the_catalog() {
                     "edges" => {
                         key.starts_with(&store.zstd.to_string()) && key.contains("\0team/other\0")
                     }
+                    "manifests" | "tags" => key.starts_with("team/other\0"),
+                    "blobs" => digest.ends_with(store.zstd.as_bytes()),
                     _ => key == "team/other",
                 }
             };
@@ -172,16 +174,18 @@ fn rows_of_manifests_and_the_catalog() {
             let row = rows.iter().find(belongs).expect("a row");
             hurt(db, family, row, Hurt::Delete);
         });
-        if family == "repositories" {
+        if matches!(family, "repositories" | "tags") {
             manifest.clear();
         }
         let found = one(dir, "index-damaged");
-        assert_eq!(found["repository"], "team/other", "{found}");
+        if family != "blobs" {
+            assert_eq!(found["repository"], "team/other", "{found}");
+        }
         assert_eq!(found["digest"].as_str().unwrap_or_default(), manifest, "{found}");
         assert_eq!(found["rows"], json!({family: 1}), "{found}");
         sound(dir);
         // A server finds it too: the state in which its start has read the repository is the same.
-        if family != "repositories" {
+        if matches!(family, "images" | "edges") {
             with_db(dir, |db| {
                 let row = rows(db, family);
                 let row = row.iter().find(|(key, _)| {
