@@ -6,7 +6,7 @@
 //! `@TAG` and `@ALGORITHM-HEX` are further names of the same images, without the colon that many
 //! programs take for a separator. They are found, but not listed.
 
-use crate::image::{Platform, dashed, tagged_name};
+use crate::image::{Platform, dashed, tagged_name, undashed};
 use crate::oci::{Algorithm, Digest, Reference, Repository, Tag};
 
 /// Bytes of the longest name that programs expect (`NAME_MAX`). Longer ones are not listed.
@@ -44,7 +44,7 @@ pub fn parse(prefix: &str, name: &[u8]) -> Option<Name> {
     let (reference, platform) = match rest.split_once('@') {
         None => (rest, None),
         Some((reference, dashes)) => {
-            let platform: Platform = dashes.replace('-', "/").parse().ok()?;
+            let platform = undashed(dashes)?;
             // Each platform has one name.
             if dashed(&platform) != dashes {
                 return None;
@@ -103,6 +103,8 @@ mod tests {
                 &format!("a@{digest}@linux-arm64"),
                 Some(image("a", &digest, Some("linux/arm64"))),
             ),
+            ("", "a:1@linux-amd64+b-c", Some(image("a", "1", Some("linux/amd64+b-c")))),
+            ("", "a:1@linux(+b)-amd64", None),
             ("", "a:1@linux-x86_64", None),
             ("", "a:1@linux", None),
             ("", "a:1@", None),
@@ -126,7 +128,11 @@ mod tests {
         let tag: Tag = "1".parse().unwrap();
         let platform = |p: &str| p.parse::<Platform>().unwrap();
         assert_eq!(image("a", &tag, None).as_deref(), Some("a:1"));
-        for (text, want) in [("linux/arm/v6", Some("a:1@linux-arm-v6")), ("linux/a-b", None)] {
+        for (text, want) in [
+            ("linux/arm/v6", Some("a:1@linux-arm-v6")),
+            ("linux/arm+b-c", Some("a:1@linux-arm-v7+b-c")),
+            ("linux/a-b", None),
+        ] {
             assert_eq!(image("a", &tag, Some(&platform(text))).as_deref(), want);
         }
         let long = "a".repeat(NAME_MAX - 1);

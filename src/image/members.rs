@@ -72,6 +72,13 @@ pub fn dashed(platform: &Platform) -> String {
     platform.to_string().replace('/', "-")
 }
 
+/// The platform of such a name. Features of an operating system may have dashes of their own.
+pub fn undashed(name: &str) -> Option<Platform> {
+    let features = name.find('+').unwrap_or(name.len());
+    let (platform, features) = name.split_at(features);
+    (platform.replace('-', "/") + features).parse().ok()
+}
+
 /// The name that the mount gives to an image of a tag: `BASE:TAG`, or `BASE:TAG@OS-ARCH[-VARIANT]`.
 /// `None`: the platform's words would mean another platform there.
 pub fn tagged_name(base: &str, tag: &Tag, platform: Option<&Platform>) -> Option<String> {
@@ -80,6 +87,6 @@ pub fn tagged_name(base: &str, tag: &Tag, platform: Option<&Platform>) -> Option
     };
     let dashed = dashed(platform);
     // The words of an index may be anything.
-    let same = dashed.replace('-', "/").parse().as_ref() == Ok(platform);
+    let same = undashed(&dashed).as_ref() == Some(platform);
     same.then(|| format!("{base}:{tag}@{dashed}"))
 }

@@ -40,7 +40,7 @@ pub use error::{At, Candidate, Error, Result};
 pub use export::write_tar;
 pub use id::{Id, IdError, LATEST};
 pub use links::Identity;
-pub use members::{Member, dashed, tagged_name};
+pub use members::{Member, dashed, tagged_name, undashed};
 pub use merge::Children;
 pub use one_layer::{Effect, Effects, LayerId, OneLayer};
 pub use resolve::{Images, Opened};

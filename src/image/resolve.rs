@@ -383,7 +383,8 @@ impl Images {
         Ok(Some(Opened::Artifact(Arc::new(artifact))))
     }
 
-    /// The platforms that an index names and that are here; `None` for anything else.
+    /// The platforms of an index whose images are here, as the index says, or else their configs;
+    /// `None` for anything else.
     pub fn platforms(
         &self,
         repository: &Repository,
@@ -391,15 +392,36 @@ impl Images {
     ) -> Result<Option<BTreeSet<Platform>>> {
         let storage = self.layers.storage();
         let stored = storage.manifest(repository, reference)?;
-        let Contents::Index { children } = parse(repository, &stored)? else {
+        let Contents::Index { mut children } = parse(repository, &stored)? else {
             return Ok(None);
         };
         let mut platforms = BTreeSet::new();
-        for child in children.into_iter().take(NESTED_MAX) {
-            if let Some(platform) = child.platform
-                && storage.holds_manifest(repository, &child.digest)?
-            {
-                platforms.insert(platform);
+        let mut seen = HashSet::from([stored.digest]);
+        children.reverse();
+        for _ in 0..NESTED_MAX {
+            let Some(child) = children.pop() else {
+                break;
+            };
+            if let Some(platform) = child.platform {
+                if storage.holds_manifest(repository, &child.digest)? {
+                    platforms.insert(platform);
+                }
+                continue;
+            }
+            if !seen.insert(child.digest) {
+                continue;
+            }
+            let stored = match storage.manifest(repository, &Reference::Digest(child.digest)) {
+                Ok(stored) => stored,
+                Err(storage::Error::ManifestUnknown { .. }) => continue,
+                Err(error) => return Err(error.into()),
+            };
+            match parse(repository, &stored)? {
+                Contents::Index { children: below } => children.extend(below),
+                // A config that cannot be read says nothing; opening the image tells why.
+                Contents::Image { config, .. } => {
+                    platforms.extend(self.platform(repository, &config).ok().flatten());
+                }
             }
         }
         Ok(Some(platforms))

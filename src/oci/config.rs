@@ -29,6 +29,8 @@ struct Document {
     variant: Option<String>,
     #[serde(rename = "os.version")]
     os_version: Option<String>,
+    #[serde(rename = "os.features")]
+    os_features: Option<Vec<String>>,
 }
 
 #[derive(Deserialize)]
@@ -49,6 +51,7 @@ impl ImageConfig {
             architecture: document.architecture,
             variant: document.variant,
             os_version: document.os_version,
+            os_features: document.os_features,
         };
         Some(ImageConfig {
             diff_ids: diff_ids.iter().map(|text| text.parse().ok()).collect(),

@@ -24,11 +24,33 @@ pub struct Platform {
     variant: String,
     /// The version of Windows that it needs; empty where it says nothing.
     os_version: String,
+    /// What the operating system must have besides, in order.
+    os_features: Vec<String>,
 }
 
-/// The parts of a version of Windows that decide what runs where: the last one does not.
-fn build(version: &str) -> String {
-    version.split('.').take(3).collect::<Vec<_>>().join(".")
+/// Servers with Windows of such a build run what was made for their predecessor, and for what came
+/// between them; those before the first one run nothing but their own.
+const LONG_TERM: [u16; 2] = [20348, 26100];
+
+/// Whether a version of Windows runs what was made for another. One that says too little runs all.
+fn windows_runs(host: &str, made_for: &str) -> bool {
+    let parse = |version: &str| -> Option<(u8, u8, u16)> {
+        let mut parts = version.split('.');
+        let mut next = || parts.next();
+        Some((next()?.parse().ok()?, next()?.parse().ok()?, next()?.parse().ok()?))
+    };
+    let Some((major, minor, build)) = parse(host).filter(|_| !made_for.is_empty()) else {
+        return true;
+    };
+    let Some((_, _, other)) = parse(made_for).filter(|other| (other.0, other.1) == (major, minor))
+    else {
+        return false;
+    };
+    let oldest = match build < LONG_TERM[0] {
+        true => build,
+        false => LONG_TERM.into_iter().rev().find(|&b| b < build).unwrap_or(LONG_TERM[0]),
+    };
+    (oldest..=build).contains(&other)
 }
 
 impl Platform {
@@ -44,7 +66,7 @@ impl Platform {
             ("amd64" | "x86_64" | "x86-64", other) => ("amd64", other),
             ("386" | "i386" | "i486" | "i586" | "i686" | "x86", _) => ("386", ""),
             ("arm64" | "aarch64", "" | "8" | "v8" | "v8.0") => ("arm64", ""),
-            ("arm64" | "aarch64", "9" | "v9" | "v9.0") => ("arm64", "v9"),
+            ("arm64" | "aarch64", "9" | "9.0" | "v9" | "v9.0") => ("arm64", "v9"),
             ("aarch64", other) => ("arm64", other),
             ("armhf" | "armv7l", _) => ("arm", "v7"),
             ("armel", _) => ("arm", "v6"),
@@ -59,6 +81,7 @@ impl Platform {
             variant: variant.to_owned(),
             os,
             os_version: String::new(),
+            os_features: Vec::new(),
         }
     }
 
@@ -68,6 +91,14 @@ impl Platform {
         if self.os == "windows" {
             self.os_version = version.to_owned();
         }
+        self
+    }
+
+    /// The same with features of the operating system, as `os.features` has them.
+    pub fn with_os_features(mut self, features: impl IntoIterator<Item = String>) -> Platform {
+        self.os_features = features.into_iter().filter(|feature| !feature.is_empty()).collect();
+        self.os_features.sort_unstable();
+        self.os_features.dedup();
         self
     }
 
@@ -88,20 +119,32 @@ impl Platform {
     }
 
     /// How well something made for `other` does here: 0 is best, `None` not at all. A processor
-    /// runs what is made for its predecessors, the nearest one best.
+    /// runs what is made for its predecessors, the nearest one best; what needs more of the features
+    /// that are here is better. Nothing is better than exactly what was asked for, so that each
+    /// image can be: containerd does not tell it from others that would do.
     pub fn rank(&self, other: &Platform) -> Option<u32> {
-        let versions = [&self.os_version, &other.os_version];
-        let fits = versions.iter().any(|version| version.is_empty())
-            || build(&self.os_version) == build(&other.os_version);
-        if self.os != other.os || !fits {
+        const FEATURES: usize = 64;
+        if self == other {
+            return Some(0);
+        }
+        let is_windows = self.os == "windows";
+        // Every Windows that runs containers has this one, whatever it says.
+        let has = |feature: &String| {
+            self.os_features.contains(feature) || (is_windows && feature == "win32k")
+        };
+        if self.os != other.os
+            || !other.os_features.iter().all(has)
+            || (is_windows && !windows_runs(&self.os_version, &other.os_version))
+        {
             return None;
         }
         let made_for = (other.architecture.as_str(), other.variant.as_str());
-        let mut runs = self.runs().into_iter().zip(0..);
-        let found = runs.find(|((architecture, variant), _)| {
+        let runs = self.runs();
+        let place = runs.iter().position(|(architecture, variant)| {
             (architecture.as_str(), variant.as_str()) == made_for
-        });
-        found.map(|(_, rank)| rank)
+        })?;
+        let lacking = FEATURES.saturating_sub(other.os_features.len());
+        u32::try_from(1 + place * (FEATURES + 1) + lacking).ok()
     }
 
     /// Architectures and variants that run here, the best first.
@@ -112,7 +155,7 @@ impl Platform {
         };
         let mut runs = vec![(self.architecture.clone(), self.variant.clone())];
         let (major, minor) = self.variant.split_once('.').unwrap_or((&self.variant, "0"));
-        let number = |text: &str| text.trim_start_matches('v').parse::<u32>().ok();
+        let number = |text: &str| text.strip_prefix('v').unwrap_or(text).parse::<u32>().ok();
         let (major, minor) = (number(major), number(minor).unwrap_or(0).min(99));
         match (self.architecture.as_str(), major) {
             ("amd64", major) => {
@@ -145,40 +188,59 @@ impl Platform {
 impl FromStr for Platform {
     type Err = PlatformError;
 
+    /// Takes our spelling, and containerd's: `windows(10.0.20348+win32k)/amd64`.
     fn from_str(s: &str) -> Result<Platform, PlatformError> {
-        let word = |part: &&str| {
+        let word = |part: &str| {
             !part.is_empty()
                 && part
                     .bytes()
                     .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))
         };
-        let parts: Vec<&str> = s.split('/').collect();
-        match parts[..] {
-            [os, architecture] if parts.iter().all(word) => Ok(Platform::new(os, architecture, "")),
-            [os, architecture, last] if parts.iter().all(word) => {
-                let windows = Platform::new(os, architecture, "");
-                let version =
-                    last.contains('.') && last.bytes().all(|b| b.is_ascii_digit() || b == b'.');
-                Ok(match windows.os.as_str() {
-                    "windows" if version => windows.with_os_version(last),
-                    _ => Platform::new(os, architecture, last),
-                })
+        let cut = |text| match str::split_once(text, '+') {
+            Some((before, features)) => (before, features.split('+').collect()),
+            None => (text, Vec::new()),
+        };
+        let theirs = s.split_once('(').filter(|(os, _)| !os.contains('/'));
+        let theirs = theirs.and_then(|(os, rest)| Some((os, rest.split_once(')')?)));
+        let (plain, mut version, features) = match theirs {
+            Some((os, (options, rest))) => {
+                let (version, features) = cut(options);
+                (format!("{os}{rest}"), version, features)
             }
-            _ => Err(PlatformError(s.chars().take(EXCERPT).collect())),
+            None => {
+                let (plain, features) = cut(s);
+                (plain.to_owned(), "", features)
+            }
+        };
+        let mut parts: Vec<&str> = plain.split('/').collect();
+        let is_windows = parts[0].eq_ignore_ascii_case("windows");
+        let is_version = |last: &&str| {
+            last.contains('.') && last.bytes().all(|b| b.is_ascii_digit() || b == b'.')
+        };
+        if is_windows
+            && version.is_empty()
+            && parts.len() > 2
+            && parts.last().is_some_and(is_version)
+        {
+            version = parts.pop().unwrap_or_default();
         }
+        let versions = [version].into_iter().filter(|version| !version.is_empty());
+        let mut words = parts.iter().chain(&features).copied().chain(versions);
+        if !words.all(word) || !(2..=3).contains(&parts.len()) {
+            return Err(PlatformError(s.chars().take(EXCERPT).collect()));
+        }
+        let variant = parts.get(2).copied().unwrap_or_default();
+        let platform = Platform::new(parts[0], parts[1], variant).with_os_version(version);
+        Ok(platform.with_os_features(features.into_iter().map(str::to_owned)))
     }
 }
 
 impl fmt::Display for Platform {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.os, self.architecture)?;
-        if !self.variant.is_empty() {
-            write!(f, "/{}", self.variant)?;
-        }
-        if !self.os_version.is_empty() {
-            write!(f, "/{}", self.os_version)?;
-        }
-        Ok(())
+        let words = [&self.variant, &self.os_version].into_iter().filter(|word| !word.is_empty());
+        words.into_iter().try_for_each(|word| write!(f, "/{word}"))?;
+        self.os_features.iter().try_for_each(|feature| write!(f, "+{feature}"))
     }
 }
 
@@ -196,6 +258,8 @@ pub(super) struct RawPlatform {
     pub(super) variant: Option<String>,
     #[serde(rename = "os.version")]
     pub(super) os_version: Option<String>,
+    #[serde(rename = "os.features")]
+    pub(super) os_features: Option<Vec<String>>,
 }
 
 impl RawPlatform {
@@ -206,13 +270,16 @@ impl RawPlatform {
         let (os, architecture) = (text(&self.os), text(&self.architecture));
         (!os.is_empty() && !architecture.is_empty()).then(|| {
             let platform = Platform::new(&os, &architecture, &text(&self.variant));
-            platform.with_os_version(&text(&self.os_version))
+            let features = self.os_features.clone().unwrap_or_default();
+            platform.with_os_version(&text(&self.os_version)).with_os_features(features)
         })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     fn platform(s: &str) -> Platform {
@@ -228,6 +295,11 @@ mod tests {
             ("linux/amd64/v1", "linux/amd64"),
             ("windows/amd64/10.0.20348.169", "windows/amd64/10.0.20348.169"),
             ("windows/amd64", "windows/amd64"),
+            ("windows(10.0.20348+win32k)/amd64", "windows/amd64/10.0.20348+win32k"),
+            ("Windows/x86_64/v3/10.0.20348", "windows/amd64/v3/10.0.20348"),
+            ("linux(+b+a)/arm64/v8", "linux/arm64+a+b"),
+            ("linux/amd64/v2+b-c", "linux/amd64/v2+b-c"),
+            ("freebsd(14.1)/amd64", "freebsd/amd64"),
             ("linux/arm64/v9.0", "linux/arm64/v9"),
             ("linux/arm64/v8", "linux/arm64"),
             ("linux/aarch64", "linux/arm64"),
@@ -241,99 +313,58 @@ mod tests {
         ] {
             assert_eq!(platform(text).to_string(), want, "{text}");
         }
-        for text in ["", "linux", "linux/", "/amd64", "a/b/c/d", "linux/a b", "a//b"] {
+        for text in [
+            "",
+            "linux",
+            "linux/",
+            "/amd64",
+            "a/b/c/d",
+            "linux/a b",
+            "a//b",
+            "linux/a+",
+            "linux/a+b++c",
+            "+a",
+            "linux(+a/amd64",
+            "linux(+)a)/amd64",
+            "windows(/)/amd64",
+            "()/a",
+            "linux(+)/amd64",
+            "linux/amd64(1)",
+        ] {
             assert!(text.parse::<Platform>().is_err(), "{text:?}");
         }
     }
 
-    /// What containerd's own tests say of `Only` (its compare_test.go).
+    /// What containerd's `platforms.Only` matches, the best first: see the file.
     #[test]
     fn what_runs_where() {
-        for (wanted, fitting, others) in [
-            (
-                "linux/amd64",
-                &["linux/amd64", "linux/386"][..],
-                &["linux/amd64/v2", "linux/arm/v7", "linux/arm64", "windows/amd64", "windows/arm"]
-                    [..],
-            ),
-            (
-                "linux/amd64/v2",
-                &["linux/amd64/v2", "linux/amd64", "linux/386"],
-                &[
-                    "linux/amd64/v3",
-                    "linux/amd64/v4",
-                    "linux/arm/v7",
-                    "linux/arm64",
-                    "windows/amd64",
-                ],
-            ),
-            ("linux/386", &["linux/386"], &["linux/amd64", "linux/arm/v7", "windows/amd64"]),
-            (
-                "windows/amd64",
-                &["windows/amd64", "windows/386"],
-                &["linux/amd64", "linux/arm64", "windows/arm"],
-            ),
-            (
-                "linux/arm/v8",
-                &["linux/arm/v8", "linux/arm", "linux/arm/v6", "linux/arm/v5"],
-                &["linux/amd64", "linux/arm/v4", "linux/arm64", "windows/arm"],
-            ),
-            (
-                "linux/arm/v6",
-                &["linux/arm/v6", "linux/arm/v5"],
-                &["linux/arm", "linux/arm/v4", "linux/arm/v8", "linux/arm64"],
-            ),
-            ("linux/arm/v5", &["linux/arm/v5"], &["linux/arm", "linux/arm/v4", "linux/arm/v6"]),
-            ("linux/arm/v4", &["linux/arm/v4"], &["linux/arm", "linux/arm/v5", "linux/arm64"]),
-            (
-                "linux/arm64/v9",
-                &[
-                    "linux/arm64/v9",
-                    "linux/arm64/v8.5",
-                    "linux/arm64/v8.4",
-                    "linux/arm64/v8.3",
-                    "linux/arm64/v8.2",
-                    "linux/arm64/v8.1",
-                    "linux/arm64",
-                    "linux/arm/v8",
-                    "linux/arm/v7",
-                    "linux/arm/v6",
-                    "linux/arm/v5",
-                ],
-                &["linux/amd64", "linux/arm/v4", "windows/arm", "linux/arm64/v8.6"],
-            ),
-            (
-                "linux/arm64/v8.1",
-                &["linux/arm64/v8.1", "linux/arm64/v8", "linux/arm/v8", "linux/arm/v7"],
-                &["linux/amd64", "linux/arm/v4", "linux/arm/v9", "linux/arm64/v9"],
-            ),
-            (
-                "linux/arm64",
-                &["linux/arm64", "linux/arm/v8", "linux/arm", "linux/arm/v6", "linux/arm/v5"],
-                &["linux/amd64", "linux/arm/v4", "linux/arm/v9", "linux/arm64/v9", "windows/arm"],
-            ),
-            ("linux/s390x", &["linux/s390x"], &["linux/amd64", "unknown/unknown"]),
-        ] {
-            let ranks: Vec<_> =
-                fitting.iter().map(|other| platform(wanted).rank(&platform(other))).collect();
-            assert!(ranks.iter().all(Option::is_some) && ranks.is_sorted(), "{wanted}: {ranks:?}");
-            assert_eq!(ranks[0], Some(0));
-            for other in others {
-                assert_eq!(platform(wanted).rank(&platform(other)), None, "{other} for {wanted}");
+        let table = include_str!("platforms.txt").lines().filter(|line| !line.starts_with('#'));
+        let rows: Vec<(&str, Vec<Vec<&str>>)> = table
+            .map(|line| {
+                let (wanted, groups) = line.split_once(": ").unwrap();
+                let words = |group: &'static str| group.split_whitespace().collect();
+                (wanted, groups.split(" > ").map(words).collect())
+            })
+            .collect();
+        assert!(rows.len() > 60);
+        for (wanted, want) in &rows {
+            let wanted = platform(wanted);
+            // Nothing is better here than what was asked for, so something else is.
+            let mut more = wanted.clone();
+            more.os_features.push("~".to_owned());
+            let rank = |other: &Platform| match wanted.rank(other) {
+                Some(0) => more.rank(other),
+                rank => rank,
+            };
+            let mut found: BTreeMap<u32, Vec<&str>> = BTreeMap::new();
+            for (other, _) in &rows {
+                let other_platform = platform(other);
+                assert_eq!(wanted.rank(&other_platform) == Some(0), wanted == other_platform);
+                if let Some(rank) = rank(&other_platform) {
+                    found.entry(rank).or_default().push(other);
+                }
             }
-        }
-    }
-
-    #[test]
-    fn versions_of_windows() {
-        for (wanted, there, fits) in [
-            ("windows/amd64", "windows/amd64/10.0.17763.1", true),
-            ("windows/amd64/10.0.17763", "windows/amd64", true),
-            ("windows/amd64/10.0.17763", "windows/amd64/10.0.17763.6", true),
-            ("windows/amd64/10.0.17763", "windows/amd64/10.0.20348", false),
-        ] {
-            let rank = platform(wanted).rank(&platform(there));
-            assert_eq!(rank.is_some(), fits, "{there} for {wanted}");
+            assert_eq!(found.into_values().collect::<Vec<_>>(), *want, "{wanted}");
         }
     }
 

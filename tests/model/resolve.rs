@@ -252,6 +252,72 @@ fn platforms() {
     assert_eq!(open(&store, "app:arm64").unwrap().manifest, arm64, "not asked for");
 }
 
+/// Each image of an index is found by what tells it from the others, and what is asked for and not
+/// there is an error that names what there is.
+#[test]
+fn versions_and_features() {
+    let store = store();
+    let app = repository("app");
+    let push = |os: &str, name: &str| store.push_tars(&app, name, &[tar(name)], (os, "amd64"));
+    let child = |digest: &Digest, more: Value| {
+        let mut child = descriptor(OCI_MANIFEST, digest, 100);
+        child["platform"] = json!({"architecture": "amd64"});
+        for (key, value) in more.as_object().unwrap() {
+            child["platform"][key] = value.clone();
+        }
+        child
+    };
+    let [native, plain, v3] = ["native", "plain", "v3"].map(|name| push("linux", name));
+    let [old, older, new] = ["old", "older", "new"].map(|name| push("windows", name));
+    let nested = store.push_manifest(
+        &app,
+        "nested",
+        &index(&[descriptor(OCI_MANIFEST, &push("freebsd", "bsd"), 100)]),
+    );
+    let windows = |version: &str| json!({"os": "windows", "os.version": version});
+    let all = store.push_manifest(
+        &app,
+        "all",
+        &index(&[
+            child(&native, json!({"os": "linux", "os.features": ["erofs"]})),
+            child(&v3, json!({"os": "linux", "variant": "v3"})),
+            child(&plain, json!({"os": "linux"})),
+            child(&old, windows("10.0.17763.2")),
+            child(&older, windows("10.0.17763.1")),
+            child(&new, windows("10.0.20348.169")),
+            descriptor(OCI_INDEX, &nested, 100),
+        ]),
+    );
+    let open = |platform: &str| {
+        let opened = store.images.open(&id("app:all"), Some(&platform.parse().unwrap()));
+        opened.map(|image| image.manifest())
+    };
+    for (wanted, want) in [
+        ("linux/amd64", plain),
+        ("linux/amd64/v4", v3),
+        ("linux/amd64/v2", plain),
+        ("linux(+erofs)/amd64", native),
+        ("windows/amd64", old),
+        ("windows/amd64/10.0.17763.1", older),
+        ("windows(10.0.17763.9+win32k)/amd64", old),
+        ("windows/amd64/10.0.25398.1", new),
+    ] {
+        assert_eq!(open(wanted).unwrap(), want, "{wanted}");
+    }
+    let there = "freebsd/amd64 linux/amd64 linux/amd64+erofs linux/amd64/v3 \
+        windows/amd64/10.0.17763.1 windows/amd64/10.0.17763.2 windows/amd64/10.0.20348.169";
+    for wanted in ["windows/amd64/10.0.26200.1", "linux/arm64", "windows/arm64"] {
+        match open(wanted) {
+            Err(Error::NoPlatform { available, .. }) => assert_eq!(available.join(" "), there),
+            other => panic!("{wanted}: {other:?}"),
+        }
+    }
+    let named = store.images.platforms(&app, &Reference::Digest(all)).unwrap().unwrap();
+    let mut named: Vec<String> = named.iter().map(Platform::to_string).collect();
+    named.sort_unstable();
+    assert_eq!(named.join(" "), there);
+}
+
 #[test]
 fn indexes_of_indexes() {
     let store = store();
