@@ -10,10 +10,11 @@ use std::path::Path;
 use std::process::Command;
 
 use registry::oci::Platform;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::common::mount::Mount;
-use crate::common::{OCI_MANIFEST, Registry, eventually, need, run};
+use crate::common::{OCI_INDEX, OCI_MANIFEST, Registry, descriptor, eventually, need, run};
 use crate::support::{errno, layer, list, peak, push, push_for, push_index, set, xattr};
 
 #[test]
@@ -82,6 +83,55 @@ fn layout() {
     assert_eq!(xattr(&image.join("a"), "user.registry.layer"), Ok(layer.to_string()));
     let content = registry::oci::Algorithm::Sha256.digest(b"1").hex();
     assert_eq!(xattr(&image.join("a"), "user.registry.sha256"), Ok(content));
+}
+
+/// Whatever tells the images of an index apart: variants, versions of Windows, features, or the
+/// configs alone.
+#[test]
+fn every_image_of_an_index() {
+    let registry = Registry::start(&[]);
+    let push = |platform: &str, tag: &str| {
+        let digest = push_for(&registry, platform, "a", tag, &[layer("for", tag)]);
+        let size = registry.get(&format!("/v2/a/manifests/{digest}")).body.len();
+        descriptor(OCI_MANIFEST, &digest, size)
+    };
+    let with = |mut child: Value, platform: Value| {
+        child["platform"] = platform;
+        child
+    };
+    let windows = |version: &str, tag: &str| {
+        let platform = json!({"os": "windows", "architecture": "amd64", "os.version": version});
+        with(push("windows/amd64", tag), platform)
+    };
+    let variant = json!({"os": "linux", "architecture": "amd64", "variant": "v3"});
+    let features = json!({"os": "linux", "architecture": "amd64", "os.features": ["a-b"]});
+    let index = json!({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [
+        windows("10.0.20348.1", "w1"),
+        windows("10.0.20348.2", "w2"),
+        with(push("linux/amd64", "v3"), variant),
+        with(push("linux/amd64", "features"), features),
+        push("linux/s390x", "config"),
+    ]})
+    .to_string();
+    let reply = registry.push_manifest("a", "all", OCI_INDEX, index.as_bytes());
+    assert_eq!(reply.status, 201, "{}", reply.text());
+    let mount = Mount::start(&registry.dir, &["--platform", "linux/amd64"]);
+    let mut names = list(&mount.path);
+    names.retain(|name| name.contains('@'));
+    let want = [
+        ("a:all@windows-amd64-10.0.20348.1", "w1"),
+        ("a:all@windows-amd64-10.0.20348.2", "w2"),
+        ("a:all@linux-amd64-v3", "v3"),
+        ("a:all@linux-amd64+a-b", "features"),
+        ("a:all@linux-s390x", "config"),
+    ];
+    assert_eq!(names, set(want.map(|(name, _)| name)));
+    for (name, want) in want {
+        let path = mount.path.join(name).join("for");
+        assert_eq!(fs::read_to_string(path).unwrap(), want, "{name}");
+    }
+    let why = xattr(&mount.path.join("a:all"), "user.registry.error").unwrap();
+    assert!(why.contains("linux/amd64/v3"), "{why}");
 }
 
 #[test]

@@ -133,7 +133,7 @@ fn names_open_nothing() {
     assert_eq!((alone.0, alone.1), (0o700, 7));
 }
 
-/// What df, stat and findmnt show.
+/// What df, stat, findmnt and lsof show.
 #[test]
 fn a_file_system_of_its_own_type() {
     need("findmnt", "util-linux");
@@ -164,6 +164,14 @@ fn a_file_system_of_its_own_type() {
     }
     let kind = text(Command::new("stat").args(["-f", "-c", "%T %l %S"]).arg(&mount.path));
     assert_eq!(kind, "fuseblk 255 4096");
+    // What keeps it busy.
+    need("lsof", "lsof");
+    let open = fs::File::open(mount.path.join("app:1/x")).unwrap();
+    let mut lsof = Command::new("lsof");
+    let named = text(lsof.args(["-w", "-F", "pn", "-p", &std::process::id().to_string()]));
+    let path = format!("n{}/app:1/x", mount.path.display());
+    assert!(named.lines().any(|line| line == path), "{named}");
+    drop(open);
     // A find that leaves it out, as updatedb does with this type in its PRUNEFS.
     let folder = mount.path.parent().unwrap();
     let mut find = Command::new("find");
