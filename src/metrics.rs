@@ -28,6 +28,7 @@ const COLLECTIONS: &str = "registry_gc_runs_total";
 const COLLECTION_SECONDS: &str = "registry_gc_seconds";
 const COLLECTED: &str = "registry_gc_removed_total";
 const COLLECTED_BYTES: &str = "registry_gc_freed_bytes_total";
+const RETENTION: &str = "registry_retention_tags_total";
 const SCRUB_BYTES: &str = "registry_scrub_bytes_total";
 const SCRUB_FINDINGS: &str = "registry_scrub_findings_total";
 const SCRUB_ENDED: &str = "registry_scrub_ended_seconds";
@@ -63,6 +64,7 @@ pub fn describe() {
     );
     describe_counter!(COLLECTED, Unit::Count, "What collections of garbage removed, by kind");
     describe_counter!(COLLECTED_BYTES, Unit::Bytes, "Bytes of blobs that came back");
+    describe_counter!(RETENTION, Unit::Count, "Tags that the rules of retention deleted");
     describe_counter!(SCRUB_BYTES, Unit::Bytes, "Bytes that scrubs have read");
     describe_counter!(SCRUB_FINDINGS, Unit::Count, "Damage that scrubs have found, by kind");
     describe_gauge!(SCRUB_ENDED, Unit::Seconds, "When the last scrub ended, since 1970");
@@ -137,6 +139,11 @@ pub fn index_files(files: usize) {
 
 pub fn index_bytes(family: &str, bytes: usize) {
     gauge!(INDEX_BYTES, "family" => family.to_owned()).set(bytes as f64);
+}
+
+/// Counts tags that went because no rule of retention keeps them.
+pub fn retention(tags: u64) {
+    counter!(RETENTION).increment(tags);
 }
 
 /// What takes the space of the store, by kind.

@@ -17,7 +17,7 @@ use anyhow::{Context, Result};
 use nix::sys::stat::{Mode, umask};
 use tokio::sync::watch;
 
-use crate::auth::{self, Access};
+use crate::auth::{self, Access, Watched};
 use crate::events::{self, Events};
 use crate::fuse::{self, Mount, Tree, ViewOptions};
 use crate::http::{self, App, Server};
@@ -25,7 +25,7 @@ use crate::image::Images;
 use crate::index::{Index, LayerOptions, Layers, shared};
 use crate::oci::Repository;
 use crate::query::usage;
-use crate::registry::{Registry, maintenance};
+use crate::registry::{Registry, Retention, maintenance, start_pulls};
 use crate::storage::{self, Storage};
 
 /// The settings of a server.
@@ -40,6 +40,8 @@ pub struct Config {
     pub events: events::Options,
     /// An upload that receives nothing for this long is removed.
     pub upload_ttl: Duration,
+    /// The file with the rules of retention.
+    pub retention: Option<PathBuf>,
     pub gc: maintenance::gc::Options,
     /// The time between two collections of garbage. `None`: there are none.
     pub gc_interval: Option<Duration>,
@@ -113,8 +115,11 @@ pub fn run(
     let layers = Layers::new(Arc::clone(&storage), index, &config.layers);
     let layers = Arc::new(layers.context("cannot start the threads that index layers")?);
     let events = Arc::new(Events::start(&config.events)?);
+    let retention = config.retention.as_deref();
+    let retention = retention.map(|path| Watched::open(path, Retention::parse)).transpose()?;
     let registry =
-        Arc::new(Registry::new(Arc::clone(&storage), Arc::clone(&layers), Arc::clone(&events)));
+        Registry::new(Arc::clone(&storage), Arc::clone(&layers), Arc::clone(&events), retention);
+    let registry = Arc::new(registry);
     let gc = maintenance::gc::Options { upload_ttl: config.upload_ttl, ..config.gc };
     let work = maintenance::work(Arc::clone(&registry), (!config.storage.read_only).then_some(gc));
     shared::listen(&config.dir, Arc::clone(&layers), work)?;
@@ -161,11 +166,12 @@ pub fn run(
         )
         .context(background)?;
         usage::start(Arc::clone(registry.images())).context(background)?;
+        start_pulls(Arc::clone(&registry)).context(background)?;
         if !config.storage.read_only {
             maintenance::start_purge(Arc::clone(&registry), config.upload_ttl)
                 .context(background)?;
             if let Some(interval) = config.gc_interval {
-                maintenance::gc::start(registry, gc, interval).context(background)?;
+                maintenance::gc::start(Arc::clone(&registry), gc, interval).context(background)?;
             }
         }
         auth::start_reload(access).context(background)?;
@@ -176,6 +182,7 @@ pub fn run(
         let _ = events.send(fuse::Event::Stop);
         let _ = thread.join();
     }
+    registry.write_pulls();
     if stopped.is_ok() {
         events.stop(config.http.drain_timeout);
     }

@@ -28,13 +28,14 @@ use jwt::Service;
 use rules::Rules;
 use tokens::Signer;
 use users::Users;
-use watched::Watched;
 
 pub use identity::{Identity, Proof, Scoped, Signed};
 pub use jwt::Options as ServiceOptions;
+pub use rules::line_of;
 pub use throttle::Throttle;
 pub use tokens::{LOGIN_SECONDS, SESSION_SECONDS};
 pub use users::{COST, COST_MAX, COST_MIN, User, check_name, line};
+pub use watched::{Watched, read};
 
 /// Longest credentials that are looked at.
 const CREDENTIALS_MAX: usize = 16 << 10;
@@ -65,11 +66,12 @@ pub enum Error {
 }
 
 impl Error {
-    fn read(path: &Path, cause: io::Error) -> Error {
+    pub fn read(path: &Path, cause: io::Error) -> Error {
         Error::Read { path: path.to_owned(), cause }
     }
 
-    fn line(path: &Path, line: usize, why: impl Into<String>) -> Error {
+    /// What is wrong in a line of a file.
+    pub fn line(path: &Path, line: usize, why: impl Into<String>) -> Error {
         Error::Line { path: path.to_owned(), line, why: why.into() }
     }
 }

@@ -139,7 +139,8 @@ impl Rules {
     }
 }
 
-fn line_of(text: &str, offset: usize) -> usize {
+/// The number of the line that has the byte at `offset`.
+pub fn line_of(text: &str, offset: usize) -> usize {
     let before = text.as_bytes().iter().take(offset);
     before.filter(|&&byte| byte == b'\n').count() + 1
 }

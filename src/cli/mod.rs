@@ -14,10 +14,12 @@ mod mount;
 mod output;
 mod password;
 mod question;
+mod retention;
 mod scope;
 mod scrub;
 mod serve;
 mod server;
+mod tags;
 mod usage;
 mod waste;
 
@@ -68,6 +70,16 @@ pub enum Command {
     /// Exit codes: 0 done, 1 failed, 2 wrong flags.
     Gc(gc::GcArgs),
 
+    /// Delete the tags that no rule of retention keeps
+    ///
+    /// The rules are in a file, which docs/operations.md describes; `registry serve --retention FILE` does this before
+    /// each collection of garbage. Prints the tags that go, each with the line of the rule that says so. Manifests that
+    /// then have no tag stay, unless a rule has `untagged`, and go with a collection of garbage. Works beside a running
+    /// server, which then does the work, and without one.
+    ///
+    /// Exit codes: 0 done, 1 failed, 2 wrong flags.
+    Retention(retention::RetentionArgs),
+
     /// Show what takes space: repositories, tags and the store
     ///
     /// UNIQUE is what would come back if the repository or tag were deleted, with all that nothing else reaches;
@@ -78,6 +90,14 @@ pub enum Command {
     ///
     /// Exit codes: 0 done, 1 failed, 2 wrong flags.
     Usage(usage::UsageArgs),
+
+    /// List the tags of a repository, with sizes, platforms, and when they were last pushed and pulled
+    ///
+    /// A tag counts as pulled when a client gets its manifest, by the tag or by the digest that it names. Works on the
+    /// registry's folder, beside a running server, without one, or from another machine with --server.
+    ///
+    /// Exit codes: 0 done, 1 failed, also in part, 2 wrong flags.
+    Tags(tags::TagsArgs),
 
     /// List a directory of an image or artifact
     ///
@@ -191,7 +211,9 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Serve(args) => serve::run(args.check(std::env::vars_os(), &variables())?),
         Command::Index(args) => index::run(&args),
         Command::Gc(args) => gc::run(&args),
+        Command::Retention(args) => retention::run(&args),
         Command::Usage(args) => usage::run(&args),
+        Command::Tags(args) => tags::run(&args),
         Command::Ls(args) => ls::run(&args),
         Command::Cat(args) => cat::run(&args),
         Command::Export(args) => export::run(&args),

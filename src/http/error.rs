@@ -322,6 +322,7 @@ fn storage_error(error: &StorageError) -> (StatusCode, &'static str) {
         StorageError::ManifestBlobUnknown { .. } => (S::NOT_FOUND, "MANIFEST_BLOB_UNKNOWN"),
         StorageError::UploadUnknown { .. } => (S::NOT_FOUND, "BLOB_UPLOAD_UNKNOWN"),
         StorageError::TooManyUploads { .. } => (S::TOO_MANY_REQUESTS, "TOOMANYREQUESTS"),
+        StorageError::TagImmutable { .. } => (S::CONFLICT, "TAG_IMMUTABLE"),
         StorageError::UploadBusy { .. } => (S::CONFLICT, "BLOB_UPLOAD_INVALID"),
         StorageError::ImageUnknown(_) => (S::NOT_FOUND, "MANIFEST_UNKNOWN"),
         StorageError::ImageExists(_)

@@ -27,6 +27,7 @@ use crate::query::diff::Diff;
 use crate::query::find::{After, Find, Wanted, time};
 use crate::query::grep::{self, Asked, Case, Grep, Pace};
 use crate::query::layers::Layers;
+use crate::query::tags::{self, Tags};
 use crate::query::usage::{self, Usage};
 use crate::query::waste::{All, WORST_MAX, Waste};
 use crate::query::{Answer, Permitted, Scope, Step};
@@ -94,6 +95,7 @@ pub async fn answer(
         Question::Waste => waste(app, context)?,
         Question::Layers => layers(app, context)?,
         Question::Usage => boxed(usage(app, context)?),
+        Question::Tags => boxed(tags(app, context)?),
         Question::Image => return image(app, context).await,
     };
     let mut response =
@@ -355,6 +357,22 @@ fn usage(app: &App, context: &mut RequestContext) -> Result<Begin<Usage>> {
     let (images, permitted) = (Arc::clone(app.registry.images()), permitted(app, context));
     Ok(Box::new(move |turns| {
         Ok(turns.take(|| Usage::new(&images, &permitted, &wanted, after.as_ref()))?)
+    }))
+}
+
+fn tags(app: &App, context: &mut RequestContext) -> Result<Begin<Tags>> {
+    known(context, &["repository", "sort", "order"])?;
+    let missing = || Error::ParameterInvalid {
+        name: "repository",
+        cause: "want the name of a repository".to_owned(),
+    };
+    let repository: Repository = parsed(context, "repository")?.ok_or_else(missing)?;
+    let sort = parsed(context, "sort")?.unwrap_or_default();
+    let order = parsed(context, "order")?;
+    let after = after(context, tags::After::parse)?;
+    let (images, permitted) = (Arc::clone(app.registry.images()), permitted(app, context));
+    Ok(Box::new(move |turns| {
+        Ok(turns.take(|| Tags::new(&images, &permitted, repository, sort, order, after))?)
     }))
 }
 

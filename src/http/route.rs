@@ -60,6 +60,8 @@ pub enum Question {
     Image,
     /// What takes space.
     Usage,
+    /// The tags of a repository.
+    Tags,
 }
 
 /// A place in an image's file system, and what is wanted of it.
@@ -109,6 +111,7 @@ impl Route {
             "/v2/_query/diff" => return Ok(Route::Query(Question::Diff)),
             "/v2/_query/waste" => return Ok(Route::Query(Question::Waste)),
             "/v2/_query/grep" => return Ok(Route::Query(Question::Grep)),
+            "/v2/_query/tags" => return Ok(Route::Query(Question::Tags)),
             "/v2/_query/usage" => return Ok(Route::Query(Question::Usage)),
             "/v2/_query/layers" => return Ok(Route::Query(Question::Layers)),
             "/v2/_query/image" => return Ok(Route::Query(Question::Image)),
@@ -210,6 +213,7 @@ impl Route {
             Route::Query(Question::Grep) => "grep",
             Route::Query(Question::Image) => "image",
             Route::Query(Question::Usage) => "usage",
+            Route::Query(Question::Tags) => "tags",
             Route::Query(Question::Layers) => "layers",
             Route::Index(..) => "index",
             Route::V1(route) => route.name(),

@@ -9,6 +9,7 @@ pub mod ids;
 mod jobs;
 mod layers;
 mod members;
+mod pulled;
 pub mod records;
 mod rows;
 pub mod shared;
@@ -35,6 +36,7 @@ pub use builder::Limits;
 pub use catalog::Scanned;
 pub use grams::{GRAM, Needs};
 pub use layers::{IndexedLayer, Indexing, Layers, Options as LayerOptions};
+pub use pulled::Pulls;
 pub use rows::{Children, LayerWriter, Names};
 pub use stored::{Stored, StoredManifest};
 
@@ -281,7 +283,7 @@ fn remove(path: &Path) -> Result<(), rocksdb::Error> {
 
 /// The default family is named too: left out, it gets buffers of 64 MiB, and
 /// after a full disk RocksDB waits for as much space before it writes again.
-const FAMILIES: [&str; 17] = [
+const FAMILIES: [&str; 18] = [
     "default",
     catalog::FAMILY,
     ids::FAMILY,
@@ -299,6 +301,7 @@ const FAMILIES: [&str; 17] = [
     stored::MANIFESTS,
     stored::TAGS,
     stored::BLOBS,
+    pulled::PULLED,
 ];
 
 /// Bytes of a family's rows in memory, before they become a file. After a full disk RocksDB waits

@@ -22,6 +22,7 @@ use std::sync::PoisonError;
 use rocksdb::{ColumnFamily, DBIterator, IteratorMode, WriteBatch};
 
 use super::across::{EDGES, edges};
+use super::pulled::{PULLED, pull_key};
 use super::{Index, Result};
 use crate::oci::{Algorithm, Digest, Named, Reference, Repository, Tag};
 use crate::storage::{self, Change, Link, Storage};
@@ -158,7 +159,10 @@ impl Index {
             Change::Manifest { repository, digest, bytes } => {
                 let key = manifest_key(repository, digest);
                 match (storage.holds_manifest(repository, digest)?, bytes) {
-                    (false, _) => self.set_row(MANIFESTS, &key, None),
+                    (false, _) => {
+                        self.forget_pulls(repository, Reference::Digest(*digest))?;
+                        self.set_row(MANIFESTS, &key, None)
+                    }
                     (true, Some(bytes)) => {
                         let row = ManifestRow::read(storage, repository, bytes)?;
                         self.set_row(MANIFESTS, &key, Some(&row.to_bytes()))
@@ -173,6 +177,9 @@ impl Index {
                     Err(storage::Error::Damaged { .. }) => None,
                     digest => digest?,
                 };
+                if digest.is_none() {
+                    self.forget_pulls(repository, Reference::Tag(tag.clone()))?;
+                }
                 let row = digest.map(|digest| digest_row(&digest));
                 self.set_row(TAGS, &tag_key(repository, tag), row.as_deref())
             }
@@ -207,12 +214,16 @@ impl Index {
                 let mut batch = WriteBatch::default();
                 let [from, to] =
                     [0, 1].map(|end| [repository.as_str().as_bytes(), &[end]].concat());
-                for family in [MANIFESTS, TAGS] {
+                for family in [MANIFESTS, TAGS, PULLED] {
                     batch.delete_range_cf(self.stored(family), &from, &to);
                 }
                 self.db.write(batch).map_err(|e| self.failed(e))
             }
         }
+    }
+
+    fn forget_pulls(&self, repository: &Repository, reference: Reference) -> Result<()> {
+        self.set_row(PULLED, &pull_key(repository, &reference), None)
     }
 
     fn record_blob(&self, storage: &Storage, digest: &Digest) -> Result<()> {
@@ -355,7 +366,7 @@ impl Index {
 
     /// Removes the rows of repositories that the store does not have any more.
     pub fn forget_emptied(&self, storage: &Storage) -> Result<()> {
-        for family in [MANIFESTS, TAGS] {
+        for family in [MANIFESTS, TAGS, PULLED] {
             let mut from = Vec::new();
             loop {
                 let start = IteratorMode::From(&from, rocksdb::Direction::Forward);

@@ -10,6 +10,7 @@ pub mod layers;
 mod narrow;
 mod scope;
 pub mod space;
+pub mod tags;
 pub mod usage;
 pub mod waste;
 

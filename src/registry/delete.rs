@@ -7,7 +7,7 @@ use std::thread;
 use serde::{Deserialize, Serialize};
 
 use super::push::ids;
-use super::{Api, Caller, Page, Registry, Result};
+use super::{Api, Caller, Page, Registry, Result, StorageError};
 use crate::events::{Cause, Event, Kind};
 use crate::index::ids::Ids;
 use crate::index::{self, Layers};
@@ -81,6 +81,11 @@ impl Registry {
         Subject { repository, digest, contents }
     }
 
+    /// The `id` of events about a manifest.
+    pub(super) fn event_id(&self, repository: &Repository, digest: &Digest) -> String {
+        self.subject(repository, *digest).id()
+    }
+
     /// Deletes a tag, and not the manifest that it names.
     pub fn delete_tag(
         &self,
@@ -89,6 +94,14 @@ impl Registry {
         tag: &Tag,
         api: Api,
     ) -> Result<()> {
+        if self.retention().is_some_and(|rules| rules.is_immutable(repository, tag))
+            && let Some((digest, _)) = self.storage.tag_target(repository, tag)?
+        {
+            let (repository, tag) = (repository.clone(), tag.clone());
+            return Err(
+                StorageError::TagImmutable { repository, tag, digest: digest.into() }.into()
+            );
+        }
         // The id is looked up first: after the delete it cannot be found.
         let id = match api {
             Api::V1 => self.v1_id(repository, tag)?,
@@ -138,9 +151,13 @@ impl Registry {
         let note = Note { id: subject.id(), user: caller.cause.user.clone() };
         let note = serde_json::to_vec(&note).expect("a note is an object");
         let key = (repository.clone(), *digest);
+        let rules = self.retention().filter(|rules| rules.has_immutable(repository));
+        let is_immutable =
+            rules.as_ref().map(|rules| |tag: &Tag| rules.is_immutable(repository, tag));
+        let is_immutable = is_immutable.as_ref().map(|of| of as &dyn Fn(&Tag) -> bool);
         // It is known before the first event may need it.
         self.deletes.queue().causes.insert(key.clone(), Arc::clone(&caller.cause));
-        let tags = self.storage.delete_manifest(repository, digest, &note);
+        let tags = self.storage.delete_manifest(repository, digest, &note, is_immutable);
         if !matches!(tags, Ok(Tags::Left)) {
             self.deletes.queue().causes.remove(&key);
         }

@@ -10,12 +10,15 @@ mod delete;
 mod docker1;
 mod error;
 pub mod maintenance;
+mod pulls;
 mod push;
+mod retention;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
+use crate::auth::Watched;
 use crate::events::Events;
 use crate::image::Images;
 use crate::index::{self, Index, Layers, shared};
@@ -29,7 +32,9 @@ pub use caller::Caller;
 pub use catalog::{Below, Names, Overview};
 pub use docker1::{ImageJson, LayerFiles, TAGS_MAX, TagFacts};
 pub use error::{Error, IndexError, Result, StorageError};
+pub use pulls::start_pulls;
 pub use push::NewManifest;
+pub use retention::Retention;
 
 /// Which of the two APIs a client speaks: they name images by different ids.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,14 +52,21 @@ pub struct Registry {
     /// Held by the run that collects garbage.
     collecting: Mutex<()>,
     deletes: delete::Deletes,
+    pulls: pulls::Noted,
+    retention: Option<Watched<Retention>>,
     /// Held by the run that scrubs.
     scrubbing: Mutex<()>,
 }
 
 impl Registry {
     /// The registry of a store whose layers are `layers`. From now on `events` are published for
-    /// the layers that are indexed.
-    pub fn new(storage: Arc<Storage>, layers: Arc<Layers>, events: Arc<Events>) -> Registry {
+    /// the layers that are indexed. `retention` says which tags stay.
+    pub fn new(
+        storage: Arc<Storage>,
+        layers: Arc<Layers>,
+        events: Arc<Events>,
+        retention: Option<Watched<Retention>>,
+    ) -> Registry {
         let listener = Arc::clone(&events);
         layers.listen(move |layer, ready| listener.indexed(layer, ready));
         record(&storage, &layers);
@@ -65,6 +77,8 @@ impl Registry {
             events,
             collecting: Mutex::default(),
             deletes: delete::Deletes::default(),
+            pulls: pulls::Noted::default(),
+            retention,
             scrubbing: Mutex::default(),
         }
     }
@@ -72,6 +86,13 @@ impl Registry {
     /// The images of all repositories, to look into them.
     pub fn images(&self) -> &Arc<Images> {
         &self.images
+    }
+
+    /// Which tags stay, as the file says now.
+    fn retention(&self) -> Option<Arc<Retention>> {
+        let watched = self.retention.as_ref()?;
+        watched.reload();
+        Some(watched.get())
     }
 
     fn layers(&self) -> &Layers {

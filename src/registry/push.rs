@@ -146,7 +146,10 @@ impl Registry {
         }
         let changing = index.changing();
         index.add_repository(repository)?;
-        storage.put_manifest(repository, tags, manifest, digest, bytes)?;
+        let rules = self.retention();
+        let is_immutable =
+            |tag: &Tag| rules.as_ref().is_some_and(|rules| rules.is_immutable(repository, tag));
+        storage.put_manifest(repository, tags, manifest, digest, bytes, &is_immutable)?;
         // The collector may have found the repository empty in between.
         index.add_repository(repository)?;
         let known = match Contents::parse(bytes) {

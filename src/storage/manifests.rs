@@ -134,7 +134,7 @@ impl Storage {
     }
 
     /// Stores `bytes`, which are `manifest` and hash to `digest`, and points
-    /// `tags` at them.
+    /// `tags` at them, unless one that is immutable names another manifest.
     pub fn put_manifest(
         &self,
         repository: &Repository,
@@ -142,6 +142,7 @@ impl Storage {
         manifest: &Manifest,
         digest: &Digest,
         bytes: &[u8],
+        is_immutable: &dyn Fn(&Tag) -> bool,
     ) -> Result<()> {
         // What was deleted with its tags must not come back with them.
         let _lock = loop {
@@ -152,6 +153,18 @@ impl Storage {
             drop(lock);
             self.remove_dead_tags(repository, |_, _, _| {})?;
         };
+        for tag in tags {
+            match self.tag_target(repository, tag)? {
+                Some((named, _)) if named != *digest && is_immutable(tag) => {
+                    return Err(Error::TagImmutable {
+                        repository: repository.clone(),
+                        tag: tag.clone(),
+                        digest: Box::new(named),
+                    });
+                }
+                _ => {}
+            }
+        }
         self.note_named(repository, bytes)?;
         self.check_blobs(repository, manifest)?;
         let new = !exists(&self.layout.manifests(repository))?;
@@ -281,6 +294,10 @@ impl Storage {
         read_link(&self.layout.tag_current(repository, tag))
     }
 
+    pub fn has_tag(&self, repository: &Repository, tag: &Tag) -> Result<bool> {
+        exists(&self.layout.tag_current(repository, tag))
+    }
+
     /// When a tag was last set.
     pub fn tag_time(&self, repository: &Repository, tag: &Tag) -> Result<SystemTime> {
         let link = self.layout.tag_current(repository, tag);
@@ -294,6 +311,50 @@ impl Storage {
         }
     }
 
+    /// What a tag names, and when it was set. `None`: there is no such tag, or it is damaged.
+    pub fn tag_target(
+        &self,
+        repository: &Repository,
+        tag: &Tag,
+    ) -> Result<Option<(Digest, SystemTime)>> {
+        let digest = match self.tag_digest(repository, tag) {
+            Ok(Some(digest)) => digest,
+            Ok(None) | Err(Error::Damaged { .. }) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        match self.tag_time(repository, tag) {
+            Ok(time) => Ok(Some((digest, time))),
+            // It was deleted meanwhile.
+            Err(Error::ManifestUnknown { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Deletes a tag if it still names this manifest, and was not set again since this time.
+    /// `false`: it stays.
+    pub fn delete_tag_if(
+        &self,
+        repository: &Repository,
+        tag: &Tag,
+        digest: &Digest,
+        set: SystemTime,
+    ) -> Result<bool> {
+        let _lock = self.lock(repository);
+        if self.tag_target(repository, tag)? != Some((*digest, set)) {
+            return Ok(false);
+        }
+        self.note_manifest(repository, digest)?;
+        self.remove_tag(repository, tag).map(|()| true)
+    }
+
+    fn remove_tag(&self, repository: &Repository, tag: &Tag) -> Result<()> {
+        let removed = self.durable.remove(&self.layout.tag(repository, tag));
+        self.forget(repository, &Reference::Tag(tag.clone()));
+        self.changed(Change::Tag(repository, tag));
+        self.touch(repository, false);
+        removed.map(drop)
+    }
+
     /// Deletes a tag, and nothing else. Returns the manifest that it named.
     pub fn delete_tag(&self, repository: &Repository, tag: &Tag) -> Result<Digest> {
         let _lock = self.lock(repository);
@@ -305,11 +366,7 @@ impl Storage {
             return Err(Error::ManifestUnknown { repository: repository.clone(), reference });
         }
         self.note_manifest(repository, &named)?;
-        let removed = self.durable.remove(&self.layout.tag(repository, tag));
-        self.forget(repository, &reference);
-        self.changed(Change::Tag(repository, tag));
-        self.touch(repository, false);
-        removed.map(|_| named)
+        self.remove_tag(repository, tag).map(|()| named)
     }
 
     pub(super) fn forget_manifest(&self, repository: &Repository, digest: &Digest) {
@@ -317,14 +374,30 @@ impl Storage {
     }
 
     /// Deletes a manifest and the tags that name it. Where there are many tags, they are left for
-    /// [`Storage::remove_dead_tags`], to which `note` is given.
+    /// [`Storage::remove_dead_tags`], to which `note` is given. `is_immutable`: tags whose manifest
+    /// stays; `None`: there are none.
     pub fn delete_manifest(
         &self,
         repository: &Repository,
         digest: &Digest,
         note: &[u8],
+        is_immutable: Option<&dyn Fn(&Tag) -> bool>,
     ) -> Result<Tags> {
         let _lock = self.lock(repository);
+        if let Some(is_immutable) = is_immutable {
+            for tag in self.tag_names(repository)? {
+                let tag = tag?;
+                if is_immutable(&tag)
+                    && self.tag_target(repository, &tag)?.is_some_and(|(named, _)| named == *digest)
+                {
+                    return Err(Error::TagImmutable {
+                        repository: repository.clone(),
+                        tag,
+                        digest: Box::new(*digest),
+                    });
+                }
+            }
+        }
         let reference = Reference::Digest(*digest);
         // It is read for its subject. A manifest that cannot be read can be deleted.
         let subject = match self.load(repository, &reference) {

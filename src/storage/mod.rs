@@ -63,6 +63,10 @@ pub enum Error {
         "repository {repository} has {open} unfinished uploads: finish or cancel some, or try again when they have expired"
     )]
     TooManyUploads { repository: Repository, open: usize },
+    #[error(
+        "tag {repository}:{tag} is immutable and names {digest}: use another tag, or have the registry's operator change the rules of retention"
+    )]
+    TagImmutable { repository: Repository, tag: Tag, digest: Box<Digest> },
     #[error("another request is writing to upload {id}: wait for it, then ask for its status")]
     UploadBusy { id: uuid::Uuid },
     #[error("the content's digest is {actual}, not {expected}: nothing was stored")]

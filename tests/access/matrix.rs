@@ -60,6 +60,7 @@ const CASES: &[Case] = &[
     case("/v2/_query/grep", "GET", "/v2/_query/grep?pattern=x", Anybodys, 200, 200),
     case("/v2/_query/layers", "GET", "/v2/_query/layers?image={%name}:1", Pull, 200, 404),
     case("/v2/_query/layers", "GET", "/v2/_query/layers", Anybodys, 200, 200),
+    case("/v2/_query/tags", "GET", "/v2/_query/tags?repository={%name}", Pull, 200, 404),
     case("/v2/_query/usage", "GET", "/v2/_query/usage", Anybodys, 200, 200),
     case("/v2/_query/image", "GET", "/v2/_query/image?image={%name}:1", Pull, 200, 404),
     case("/v2/_query/image", "GET", "/v2/_query/image?image={prefix}", Pull, 200, 404),

@@ -10,5 +10,7 @@ mod gc;
 mod kept;
 mod model;
 mod race;
+mod retention;
 mod support;
+mod tags;
 mod usage;

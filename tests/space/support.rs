@@ -92,3 +92,11 @@ pub fn is_there(registry: &Registry, repository: &str, blob: &Digest) -> bool {
         status => panic!("{status}"),
     }
 }
+
+/// Makes a tag look as if it had been pushed so long ago.
+pub fn set_time(registry: &Registry, repository: &str, tag: &str, ago: Duration) {
+    let manifests = registry.store().join("repositories").join(repository).join("_manifests");
+    let link = manifests.join("tags").join(tag).join("current/link");
+    let time = SystemTime::now() - ago;
+    File::open(link).and_then(|file| file.set_modified(time)).expect("its time");
+}

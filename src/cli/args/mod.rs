@@ -338,6 +338,12 @@ pub struct ServeArgs {
     /// Collect manifests too that no tag, image index or referrer's subject leads to
     #[arg(long, env = "REGISTRY_GC_UNTAGGED", action = ArgAction::SetTrue, value_parser = BoolishValueParser::new())]
     pub gc_untagged: bool,
+
+    /// File with rules that say which tags stay and which are immutable; the others are deleted before each collection of
+    /// garbage. It is read again when it changes
+    #[arg(long, value_name = "FILE", env = "REGISTRY_RETENTION")]
+    pub retention: Option<PathBuf>,
+
     /// Check everything that is stored this often, as `registry scrub` does. 0 switches it off
     #[arg(long, value_name = "TIME", env = "REGISTRY_SCRUB_INTERVAL", default_value = "0", value_parser = duration_or_zero)]
     pub scrub_interval: Duration,
@@ -532,6 +538,7 @@ impl ServeArgs {
                 untagged: self.gc_untagged,
                 ..gc::Options::default()
             },
+            retention: self.retention,
             gc_interval: Some(self.gc_interval).filter(|interval| !interval.is_zero()),
             scrub_interval: Some(self.scrub_interval).filter(|interval| !interval.is_zero()),
             scrub_rate: self.scrub_rate,

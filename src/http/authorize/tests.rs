@@ -43,6 +43,7 @@ fn routes() -> Vec<Route> {
         Route::Query(Question::Waste),
         Route::Query(Question::Layers),
         Route::Query(Question::Usage),
+        Route::Query(Question::Tags),
         Route::Query(Question::Image),
         Route::Index(repository(), digest()),
         Route::Events,
@@ -140,6 +141,7 @@ fn routes() -> Vec<Route> {
                 | Question::Waste
                 | Question::Layers
                 | Question::Usage
+                | Question::Tags
                 | Question::Image,
             )
             | Route::Index(..)

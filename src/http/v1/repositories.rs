@@ -124,11 +124,17 @@ pub async fn tag(
             Ok(done())
         }
         _ => {
-            let id = look(app, move || match registry.v1_id(&repository, &tag)? {
-                Some(id) => Ok(id),
-                None => {
-                    let reference = Reference::Tag(tag);
-                    Err(StorageError::ManifestUnknown { repository, reference }.into())
+            let is_pull = context.method == Method::GET;
+            let id = look(app, move || {
+                let reference = Reference::Tag(tag.clone());
+                match registry.v1_id(&repository, &tag)? {
+                    Some(id) => {
+                        if is_pull {
+                            registry.note_pull(&repository, &reference);
+                        }
+                        Ok(id)
+                    }
+                    None => Err(StorageError::ManifestUnknown { repository, reference }.into()),
                 }
             });
             Ok(text(json!(id.await?.to_string()).to_string()))

@@ -41,9 +41,14 @@ pub async fn manifest(
                 None => {
                     // It is paid for before it is read, because its size is not known.
                     context.pay_ahead(app, MANIFEST_MAX).await?;
+                    let (repository, reference) = (repository.clone(), reference.clone());
                     blocking(move || registry.manifest(&repository, &reference)).await?
                 }
             };
+            // Tools that look for updates send HEAD all day, which is no pull.
+            if context.method == Method::GET {
+                app.registry.note_pull(&repository, &reference);
+            }
             Ok(found(context, &stored))
         }
     }

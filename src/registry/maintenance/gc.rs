@@ -18,6 +18,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
+use crate::auth;
 use crate::events::{Event, Kind};
 use crate::image::Images;
 use crate::index::shared::{self, Owner};
@@ -26,7 +27,7 @@ use crate::metrics;
 use crate::oci::{Contents, Digest, Named, Reference, Repository};
 use crate::registry::delete::forget_ids;
 use crate::registry::push::ids;
-use crate::registry::{self, OpenError, Registry};
+use crate::registry::{self, OpenError, Registry, Retention};
 use crate::storage::{self, Link, Storage};
 
 #[derive(Debug, thiserror::Error)]
@@ -138,7 +139,7 @@ pub fn run(
     };
     let options = Options::default().with(request);
     let report = |removed: &Removed| part(Part::Removed(removed.clone()));
-    let totals = collect(&storage, images.as_ref(), &options, |_, _| {}, report)?;
+    let totals = collect(&storage, images.as_ref(), None, &options, |_, _| {}, report)?;
     part(Part::End { end: totals });
     Ok(())
 }
@@ -156,6 +157,12 @@ pub enum RunError {
     Threads(io::Error),
     #[error("the server says: {0}")]
     Server(String),
+    #[error(transparent)]
+    Storage(#[from] storage::Error),
+    #[error(transparent)]
+    File(#[from] auth::Error),
+    #[error("there are no rules of retention: --retention FILE names them")]
+    NoRules,
 }
 
 impl Registry {
@@ -170,7 +177,14 @@ impl Registry {
             let event = Event::new(Kind::Delete, digest.hex(), &Arc::default());
             self.events.publish(event.repository(repository).digest(digest));
         };
-        let totals = collect(&self.storage, Some(&self.images), options, deleted, report)?;
+        if !options.dry_run
+            && let Err(error) = self.retain()
+        {
+            metrics::collecting_failed();
+            tracing::error!(%error, "cannot delete the tags that no rule of retention keeps");
+        }
+        let (rules, images) = (self.retention(), Some(&*self.images));
+        let totals = collect(&self.storage, images, rules.as_deref(), options, deleted, report)?;
         if !options.dry_run {
             tracing::info!(
                 manifests = totals.manifests,
@@ -287,11 +301,13 @@ struct Node {
     names: Vec<Key>,
 }
 
-/// Collects garbage. Without `images` the index is left as it is. `deleted` hears of each manifest that went, `report` of each repository that
+/// Collects garbage. Without `images` the index is left as it is. `rules` say in which repositories
+/// manifests go that no tag reaches, besides. `deleted` hears of each manifest that went, `report` of each repository that
 /// lost something, in order, at the end.
 pub fn collect(
     storage: &Storage,
     images: Option<&Images>,
+    rules: Option<&Retention>,
     options: &Options,
     mut deleted: impl FnMut(&Repository, &Digest),
     mut report: impl FnMut(&Removed),
@@ -301,7 +317,9 @@ pub fn collect(
         images,
         index_behind: Cell::new(images.is_none()),
         storage,
+        rules,
         options,
+        start: SystemTime::now(),
         cutoff: storage.cutoff(options.grace),
         marked: HashSet::new(),
         unlinked_by: HashMap::new(),
@@ -366,7 +384,9 @@ struct Run<'a> {
     /// See [`Totals::index_behind`].
     index_behind: Cell<bool>,
     storage: &'a Storage,
+    rules: Option<&'a Retention>,
     options: &'a Options,
+    start: SystemTime,
     cutoff: SystemTime,
     /// Blobs that stay.
     marked: HashSet<Key>,
@@ -474,9 +494,11 @@ impl Run<'_> {
             }
         }
         let all_known = unreadable.is_empty();
-        if self.options.untagged && all_known {
-            let unreached = self.take_unreached(repository, &mut nodes)?;
-            let swept = self.sweep_manifests(repository, &unreached, deleted)?;
+        if let Some(cutoff) = self.untagged_cutoff(repository)
+            && all_known
+        {
+            let unreached = self.take_unreached(repository, &mut nodes, cutoff)?;
+            let swept = self.sweep_manifests(repository, &unreached, cutoff, deleted)?;
             self.removed[place].manifests = swept.len() as u64;
             for node in unreached {
                 if swept.contains(&node.digest) {
@@ -496,6 +518,16 @@ impl Run<'_> {
         // Content that was deleted, and that something names still, stays, as with distribution.
         self.marked.extend(&names);
         Ok(all_known.then_some(names))
+    }
+
+    /// Since when no tag reaches the manifests of a repository that go. `None`: they all stay.
+    fn untagged_cutoff(&self, repository: &Repository) -> Option<SystemTime> {
+        if self.options.untagged {
+            return Some(self.cutoff);
+        }
+        let age = self.rules?.untagged(repository)?;
+        let since = self.start.checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH);
+        Some(since.min(self.cutoff))
     }
 
     /// Reads a manifest. `None`: the store lacks it.
@@ -526,11 +558,12 @@ impl Run<'_> {
 
     /// Takes those of a repository's manifests out of `nodes` that no tag reaches, through indexes,
     /// from a referrer to its subject or from a subject to its referrers. What came, or lost a tag,
-    /// within the grace period counts as tagged.
+    /// since the cutoff counts as tagged.
     fn take_unreached(
         &self,
         repository: &Repository,
         nodes: &mut Vec<Node>,
+        cutoff: SystemTime,
     ) -> Result<Vec<Node>, Error> {
         let tagged = self.storage.tagged(repository)?;
         let mut referrers: HashMap<Key, Vec<usize>> = HashMap::new();
@@ -542,7 +575,7 @@ impl Run<'_> {
                 referrers.entry(subject.beginning()).or_default().push(place);
             }
             if tagged.contains(&node.digest)
-                || !self.storage.is_manifest_old(repository, &node.digest, self.cutoff)?
+                || !self.storage.is_manifest_old(repository, &node.digest, cutoff)?
             {
                 left.push(place);
             }
@@ -570,6 +603,7 @@ impl Run<'_> {
         &self,
         repository: &Repository,
         unreached: &[Node],
+        cutoff: SystemTime,
         deleted: &mut impl FnMut(&Repository, &Digest),
     ) -> Result<HashSet<Digest>, Error> {
         if self.options.dry_run {
@@ -587,7 +621,7 @@ impl Run<'_> {
             });
             let known: Vec<_> = known.collect();
             let names: Vec<_> = batch.iter().map(|node| (node.digest, node.subject)).collect();
-            let swept = self.storage.sweep_manifests(repository, &names, self.cutoff)?;
+            let swept = self.storage.sweep_manifests(repository, &names, cutoff)?;
             all.extend(&swept);
             for (node, ids) in batch.iter().zip(known) {
                 if !all.contains(&node.digest) {

@@ -3,6 +3,7 @@
 pub mod gc;
 mod purge;
 pub mod reindex;
+pub mod retention;
 mod scan;
 pub mod scrub;
 
@@ -16,7 +17,7 @@ use crate::registry::Registry;
 pub use purge::start as start_purge;
 pub use scan::{scan, start as start_scan};
 
-fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
+pub(super) fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
     thread::Builder::new().name(name.into()).spawn(work).map(drop)
 }
 
@@ -26,6 +27,7 @@ pub fn work(registry: Arc<Registry>, gc: Option<gc::Options>) -> Arc<shared::Wor
     Arc::new(move |name, options, send| match (name, &gc) {
         (scrub::WORK, _) => registry.answer_scrub(gc.is_none(), options, send),
         (gc::WORK, Some(settings)) => registry.answer_gc(settings, options, send),
+        (retention::WORK, _) => registry.answer_retention(gc.is_none(), options, send),
         (gc::WORK, None) => Err("it was started with --read-only".to_owned()),
         _ => Err(format!("this server is of another version: it does not know {name:?}")),
     })
