@@ -371,7 +371,9 @@ fn tags(app: &App, context: &mut RequestContext) -> Result<Begin<Tags>> {
     let order = parsed(context, "order")?;
     let after = after(context, tags::After::parse)?;
     let (images, permitted) = (Arc::clone(app.registry.images()), permitted(app, context));
+    let registry = Arc::clone(&app.registry);
     Ok(Box::new(move |turns| {
+        registry.write_pulls();
         Ok(turns.take(|| Tags::new(&images, &permitted, repository, sort, order, after))?)
     }))
 }

@@ -11,7 +11,7 @@ use crate::authority::Authority;
 use crate::common::engine::{Engine, without_engine_files};
 use crate::common::home::{Home, printed_digest};
 use crate::common::tree::{self, Tree};
-use crate::common::{DOCKER_LIST, DOCKER_MANIFEST, Registry};
+use crate::common::{DOCKER_LIST, DOCKER_MANIFEST, Registry, eventually};
 use crate::layout::Layout;
 use crate::{await_log, manifest};
 
@@ -47,11 +47,16 @@ fn build_push_remove_pull_run() {
     assert_eq!(json["layers"].as_array().map(Vec::len), Some(3));
 
     engine.forget();
+    let pulls = || registry.get("/v2/_query/tags?repository=team/app").text();
+    let before = pulls();
+    let second = jiff::Timestamp::now().as_second();
+    eventually("pulls of another second", || jiff::Timestamp::now().as_second() > second);
     let by_digest = format!("{}/team/app@{pushed}", registry.host());
     for name in [&image, &by_digest] {
         assert_eq!(printed_digest(&engine.docker(&["pull", name])), pushed);
         assert_eq!(engine.image_id(name), id);
     }
+    assert_ne!(pulls(), before, "the pull is noted");
     let printed = engine.docker(&["run", "--rm", "--network=none", &image]);
     assert_eq!(printed, "content\n");
     tree::assert_same("pushed and pulled", &files, &engine.files(&image));

@@ -53,6 +53,24 @@ fn index_both_ways() {
     await_log(&registry, 3, &[mount, "status=201"]);
 }
 
+/// A pull is noted, a look at what is there is not.
+#[test]
+fn pulls_are_noted() {
+    let (home, registry) = (Home::new(), Registry::start(&[]));
+    let layout = Layout::make(&home.path("layout"), 3);
+    let pushed = at(&registry, "team/multi:1");
+    home.copy(&layout.reference(), &pushed, &["--all"]);
+    let is_pulled = || {
+        let tags = registry.get("/v2/_query/tags?repository=team/multi").text();
+        let line = tags.lines().find(|line| line.contains("\"tag\"")).expect("a tag");
+        let line: Value = serde_json::from_str(line).expect("JSON");
+        line["pulled"].is_string()
+    };
+    assert!(!is_pulled(), "pushed only");
+    home.copy(&pushed, &format!("dir:{}", home.path("pulled")), &["--all"]);
+    assert!(is_pulled());
+}
+
 /// A client that takes one image picks it from the index.
 #[test]
 fn one_platform() {

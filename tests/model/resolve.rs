@@ -131,14 +131,14 @@ fn the_store_is_the_truth() {
         "what is not permitted is as if it were not there"
     );
 
-    store.storage.delete_manifest(&a, &image, b"").unwrap();
+    store.storage.delete_manifest(&a, &image, b"", None).unwrap();
     assert_eq!(found_in(&hex), b, "another repository has it");
     assert_eq!(found_in(&hex[..12]), b);
     let layer = open(&store, &hex).unwrap().layers[0].digest;
     store.storage.delete_blob(&b, &layer).unwrap();
     let gone = open(&store, &hex);
     assert!(matches!(gone, Err(Error::Storage(storage::Error::BlobUnknown { .. }))), "{gone:?}");
-    store.storage.delete_manifest(&b, &image, b"").unwrap();
+    store.storage.delete_manifest(&b, &image, b"", None).unwrap();
     assert!(matches!(open(&store, &hex), Err(Error::Unknown(_))));
 }
 

@@ -69,7 +69,9 @@ impl Store {
         let digest = Algorithm::Sha256.digest(&bytes);
         let manifest = Manifest::parse(&bytes, None).unwrap();
         let tags: Vec<Tag> = vec![tag.parse().unwrap()];
-        self.storage.put_manifest(repository, &tags, &manifest, &digest, &bytes).unwrap();
+        self.storage
+            .put_manifest(repository, &tags, &manifest, &digest, &bytes, &|_| false)
+            .unwrap();
         let contents = Contents::parse(&bytes).unwrap();
         let chain = self.images.chain_ids(repository, &digest, &contents).unwrap();
         let config = contents.config().copied();
