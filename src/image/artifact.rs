@@ -43,11 +43,21 @@ struct Descriptor {
 
 impl Descriptor {
     fn is_layer(&self) -> bool {
-        // Media types are not always true: what may be a tar is looked into.
+        // Media types are not always true: what may be a tar is looked into. Encrypted layers cannot
+        // be (github.com/containers/ocicrypt).
         self.media_type.as_deref().is_none_or(|name| {
-            name.starts_with("application/vnd.docker.image.rootfs.")
+            (name.starts_with("application/vnd.docker.image.rootfs.")
                 || name.contains("tar")
-                || name == "application/octet-stream"
+                || name == "application/octet-stream")
+                && !name.ends_with("+encrypted")
+        })
+    }
+
+    /// Whether the specifications say that it is a layer.
+    fn is_layer_by_name(&self) -> bool {
+        self.media_type.as_deref().is_some_and(|name| {
+            name.starts_with("application/vnd.docker.image.rootfs.")
+                || name.starts_with("application/vnd.oci.image.layer.")
         })
     }
 
@@ -125,6 +135,15 @@ impl Artifact {
                     && manifest.layers.iter().all(Descriptor::is_layer)
             };
             manifest.config.as_ref().is_some_and(|config| !image(config))
+        })
+    }
+
+    /// Whether a layer of a manifest may be something else than a tar.
+    pub(super) fn may_have(stored: &StoredManifest, layer: &Digest) -> bool {
+        serde_json::from_slice::<Manifest>(&stored.bytes).is_ok_and(|manifest| {
+            let layer = layer.to_string();
+            let mut named = manifest.layers.iter();
+            named.any(|blob| blob.digest.as_ref() == Some(&layer) && !blob.is_layer_by_name())
         })
     }
 

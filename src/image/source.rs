@@ -12,6 +12,7 @@ use super::{
     Result, Time,
 };
 use crate::oci::{Digest, ManifestError, Reference, Repository, Tag};
+use crate::{index, storage};
 
 /// Tags of one repository that are listed.
 const TAGS_MAX: usize = 1 << 20;
@@ -201,19 +202,49 @@ impl View for Images {
         };
         match opened {
             Ok(opened) => Ok(opened.map(Opened::into_tree)),
-            // Nothing is damaged, but there is nothing to merge here.
-            Err(
-                error @ (Error::NoPlatform { .. }
-                | Error::ForeignLayer { .. }
-                | Error::Manifest { cause: ManifestError::Schema1, .. }),
-            ) => {
-                let stored = self.layers().storage().manifest(repository, &reference)?;
-                let reason = Some(error.to_string());
-                let artifact = Artifact::new(self.layers(), repository, &stored, reason)?;
-                Ok(Some(Arc::new(artifact)))
-            }
-            Err(error) => Err(error),
+            Err(error) => match self.documents(repository, &reference, platform, &error)? {
+                Some(documents) => Ok(Some(Arc::new(documents))),
+                None => Err(error),
+            },
         }
+    }
+}
+
+impl Images {
+    /// The documents of an image that cannot be merged although nothing is damaged: some of it is
+    /// elsewhere, or a layer is no tar and its media type does not say that it is one.
+    fn documents(
+        &self,
+        repository: &Repository,
+        reference: &Reference,
+        platform: Option<&Platform>,
+        error: &Error,
+    ) -> Result<Option<Artifact>> {
+        let storage = self.layers().storage();
+        let stored = match error {
+            Error::NoPlatform { .. }
+            | Error::ForeignLayer { .. }
+            | Error::Manifest { cause: ManifestError::Schema1, .. } => {
+                storage.manifest(repository, reference)?
+            }
+            // What an index names need not be here.
+            Error::Storage(storage::Error::ManifestUnknown { reference: missing, .. })
+                if missing != reference =>
+            {
+                storage.manifest(repository, reference)?
+            }
+            Error::Layer { cause: index::Error::Refused { layer, .. }, .. } => {
+                let stored = storage.manifest(repository, reference)?;
+                let leaf = Reference::Digest(self.leaf(repository, &stored, platform)?.digest);
+                let stored = storage.manifest(repository, &leaf)?;
+                if !Artifact::may_have(&stored, layer) {
+                    return Ok(None);
+                }
+                stored
+            }
+            _ => return Ok(None),
+        };
+        Artifact::new(self.layers(), repository, &stored, Some(error.to_string())).map(Some)
     }
 }
 

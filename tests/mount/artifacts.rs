@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::process::Command;
 
-use registry::oci::Algorithm;
+use registry::oci::{Algorithm, Platform};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -41,6 +41,18 @@ fn stock(registry: &Registry) {
     // An index with nothing for this machine, and one as old clients make it of referrers.
     let other = push_for(registry, "linux/s390x", "app", "s390x", &[layer("for", "them")]);
     push_index(registry, "app", "other", &[("linux/s390x", other)]);
+    // Encrypted as by skopeo, a layer that is something else, and an index of a mirror that keeps
+    // other platforms.
+    let encrypted = "application/vnd.oci.image.layer.v1.tar+gzip+encrypted";
+    let config =
+        r#"{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":[]}}"#;
+    for (tag, kind) in [("encrypted", encrypted), ("other-type", "application/octet-stream")] {
+        let blobs = [(kind, "no tar", None)];
+        registry.push_artifact("app", tag, (OCI_CONFIG, config), &blobs, Value::Null);
+    }
+    let host = Platform::host().to_string();
+    let absent = Algorithm::Sha256.digest(b"absent");
+    push_index(registry, "app", "mirror", &[(&host, absent), ("linux/s390x", other)]);
     // One of BuildKit's caches: its entries are layers.
     let layer = layer("cached", "x");
     let blob = registry.push_blob("app", &layer);
@@ -70,7 +82,15 @@ fn artifacts_are_directories() {
         let digest = Algorithm::Sha256.digest(content.as_bytes());
         assert_eq!(xattr(&files.join(path), "user.registry.sha256"), Ok(digest.hex()));
     }
-    for name in ["app:files", "app:chart", "app:other", "app:cache"] {
+    for name in [
+        "app:files",
+        "app:chart",
+        "app:other",
+        "app:cache",
+        "app:encrypted",
+        "app:other-type",
+        "app:mirror",
+    ] {
         let manifest = fs::read(mount.path.join(name).join("manifest.json")).unwrap();
         let tag = name.strip_prefix("app:").unwrap();
         assert!(manifest == registry.get(&format!("/v2/app/manifests/{tag}")).body, "{name}");
@@ -81,6 +101,10 @@ fn artifacts_are_directories() {
     // Why an image is shown by its documents.
     let why = xattr(&mount.path.join("app:other"), "user.registry.error").unwrap();
     assert!(why.contains("linux/s390x"), "{why}");
+    for (name, want) in [("app:mirror", "is not in repository"), ("app:other-type", "not a tar")] {
+        let why = xattr(&mount.path.join(name), "user.registry.error").unwrap();
+        assert!(why.contains(want), "{name}: {why}");
+    }
     assert_eq!(xattr(&files, "user.registry.error"), Err(libc::ENODATA));
     assert_eq!(fs::read(mount.path.join("app:other@linux-s390x/for")).unwrap(), b"them");
 }
