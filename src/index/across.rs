@@ -16,9 +16,12 @@
 //! the entries of the block.
 //!
 //! Rows of layers whose index was replaced or came to no end may be left over. No layer has their
-//! number, so readers pass over them. Base names stay when the last layer that has them goes.
+//! number, so readers pass over them. A base name goes with the rows of
+//! the last layer that has it. It is written with the first of its rows in `named` or after it, and
+//! [`Index::names_written`] keeps it from being removed meanwhile.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
+use std::sync::PoisonError;
 
 use rocksdb::{Direction, IteratorMode, ReadOptions, WriteBatch};
 
@@ -102,6 +105,7 @@ impl Across {
         if name.is_empty() || entry.is_whiteout() {
             return Ok(());
         }
+        put(NAMED, &[name, b"\0", &block].concat(), b"")?;
         if !self.put.contains(name) {
             if self.put.len() == REMEMBERED {
                 self.put.clear();
@@ -109,7 +113,6 @@ impl Across {
             self.put.insert(name.into());
             put(BASENAMES, name, b"")?;
         }
-        put(NAMED, &[name, b"\0", &block].concat(), b"")?;
         if let Some(hash) = &entry.sha256 {
             put(CONTENTS, &[&hash[..HASH], &block].concat(), b"")?;
         }
@@ -141,6 +144,7 @@ impl<'a> Sorted<'a> {
         for (family, key, value) in self.rows.drain(..) {
             batch.put_cf(self.index.cf(family), key, value);
         }
+        let _writing = self.index.names_written.read().unwrap_or_else(PoisonError::into_inner);
         self.index.db.write(batch).map_err(|e| self.index.failed(e))
     }
 }
@@ -306,7 +310,7 @@ impl Index {
     pub(super) fn remove_across(&self, number: u64) -> Result<()> {
         const BATCH: usize = 1 << 14;
         let mut across = Across::new(number);
-        let mut batch = WriteBatch::default();
+        let (mut batch, mut names) = (WriteBatch::default(), BTreeSet::new());
         for row in self.entries(number, None) {
             let (path, entry) = match row {
                 // What a damaged entry has led to is left over.
@@ -318,13 +322,32 @@ impl Index {
                 if family == NAMED || family == CONTENTS {
                     batch.delete_cf(self.cf(family), key);
                 }
+                if family == BASENAMES {
+                    names.insert(key.to_vec());
+                }
                 Ok(())
             })?;
             if batch.len() >= BATCH {
                 self.db.write(std::mem::take(&mut batch)).map_err(|e| self.failed(e))?;
             }
         }
-        self.db.write(batch).map_err(|e| self.failed(e))
+        self.db.write(batch).map_err(|e| self.failed(e))?;
+        names.iter().try_for_each(|name| self.remove_basename(name))
+    }
+
+    /// Removes a base name unless a layer has it.
+    fn remove_basename(&self, name: &[u8]) -> Result<()> {
+        // A layer that is being indexed writes it between the look and the removal, or not at all.
+        let _removing = self.names_written.write().unwrap_or_else(PoisonError::into_inner);
+        let mut is_named = false;
+        self.scan(NAMED, &[name, b"\0"].concat(), |_, _| {
+            is_named = true;
+            false
+        })?;
+        match is_named {
+            true => Ok(()),
+            false => self.db.delete_cf(self.cf(BASENAMES), name).map_err(|e| self.failed(e)),
+        }
     }
 }
 

@@ -110,6 +110,9 @@ pub struct Index {
     path: PathBuf,
     catalog: catalog::Progress,
     numbers: Mutex<rows::Numbers>,
+    /// Held for reading while rows of layers with base names are written, and for writing while a base
+    /// name is removed that no layer has.
+    names_written: RwLock<()>,
     /// See [`Index::changing`].
     changing: RwLock<()>,
     /// See [`Index::record`].
@@ -151,6 +154,7 @@ impl Index {
             path: path.to_owned(),
             catalog: catalog::Progress::default(),
             numbers: Mutex::default(),
+            names_written: RwLock::default(),
             changing: RwLock::default(),
             recording: Mutex::default(),
             counted: Mutex::default(),
@@ -185,6 +189,7 @@ impl Index {
             path: path.to_owned(),
             catalog: catalog::Progress::default(),
             numbers: Mutex::default(),
+            names_written: RwLock::default(),
             changing: RwLock::default(),
             recording: Mutex::default(),
             counted: Mutex::default(),

@@ -29,6 +29,7 @@ use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::sync::PoisonError;
 use std::vec;
 
 use rocksdb::{ColumnFamily, DBRawIterator, FlushOptions, ReadOptions, WriteBatch, WriteOptions};
@@ -714,7 +715,9 @@ impl LayerWriter<'_> {
         }
         batch.delete(unused_key(self.number));
         batch.delete_cf(self.index.cf(UNINDEXED), &digest);
+        let writing = self.index.names_written.read().unwrap_or_else(PoisonError::into_inner);
         db.write(batch).map_err(failed)?;
+        drop(writing);
         self.index.count_files();
         Ok(state)
     }
@@ -853,6 +856,64 @@ mod tests {
             let unused = index.rows("default", UNUSED.to_vec(), b"").next(|_, _| Ok(())).is_some();
             assert!(!unused);
         }
+    }
+
+    fn basenames(index: &Index) -> Vec<Vec<u8>> {
+        let mut names = Vec::new();
+        index
+            .basenames(b"", |name| {
+                names.push(name.to_vec());
+                true
+            })
+            .unwrap();
+        names
+    }
+
+    #[test]
+    fn base_names_go_with_the_last_layer_that_has_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let index = Index::open(&dir.path().join("db")).unwrap();
+        let add = |name: &str, rows: usize| {
+            let writer = write(&index, name, rows);
+            writer.put_entry(b"a/both", &Entry::implicit(Kind::Regular)).unwrap();
+            let own = format!("b/{name}");
+            writer.put_entry(own.as_bytes(), &Entry::implicit(Kind::Regular)).unwrap();
+            let number = writer.number();
+            writer.finish(layer(number)).unwrap();
+        };
+        let turn = std::sync::Mutex::new(());
+        let remove = |name: &str| {
+            // As in `Layers::collect`.
+            let _turn = turn.lock().unwrap();
+            let numbers = index.retire_layers(|layer| Ok(*layer == digest(name))).unwrap();
+            assert_eq!(numbers.len(), 1);
+            assert!(index.remove_retired(numbers).unwrap().is_empty());
+        };
+        add("small", 0);
+        add("large", LARGE);
+        assert_eq!(basenames(&index).len(), LARGE + 3);
+        remove("large");
+        assert_eq!(basenames(&index), [b"both".to_vec(), b"small".to_vec()]);
+        remove("small");
+        assert_eq!(basenames(&index), Vec::<Vec<u8>>::new());
+
+        // Also while layers with the same names come and go.
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                let (add, remove, index) = (&add, &remove, &index);
+                scope.spawn(move || {
+                    for round in 0..300 {
+                        let name = format!("{thread}-{round}");
+                        add(&name, 0);
+                        let names = basenames(index);
+                        assert!(names.contains(&b"both".to_vec()), "{names:?}");
+                        assert!(names.contains(&name.clone().into_bytes()), "{names:?}");
+                        remove(&name);
+                    }
+                });
+            }
+        });
+        assert_eq!(basenames(&index), Vec::<Vec<u8>>::new());
     }
 
     #[test]
