@@ -23,7 +23,7 @@ use super::{App, RequestContext, url};
 use crate::auth::Right;
 use crate::image::{Id, Image, Images, Opened, Platform};
 use crate::oci::{Digest, Repository};
-use crate::query::diff::Diff;
+use crate::query::diff::{self, Diff};
 use crate::query::find::{After, Find, Wanted, time};
 use crate::query::grep::{self, Asked, Case, Grep, Pace};
 use crate::query::layers::Layers;
@@ -504,7 +504,7 @@ struct Compared {
     ids: [Id; 2],
     platforms: [Option<Platform>; 2],
     paths: Vec<Vec<u8>>,
-    after: Option<Vec<u8>>,
+    after: Option<diff::After>,
 }
 
 impl Compared {
@@ -518,11 +518,7 @@ impl Compared {
             _ => None,
         });
         let paths: Vec<Vec<u8>> = paths.collect();
-        let after = context.after.take();
-        if after.is_some() && !paths.is_empty() {
-            let cause = "an answer about paths cannot go on".to_owned();
-            return Err(Error::ParameterInvalid { name: "after", cause });
-        }
+        let after = after(context, diff::After::parse)?;
         Ok(Compared { ids, platforms: [platform, other], paths, after })
     }
 

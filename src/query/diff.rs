@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::collections::VecDeque;
 use std::fmt;
-use std::io;
+use std::io::{self, Write};
 use std::iter::Peekable;
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,6 +29,10 @@ const PAGE_MAX: usize = 256;
 const PAGE_BYTES: usize = 1 << 20;
 /// Beyond this time a comparison of lines gives a longer result instead of the shortest.
 const TEXT_TIME: Duration = Duration::from_secs(2);
+/// Lines of two texts that are compared. Each takes some 50 bytes in memory.
+const TEXT_LINES: usize = 1 << 20;
+/// Lines around those that differ, as of diff(1).
+const CONTEXT: usize = 3;
 /// Where a file is looked at for NUL bytes, which text has not, as in diff(1).
 const HEAD: usize = 8 << 10;
 /// Bytes compared at a time where there is no digest.
@@ -163,7 +167,26 @@ pub struct Diff {
     bytes: Option<Bytes>,
     /// Subtrees to come.
     roots: VecDeque<Vec<u8>>,
-    position: Option<Vec<u8>>,
+    /// How many are done or in hand.
+    begun: usize,
+    position: Option<After>,
+}
+
+/// Where an answer goes on: behind a path in the subtree of this number, counted from 1.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct After {
+    root: usize,
+    /// From the top of the subtree on: the two images may have it at different paths.
+    names: Vec<Vec<u8>>,
+}
+
+impl After {
+    /// Parses [`Answer::position`]. `None`: it is none.
+    pub fn parse(text: &[u8]) -> Option<After> {
+        let mut names = text.split(|&b| b == b'/').map(<[u8]>::to_vec);
+        let root = std::str::from_utf8(&names.next()?).ok()?.parse().ok()?;
+        Some(After { root, names: names.filter(|name| !name.is_empty()).collect() })
+    }
 }
 
 impl fmt::Debug for Diff {
@@ -201,24 +224,30 @@ impl Diff {
             size: PAGE_FIRST,
             bytes: None,
             roots,
+            begun: 0,
             position: None,
         })
     }
 
-    /// Goes on after `path`, with which an earlier answer ended. It need not exist. For a comparison
-    /// of whole images.
-    pub fn after(mut self, path: &[u8]) -> Result<Diff> {
-        self.roots.clear();
-        let [before, after] = [&self.images[0], &self.images[1]];
-        let mut pair = [Some(before.root().clone()), Some(after.root().clone())];
-        for name in path.split(|&b| b == b'/').filter(|name| !name.is_empty()) {
+    /// Goes on where an earlier answer about the same paths ended. What it told of last need not
+    /// exist any more.
+    pub fn after(mut self, after: &After) -> Result<Diff> {
+        let Some(last) = after.root.checked_sub(1).and_then(|last| self.roots.get(last)) else {
+            self.roots.clear();
+            return Ok(self);
+        };
+        let mut pair = [at(&self.images[0], last)?, at(&self.images[1], last)?].map(directory);
+        self.roots.drain(..after.root);
+        self.begun = after.root;
+        self.position = Some(after.clone());
+        for name in &after.names {
             let mut children = [None, None];
             for ((image, directory), child) in self.images.iter().zip(&pair).zip(&mut children) {
                 if let Some(directory) = directory {
                     *child = image.lookup(directory, name)?;
                 }
             }
-            self.levels.push(Level::new(pair, [name, b"\0"].concat()));
+            self.levels.push(Level::new(pair, [&name[..], b"\0"].concat()));
             pair = children.map(directory);
         }
         if pair.iter().any(Option::is_some) && !self.is_same(&pair) {
@@ -243,6 +272,7 @@ impl Diff {
         }
         let Some(level) = self.levels.last_mut() else {
             let Some(root) = self.roots.pop_front() else { return Ok(Step::End) };
+            self.begun += 1;
             let pair = [at(&self.images[0], &root)?, at(&self.images[1], &root)?];
             return Ok(self.look(pair)?.map_or(Step::Working, Step::Hit));
         };
@@ -321,7 +351,11 @@ impl Diff {
     /// Ends the comparison of a pair, which is walked next if there may be differences below it.
     fn compared(&mut self, pair: [Option<Node>; 2], aspects: Vec<Aspect>) -> Option<Change> {
         let path = pair.iter().flatten().next()?.path.clone();
-        self.position = Some(path.clone());
+        // Below the top of the subtree there is one name for each level.
+        let mut names: Vec<_> = path.rsplit(|&b| b == b'/').take(self.levels.len()).collect();
+        names.reverse();
+        let names = names.into_iter().map(<[u8]>::to_vec).collect();
+        self.position = Some(After { root: self.begun, names });
         let is_changed = pair.iter().any(Option::is_none) || !aspects.is_empty();
         let [before, after] = &pair;
         let change = is_changed.then(|| Change {
@@ -578,7 +612,10 @@ impl Answer for Diff {
     }
 
     fn position(&self) -> Option<String> {
-        self.position.as_deref().map(|path| url_path(&[b"/", path].concat()))
+        let After { root, names } = self.position.as_ref()?;
+        let names =
+            names.iter().flat_map(|name| [&b"/"[..], &name[..]]).collect::<Vec<_>>().concat();
+        Some(format!("{root}{}", url_path(&names)))
     }
 
     fn looked(&self) -> Looked {
@@ -599,17 +636,57 @@ pub fn binary(path: &[u8]) -> String {
 /// The unified diff of the text of a file in two images, either of which may not have it.
 pub fn unified(path: &[u8], sides: [Option<&[u8]>; 2]) -> io::Result<Vec<u8>> {
     let [before, after] = sides.map(Option::unwrap_or_default);
-    let mut config = TextDiff::configure();
-    config.algorithm(Algorithm::Myers).timeout(TEXT_TIME);
-    let lines = config.diff_lines(before, after);
     let header = |side: &str, text: Option<&[u8]>| match text {
         Some(_) => format!("{side}/{}", quoted(path)),
         None => "/dev/null".to_owned(),
     };
     let mut text = Vec::new();
     let (a, b) = (header("a", sides[0]), header("b", sides[1]));
+    if [before, after].map(|text| memchr::memchr_iter(b'\n', text).count()).iter().sum::<usize>()
+        > TEXT_LINES
+    {
+        writeln!(text, "--- {a}\n+++ {b}")?;
+        hunk(before, after, &mut text);
+        return Ok(text);
+    }
+    let mut config = TextDiff::configure();
+    config.algorithm(Algorithm::Myers).timeout(TEXT_TIME);
+    let lines = config.diff_lines(before, after);
     lines.unified_diff().header(&a, &b).to_writer(&mut text)?;
     Ok(text)
+}
+
+/// Appends one hunk with all lines from the first that differs to the last that does.
+fn hunk(before: &[u8], after: &[u8], text: &mut Vec<u8>) {
+    fn lines(text: &[u8]) -> impl DoubleEndedIterator<Item = &[u8]> {
+        text.split_inclusive(|&b| b == b'\n')
+    }
+    let same = |(a, b): &(&[u8], &[u8])| a == b;
+    let above = lines(before).zip(lines(after)).take_while(same).count();
+    let start: usize = lines(before).take(above).map(<[u8]>::len).sum();
+    let (a, b) = (&before[start..], &after[start..]);
+    let below = lines(a).rev().zip(lines(b).rev()).take_while(same);
+    let (below, end) = below.fold((0, 0), |(count, end), (line, _)| (count + 1, end + line.len()));
+    let (a, b) = (&a[..a.len() - end], &b[..b.len() - end]);
+    let (head, tail) = (above.min(CONTEXT), below.min(CONTEXT));
+    let range = |text: &[u8]| {
+        let length = head + lines(text).count() + tail;
+        // The line before, where there is none.
+        (above - head + usize::from(length > 0), length)
+    };
+    let ((from, length), (to, new_length)) = (range(a), range(b));
+    text.extend_from_slice(format!("@@ -{from},{length} +{to},{new_length} @@\n").as_bytes());
+    let above = lines(before).skip(above - head).take(head);
+    let below = lines(&before[before.len() - end..]).take(tail);
+    let context = |line| (b' ', line);
+    let changed = lines(a).map(|line| (b'-', line)).chain(lines(b).map(|line| (b'+', line)));
+    for (sign, line) in above.map(context).chain(changed).chain(below.map(context)) {
+        text.push(sign);
+        text.extend_from_slice(line);
+        if !line.ends_with(b"\n") {
+            text.extend_from_slice(b"\n\\ No newline at end of file\n");
+        }
+    }
 }
 
 /// A path as patch(1) reads it: on one line.
@@ -642,6 +719,37 @@ mod tests {
             sparse: extents.map(|extents| extents.iter().map(extent).collect()),
             ..Entry::implicit(Kind::Regular)
         }
+    }
+
+    /// patch(1) makes one text from the other, however long they are.
+    #[test]
+    fn hunks_of_long_texts() {
+        let dir = tempfile::tempdir().unwrap();
+        for (before, after, want) in [
+            ("", "", "@@ -0,0 +0,0 @@\n"),
+            ("", "a\nb", "@@ -0,0 +1,2 @@\n+a\n+b\n\\ No newline at end of file\n"),
+            ("a\n", "", "@@ -1,1 +0,0 @@\n-a\n"),
+            ("1\n2\n3\n4\n5\n", "1\n2\n3\n4\nx\n5\n", "@@ -2,4 +2,5 @@\n 2\n 3\n 4\n+x\n 5\n"),
+            ("a\na\n", "a\n", "@@ -1,2 +1,1 @@\n a\n-a\n"),
+            ("a", "a\n", "@@ -1,1 +1,1 @@\n-a\n\\ No newline at end of file\n+a\n"),
+        ] {
+            let mut text = Vec::new();
+            hunk(before.as_bytes(), after.as_bytes(), &mut text);
+            assert_eq!(String::from_utf8(text).unwrap(), want, "{before:?} {after:?}");
+        }
+        let lines = |first: &str| format!("{first}\n{}", "x\n".repeat(TEXT_LINES / 2));
+        let (before, after) = (lines("a\nb\nc\nd\ne"), lines("a\nb\nc\nd\nnew"));
+        let diff = unified(b"file", [Some(before.as_bytes()), Some(after.as_bytes())]).unwrap();
+        let want = "--- a/file\n+++ b/file\n@@ -2,7 +2,7 @@\n b\n c\n d\n-e\n+new\n x\n x\n x\n";
+        assert_eq!(String::from_utf8(diff).unwrap(), want);
+        let (before, after) = (lines("old"), format!("x\n{}\ntail", lines("y").trim_end()));
+        let diff = unified(b"file", [Some(before.as_bytes()), Some(after.as_bytes())]).unwrap();
+        std::fs::write(dir.path().join("file"), &before).unwrap();
+        std::fs::write(dir.path().join("diff"), diff).unwrap();
+        let mut patch = std::process::Command::new("patch");
+        let status = patch.args(["-s", "-i", "diff"]).current_dir(dir.path()).status().unwrap();
+        assert!(status.success());
+        assert!(std::fs::read_to_string(dir.path().join("file")).unwrap() == after);
     }
 
     #[test]

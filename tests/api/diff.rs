@@ -180,16 +180,32 @@ fn over_http() {
         ((Some(1), Some(5)), (Some(1), Some(3)))
     );
 
-    // Pages of every size make up the whole answer.
-    for limit in 1..=lines.len() + 1 {
-        let (mut found, mut after) = (Vec::new(), String::new());
-        loop {
-            let (page, end) = answer(&registry, &format!("{both}&limit={limit}{after}"));
-            found.extend(page);
-            let Some(next) = end["next"].as_str() else { break };
-            after = format!("&after={next}");
+    // Pages of every size make up the whole answer, also one about paths that lead elsewhere in the
+    // other image.
+    for (link, own) in [("first", "a"), ("second", "b")] {
+        let folder = Tar::default().symlink("link", link.as_bytes()).directory(link);
+        let folder = folder.directory(format!("{link}/both"));
+        let folder = folder.file(format!("{link}/both/{own}"), b"");
+        let folder = folder.file(format!("{link}/both/same"), own.as_bytes()).file(own, b"");
+        push(&registry, "linked", link, "linux/amd64", &[folder.finish()]);
+    }
+    for (query, count) in [
+        (both.to_owned(), lines.len()),
+        (format!("{both}&path=/gone&path=etc"), 6),
+        ("a=linked:first&b=linked:second&path=a&path=link/both&path=b".to_owned(), 5),
+    ] {
+        let lines = answer(&registry, &query).0;
+        assert_eq!(lines.len(), count, "{query}: {lines:#?}");
+        for limit in 1..=lines.len() + 1 {
+            let (mut found, mut after) = (Vec::new(), String::new());
+            loop {
+                let (page, end) = answer(&registry, &format!("{query}&limit={limit}{after}"));
+                found.extend(page);
+                let Some(next) = end["next"].as_str() else { break };
+                after = format!("&after={next}");
+            }
+            assert_eq!(found, lines, "{query} by {limit}");
         }
-        assert_eq!(found, lines, "by {limit}");
     }
     for (query, status, code) in [
         ("a=team%2Fapp:1", 400, "UNSUPPORTED"),

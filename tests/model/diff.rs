@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, FileFailurePersistence};
 use registry::image::Image;
 use registry::query::Step;
-use registry::query::diff::Diff;
+use registry::query::diff::{After, Diff};
 
 use super::common::tar::{self, Tar};
 use super::layers;
@@ -93,17 +93,23 @@ fn compare(store: &Store, shared: &[Vec<Member>], upper: [&[Vec<Member>]; 2]) {
     turned.sort();
     let mut paths: Vec<_> = lines.iter().map(|(path, ..)| path.clone()).collect();
     // From the middle on.
-    if let Some(middle) = paths.get(paths.len() / 2) {
-        let diff = Diff::new(Arc::clone(a), Arc::clone(b), &[]).unwrap();
-        let rest = self::lines(diff.after(middle.as_bytes()).unwrap());
-        let rest: Vec<_> = rest.into_iter().map(|(path, ..)| path).collect();
-        assert_eq!(rest, paths[paths.len() / 2 + 1..]);
-    }
+    let goes_on = |paths: &[String], top: &str| {
+        let roots = if top.is_empty() { vec![] } else { vec![top.as_bytes().to_vec()] };
+        if let Some(middle) = paths.get(paths.len() / 2) {
+            let diff = Diff::new(Arc::clone(a), Arc::clone(b), &roots).unwrap();
+            let after = format!("1/{}", &middle[top.len()..]);
+            let diff = diff.after(&After::parse(after.as_bytes()).unwrap()).unwrap();
+            let rest: Vec<_> = self::lines(diff).into_iter().map(|(path, ..)| path).collect();
+            assert_eq!(rest, paths[paths.len() / 2 + 1..]);
+        }
+    };
+    goes_on(&paths, "");
     // A part, which is what of the whole lies there.
     if let Some(part) = paths.iter().find(|path| path.contains('/')) {
         let top = part.split('/').next().unwrap();
         let below = |path: &&String| **path == *top || path.starts_with(&format!("{top}/"));
         let want: Vec<_> = paths.iter().filter(below).cloned().collect();
+        goes_on(&want, top);
         let part = found(a, b, &[top.as_bytes().to_vec()]);
         assert_eq!(part.into_iter().map(|(path, ..)| path).collect::<Vec<_>>(), want);
     }
