@@ -10,11 +10,15 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{Registry, Reply, eventually, noise};
+use common::tar::Tar;
+use common::{
+    OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, Registry, Reply, descriptor, eventually, image_manifest,
+    noise,
+};
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, setsockopt, socket, sockopt,
 };
-use registry::oci::Digest;
+use registry::oci::{Algorithm, Digest};
 
 /// What a well-behaved client waits at most beside all this.
 const PROMPT: Duration = Duration::from_secs(1);
@@ -113,6 +117,87 @@ fn logins_that_vanish() {
     served.assert_prompt();
     served.assert_free_again(before);
     served.assert_prompt();
+}
+
+/// 32 questions at a time that read every file, whose clients take nothing and then are gone: images
+/// are pushed and pulled meanwhile, and afterwards no thread is left.
+#[test]
+fn questions_whose_clients_vanish() {
+    let mut served = Served::new(&[]);
+    let line = |number: u32| format!("line {number} of {:x}\n", number.wrapping_mul(0x9e37_79b9));
+    let text: String = (0..400_000).map(line).collect();
+    let layer = Tar::default().file("long", text.as_bytes()).finish();
+    let (config, digest) = served_image(&served.registry, &layer, "good");
+    served.assert_prompt();
+    let ask = |stream: &mut TcpStream, question: &str| {
+        let head = format!("GET /v2/_query/{question} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        stream.write_all(head.as_bytes()).expect("sent");
+    };
+    let workers = |served: &Served| {
+        let tasks = format!("/proc/{}/task", served.registry.pid());
+        let names = fs::read_dir(tasks).expect("it runs").filter_map(|task| {
+            // It may have ended meanwhile.
+            fs::read_to_string(task.ok()?.path().join("comm")).ok()
+        });
+        names.filter(|name| name.trim() == "grep").count()
+    };
+    let before = served.descriptors();
+    for round in 0..4 {
+        let mut streams: Vec<_> = (0..32).map(|_| evil(&served.registry)).collect();
+        for (number, stream) in streams.iter_mut().enumerate() {
+            let question = match number % 4 {
+                0 => "grep?pattern=line&limit=1000000",
+                1 => "grep?pattern=no%20such%20line&index_skip=0",
+                2 => "find?path=/**&limit=1000000",
+                _ => "diff?a=good:1&b=good:1&limit=1000000",
+            };
+            ask(stream, question);
+        }
+        eventually("questions are answered", || workers(&served) > 0);
+        for number in 0..3 {
+            served.assert_prompt();
+            let tag = format!("{round}-{number}");
+            let pushed = served.registry.push_image("good", &tag, &tag);
+            let path = format!("/v2/good/manifests/{tag}");
+            let pulled = served.registry.get(&path);
+            assert_eq!(Algorithm::Sha256.digest(&pulled.body), pushed);
+            for blob in [&config, &digest] {
+                let pulled = served.registry.get(&format!("/v2/good/blobs/{blob}"));
+                assert_eq!(Algorithm::Sha256.digest(&pulled.body), *blob);
+            }
+        }
+        for (number, stream) in streams.into_iter().enumerate() {
+            match (number + round) % 3 {
+                0 => reset(stream),
+                1 => stream.shutdown(Shutdown::Both).expect("shut"),
+                _ => drop(stream),
+            }
+        }
+        eventually("no worker is left", || workers(&served) == 0);
+    }
+    served.assert_free_again(before);
+    let answer = served.registry.get("/v2/_query/grep?pattern=^line%20399999%20&in=good").text();
+    assert!(answer.contains("\"bound\":null"), "{answer}");
+    assert_eq!(answer.matches("\"line\":").count(), 1, "{answer}");
+}
+
+/// Pushes an image of one layer, and waits for its index. Returns the digests of its config and layer.
+fn served_image(registry: &Registry, layer: &[u8], repository: &str) -> (Digest, Digest) {
+    let diff_id = Algorithm::Sha256.digest(layer);
+    let config = format!(
+        r#"{{"os":"linux","architecture":"amd64","rootfs":{{"type":"layers","diff_ids":["{diff_id}"]}}}}"#
+    );
+    let digests = [config.as_bytes(), layer].map(|blob| registry.push_blob(repository, blob));
+    let manifest = image_manifest(
+        &descriptor(OCI_CONFIG, &digests[0], config.len()),
+        &[descriptor(OCI_LAYER, &digests[1], layer.len())],
+    );
+    let reply = registry.push_manifest(repository, "1", OCI_MANIFEST, manifest.as_bytes());
+    assert_eq!(reply.status, 201, "{}", reply.text());
+    eventually("it is indexed", || {
+        registry.get("/v2/_query/find?name=none").text().contains("\"waiting_layers\":0")
+    });
+    (digests[0], digests[1])
 }
 
 /// One address gets half of the connections, and takes nothing from the others.
