@@ -35,7 +35,7 @@ use report::{Goal, Report};
 type Measure = fn(&Bench, &Report) -> Result<()>;
 
 /// All there is to measure, with the targets.
-const MEASUREMENTS: [(&str, Measure); 26] = [
+const MEASUREMENTS: [(&str, Measure); 29] = [
     ("get-1", |b, r| b.get(r, 1, false, Goal::AtLeast(1.5))),
     ("get-16", |b, r| b.get(r, 16, false, Goal::AtLeast(1.25))),
     ("get-tls-1", |b, r| b.get(r, 1, true, Goal::AtLeast(1.2))),
@@ -59,6 +59,9 @@ const MEASUREMENTS: [(&str, Measure); 26] = [
     ("space", Bench::space),
     ("query-find", Bench::query_find),
     ("query-grep", Bench::query_grep),
+    ("query-beside", Bench::query_beside),
+    ("query-diff", Bench::query_diff),
+    ("query-index", Bench::query_index),
     ("page", Bench::page),
     ("v1-push", Bench::v1_push),
     ("v1-pull", Bench::v1_pull),

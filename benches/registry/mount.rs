@@ -274,7 +274,7 @@ pub fn cold() -> Result<()> {
 }
 
 /// Seconds to unpack all layers, one over the other, to a folder made anew.
-fn unpack(image: &Image, to: &Path) -> Result<f64> {
+pub fn unpack(image: &Image, to: &Path) -> Result<f64> {
     if to.exists() {
         fs::remove_dir_all(to)?;
     }
@@ -310,7 +310,7 @@ fn gunzip(path: &Path) -> Result<f64> {
     timed(Command::new("gzip").arg("-dc").arg(path), 0)
 }
 
-fn timed(command: &mut Command, code: i32) -> Result<f64> {
+pub fn timed(command: &mut Command, code: i32) -> Result<f64> {
     let begin = Instant::now();
     let status = command.stdin(Stdio::null()).stdout(Stdio::null()).status()?;
     let seconds = begin.elapsed().as_secs_f64();
