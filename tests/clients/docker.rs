@@ -25,7 +25,7 @@ CMD ["cat", "/data/file"]
 
 #[test]
 fn build_push_remove_pull_run() {
-    let (home, registry) = (Home::new(), Registry::start(&[]));
+    let (home, registry) = (Home::new(), Registry::start(crate::COLLECTING));
     let engine = Engine::start(&home, &[]);
     let image = format!("{}/team/app:1", registry.host());
     let debian = home.debian(&["--variant=extract", "--include=base-files,busybox-static"]);

@@ -12,6 +12,10 @@ mod podman;
 mod skopeo;
 mod tls;
 
+/// Clients push and pull beside a collector of garbage that never rests. What a client was told of, or
+/// pushed, within the last minute is safe.
+const COLLECTING: &[&str] = &["--gc-interval", "1s", "--gc-grace", "1m", "--gc-untagged"];
+
 use std::net::SocketAddr;
 
 use common::{

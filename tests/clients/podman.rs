@@ -65,7 +65,7 @@ fn compressions() {
     ] {
         // A registry each, as podman pushes a layer it knows to be there in
         // whatever compression it is.
-        let (home, registry) = (Home::new(), Registry::start(&[]));
+        let (home, registry) = (Home::new(), Registry::start(crate::COLLECTING));
         let (tar, unpacked) = root_files(&home, "image", &[1, 2]);
         let layer = push(&home, &registry, &tar, "team/app:1", compression);
         assert_eq!(layer["mediaType"], media_type, "{compression}");
@@ -98,7 +98,7 @@ umount "$root"
 
 #[test]
 fn partial_pull() {
-    let (home, registry) = (Home::new(), Registry::start(&[]));
+    let (home, registry) = (Home::new(), Registry::start(crate::COLLECTING));
     let [store, run] = ["store/root", "store/run"].map(|name| home.path(name));
     let settings = format!(
         "[storage]\ndriver = \"overlay\"\ngraphroot = \"{store}\"\nrunroot = \"{run}\"\n\
@@ -123,7 +123,7 @@ fn partial_pull() {
 /// The catalog and the tags, as podman shows them.
 #[test]
 fn search() {
-    let (home, registry) = (Home::new(), Registry::start(&[]));
+    let (home, registry) = (Home::new(), Registry::start(crate::COLLECTING));
     for name in ["tool:1", "team/app:2", "team/app:1", "app:1"] {
         let (repository, tag) = name.split_once(':').expect("a tag");
         registry.push_image(repository, tag, name);

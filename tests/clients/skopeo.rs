@@ -19,7 +19,7 @@ fn at(registry: &Registry, name: &str) -> String {
 /// An index and all it names, there and back through each transport.
 #[test]
 fn index_both_ways() {
-    let (home, registry) = (Home::new(), Registry::start(&[]));
+    let (home, registry) = (Home::new(), Registry::start(crate::COLLECTING));
     let layout = Layout::make(&home.path("layout"), 1);
     let all = &["--all", "--preserve-digests"];
     let pushed = at(&registry, "team/multi:1");
@@ -56,7 +56,7 @@ fn index_both_ways() {
 /// A pull is noted, a look at what is there is not.
 #[test]
 fn pulls_are_noted() {
-    let (home, registry) = (Home::new(), Registry::start(&[]));
+    let (home, registry) = (Home::new(), Registry::start(crate::COLLECTING));
     let layout = Layout::make(&home.path("layout"), 3);
     let pushed = at(&registry, "team/multi:1");
     home.copy(&layout.reference(), &pushed, &["--all"]);
@@ -74,7 +74,7 @@ fn pulls_are_noted() {
 /// A client that takes one image picks it from the index.
 #[test]
 fn one_platform() {
-    let (home, registry) = (Home::new(), Registry::start(&[]));
+    let (home, registry) = (Home::new(), Registry::start(crate::COLLECTING));
     let layout = Layout::make(&home.path("layout"), 2);
     let name = at(&registry, "multi:1");
     home.copy(&layout.reference(), &name, &["--all"]);
@@ -94,7 +94,7 @@ fn one_platform() {
 /// What skopeo converts images to before it pushes.
 #[test]
 fn docker_types() {
-    let (home, registry) = (Home::new(), Registry::start(&[]));
+    let (home, registry) = (Home::new(), Registry::start(crate::COLLECTING));
     let layout = Layout::make(&home.path("layout"), 3);
     for (tag, options, want) in [
         ("image", &["--format=v2s2"][..], DOCKER_MANIFEST),
@@ -114,7 +114,7 @@ fn docker_types() {
 
 #[test]
 fn inspect_list_delete() {
-    let (home, registry) = (Home::new(), Registry::start(&[]));
+    let (home, registry) = (Home::new(), Registry::start(crate::COLLECTING));
     let kept = Layout::make(&home.path("kept"), 4);
     let deleted = Layout::make(&home.path("deleted"), 5);
     for (tag, layout) in [("1.0", &kept), ("1", &kept), ("old", &deleted), ("older", &deleted)] {
@@ -144,7 +144,7 @@ fn inspect_list_delete() {
 /// An image that umoci makes from a pulled one.
 #[test]
 fn umoci_repacks() {
-    let (home, registry) = (Home::new(), Registry::start(&[]));
+    let (home, registry) = (Home::new(), Registry::start(crate::COLLECTING));
     let layout = Layout::make(&home.path("layout"), 6);
     let name = at(&registry, "team/app:1");
     home.copy(&layout.reference(), &name, &[]);

@@ -3,13 +3,17 @@
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::unix::fs::FileExt;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
 use registry::oci::Algorithm;
 
 use crate::common::mount::Mount;
 use crate::common::tar::Tar;
 use crate::common::{
-    OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, Registry, descriptor, eventually, image_manifest, noise,
+    OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, REGISTRY, Registry, descriptor, eventually,
+    image_manifest, noise,
 };
 use crate::support::{blobs, gc};
 
@@ -78,4 +82,56 @@ fn stays_readable(registry: &Registry, mount: &std::path::Path) {
     assert!(all == content, "other bytes");
     drop(open);
     eventually("the image leaves the mount", || fs::metadata(mount.join("app:1")).is_err());
+}
+
+/// Questions meet images that go in the middle of the answer: what they find is right, and what they
+/// cannot read any more they leave out.
+#[test]
+fn questions_about_what_goes() {
+    const ROUNDS: usize = 30;
+    let registry = Registry::start(&[]);
+    let is_over = AtomicBool::new(false);
+    let line = |round: usize| format!("needle of {round}\n");
+    thread::scope(|scope| {
+        let ask = scope.spawn(|| {
+            let mut found = 0;
+            while !is_over.load(Ordering::Relaxed) {
+                for command in [&["grep", "needle"][..], &["find", "note"]] {
+                    let mut asked = Command::new(REGISTRY);
+                    let output = asked.args(command).arg("--dir").arg(&registry.dir).output();
+                    let output = output.expect("it runs");
+                    let said = String::from_utf8(output.stdout).expect("UTF-8");
+                    for hit in said.lines() {
+                        found += 1;
+                        let (place, text) = hit.split_once("/note").expect("a file");
+                        let round = place.strip_prefix("app:t").expect("an image");
+                        let whole = line(round.parse().expect("a number"));
+                        let is_whole = text.strip_prefix(':') == Some(whole.trim_end());
+                        assert!(is_whole || command[0] == "find" && text.is_empty(), "{hit}");
+                    }
+                    assert!(output.status.code().is_some_and(|code| code <= 2), "{said}");
+                }
+            }
+            found
+        });
+        for round in 0..ROUNDS {
+            let tar = Tar::new().file("note", line(round).as_bytes());
+            let layer = tar.file("noise", &noise(round as u64, 1 << 20)).finish();
+            let config = registry.push_blob("app", b"{}");
+            let layer = descriptor(OCI_LAYER, &registry.push_blob("app", &layer), layer.len());
+            let manifest = image_manifest(&descriptor(OCI_CONFIG, &config, 2), &[layer]);
+            let tag = format!("t{round}");
+            let reply = registry.push_manifest("app", &tag, OCI_MANIFEST, manifest.as_bytes());
+            assert_eq!(reply.status, 201, "{}", reply.text());
+            if let Some(before) = round.checked_sub(2) {
+                let digest = registry.head(&format!("/v2/app/manifests/t{before}"));
+                let digest = digest.header("docker-content-digest").expect("a digest").to_owned();
+                assert_eq!(registry.delete(&format!("/v2/app/manifests/{digest}")).status, 202);
+                gc(&registry.dir, NOW);
+            }
+        }
+        is_over.store(true, Ordering::Relaxed);
+        assert!(ask.join().expect("no panic") > 0);
+    });
+    assert!(!registry.log().contains("panicked"), "{}", registry.log());
 }
