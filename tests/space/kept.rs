@@ -115,7 +115,7 @@ fn questions_about_what_goes() {
             found
         });
         for round in 0..ROUNDS {
-            let tar = Tar::new().file("note", line(round).as_bytes());
+            let tar = Tar::default().file("note", line(round).as_bytes());
             let layer = tar.file("noise", &noise(round as u64, 1 << 20)).finish();
             let config = registry.push_blob("app", b"{}");
             let layer = descriptor(OCI_LAYER, &registry.push_blob("app", &layer), layer.len());

@@ -207,6 +207,8 @@ impl Registry {
         send: &mut shared::SendPart<'_>,
     ) -> Result<(), String> {
         let request: Request = serde_json::from_value(request).map_err(|e| e.to_string())?;
+        // The thread answers nothing else.
+        super::let_requests_go_first();
         // An asker that is gone is no reason to stop.
         let mut send = |part| {
             let part = serde_json::to_value(part).expect("a part is an object");
