@@ -14,6 +14,7 @@ mod mount;
 mod npm;
 mod page;
 mod query;
+mod ranges;
 mod ratarmount;
 mod report;
 mod scale;
@@ -35,11 +36,12 @@ use report::{Goal, Report};
 type Measure = fn(&Bench, &Report) -> Result<()>;
 
 /// All there is to measure, with the targets.
-const MEASUREMENTS: [(&str, Measure); 29] = [
+const MEASUREMENTS: [(&str, Measure); 30] = [
     ("get-1", |b, r| b.get(r, 1, false, Goal::AtLeast(1.5))),
     ("get-16", |b, r| b.get(r, 16, false, Goal::AtLeast(1.25))),
     ("get-tls-1", |b, r| b.get(r, 1, true, Goal::AtLeast(1.2))),
     ("get-tls-16", |b, r| b.get(r, 16, true, Goal::AtLeast(1.2))),
+    ("get-ranges", Bench::get_ranges),
     ("push", |b, r| b.push(r, Goal::AtMost(0.7))),
     ("manifest", |b, r| b.manifest(r, Goal::AtLeast(10.0))),
     ("users", |b, r| b.users(r, Goal::AtLeast(0.8))),
