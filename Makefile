@@ -20,7 +20,7 @@ TEST_PACKAGES = $(BUILD_PACKAGES) 7zip busybox-static bzip2 ca-certificates chro
 	docker-registry e2fsprogs fuse3 golang-go gpg libarchive-tools libcap2-bin lsof mmdebstrap mount nginx-light patch pax \
 	pigz podman procps python3 python3-venv ripgrep rsync skopeo tabix umoci util-linux xz-utils zstd $(if $(shell command -v npm),,nodejs npm)
 # NodeSource's nodejs, which has npm in it, and Debian's npm exclude each other.
-BENCH_PACKAGES = $(BUILD_PACKAGES) ca-certificates docker-registry libfuse2 mmdebstrap python3-venv \
+BENCH_PACKAGES = $(BUILD_PACKAGES) ca-certificates docker-registry libfuse2 mmdebstrap python3-venv ripgrep \
 	$(if $(shell command -v npm),,nodejs npm)
 
 ROOT := $(filter 0,$(shell id -u))

@@ -274,7 +274,7 @@ pub fn cold() -> Result<()> {
 }
 
 /// Seconds to unpack all layers, one over the other, to a folder made anew.
-pub fn unpack(image: &Image, to: &Path) -> Result<f64> {
+fn unpack(image: &Image, to: &Path) -> Result<f64> {
     if to.exists() {
         fs::remove_dir_all(to)?;
     }

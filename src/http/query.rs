@@ -325,8 +325,8 @@ pub fn diff(app: &App, context: &mut RequestContext) -> Result<Begin<Diff>> {
 }
 
 fn waste(app: &App, context: &mut RequestContext) -> Result<Begin<Box<dyn Answer>>> {
-    let worst: Option<u16> = parsed(context, "worst")?;
-    let worst = worst.unwrap_or(WORST).min(WORST_MAX);
+    let worst: Option<u64> = parsed(context, "worst")?;
+    let worst = worst.map_or(WORST, |worst| worst.min(WORST_MAX.into()) as u16);
     let (images, permitted) = (Arc::clone(app.registry.images()), permitted(app, context));
     if context.parameter("image").is_none() {
         known(context, &[&["worst"], &SCOPE[..]].concat())?;
