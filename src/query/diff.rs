@@ -320,7 +320,9 @@ impl Diff {
         before.layer == after.layer
             && before.layer < self.shared
             && before.entry.inode == after.entry.inode
+            // A directory that has no member of its own has a number that a file may have, too.
             && !before.is_directory()
+            && !after.is_directory()
     }
 
     /// Compares the next bytes of two files.

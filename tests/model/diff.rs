@@ -243,6 +243,15 @@ fn upper_layers_of_large_directories() {
     assert!(lines.iter().all(|(path, letter, _)| *letter == 'D' && path != "d/500"));
 }
 
+/// A hard link to the first file of the layer below takes the place of a directory that has no member
+/// of its own there, and in the index the number of that file.
+#[test]
+fn a_link_in_the_place_of_a_directory() {
+    let base = [Member::File("a".into(), 0), Member::File("folder/file".into(), 0)];
+    let link = vec![Member::Link("folder".into(), "a".into())];
+    compare(&Store::new(), &[base.to_vec()], [&[link], &[]]);
+}
+
 #[test]
 fn random_pairs() {
     let store = Store::new();
