@@ -182,7 +182,9 @@ pub fn run(
         let _ = events.send(fuse::Event::Stop);
         let _ = thread.join();
     }
-    registry.write_pulls();
+    if let Err(error) = registry.write_pulls() {
+        tracing::error!(%error, "cannot write down what was pulled in the last seconds");
+    }
     if stopped.is_ok() {
         events.stop(config.http.drain_timeout);
     }

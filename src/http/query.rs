@@ -373,7 +373,10 @@ fn tags(app: &App, context: &mut RequestContext) -> Result<Begin<Tags>> {
     let (images, permitted) = (Arc::clone(app.registry.images()), permitted(app, context));
     let registry = Arc::clone(&app.registry);
     Ok(Box::new(move |turns| {
-        registry.write_pulls();
+        // They are told of all the same, but not those of the last seconds.
+        if let Err(error) = registry.write_pulls() {
+            tracing::warn!(%error, "cannot write down what was pulled");
+        }
         Ok(turns.take(|| Tags::new(&images, &permitted, repository, sort, order, after))?)
     }))
 }

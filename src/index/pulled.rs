@@ -29,8 +29,14 @@ fn seconds(value: &[u8]) -> Option<u64> {
 }
 
 impl Index {
-    /// Notes pulls of what the store still has.
-    pub fn record_pulls(&self, storage: &Storage, pulls: &Pulls) -> Result<()> {
+    /// Notes pulls of what the store still has. `missed`: when one was last missed, so that all pulls
+    /// are known from then on only.
+    pub fn record_pulls(
+        &self,
+        storage: &Storage,
+        pulls: &Pulls,
+        missed: Option<u64>,
+    ) -> Result<()> {
         // What is deleted meanwhile waits, and then removes the row.
         let _lock = self.recording.lock().unwrap_or_else(PoisonError::into_inner);
         let family = self.db.cf_handle(PULLED).expect("opened with the database");
@@ -45,6 +51,9 @@ impl Index {
                     batch.put_cf(family, pull_key(repository, reference), at.to_be_bytes());
                 }
             }
+        }
+        if let Some(missed) = missed {
+            batch.put(SINCE_KEY, missed.to_be_bytes());
         }
         self.db.write(batch).map_err(|e| self.failed(e))
     }

@@ -220,8 +220,14 @@ impl Tags {
                     self.sorted = Some(self.in_order());
                     break;
                 };
-                if let Some(key) = self.key(&tag)? {
-                    self.keys.push((key, tag));
+                match self.key(&tag) {
+                    Ok(Some(key)) => self.keys.push((key, tag)),
+                    Ok(None) => {}
+                    // That is told when its line comes.
+                    Err(Error::Storage(storage::Error::Damaged { .. })) => {
+                        self.keys.push((-1, tag))
+                    }
+                    Err(error) => return Err(error),
                 }
             }
             return Ok(Step::Working);

@@ -118,7 +118,8 @@ impl Registry {
         dry_run: bool,
         mut report: impl FnMut(&Going),
     ) -> Result<u64, RunError> {
-        self.write_pulls();
+        // Without them, what was just pulled could go.
+        self.write_pulls()?;
         let tags = apply(&self.images, rules, dry_run, |going, repository, tag, digest| {
             report(going);
             if dry_run {
@@ -194,7 +195,9 @@ fn apply(
             let tag = tag?;
             let Some((digest, pushed)) = storage.tag_target(repository, &tag)? else { continue };
             let pulled = index.last_pull(repository, &tag, &digest)?;
-            let pulled = pulled.map_or(since, |at| UNIX_EPOCH + Duration::from_secs(at));
+            let pulled = pulled.map(|at| UNIX_EPOCH + Duration::from_secs(at));
+            // Since then later pulls may have been missed.
+            let pulled = pulled.map_or(since, |at| at.max(since));
             tags.push(TagTimes { tag, pushed, pulled });
             digests.push(digest);
         }
