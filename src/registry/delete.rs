@@ -121,6 +121,18 @@ impl Registry {
         /// Tags read at a time.
         const PAGE: usize = 10_000;
         let mut last = String::new();
+        if let Some(rules) = self.retention().filter(|rules| rules.has_immutable(repository)) {
+            // All of them, or none.
+            for tag in self.storage.tag_names(repository)? {
+                let tag = tag?;
+                if rules.is_immutable(repository, &tag)
+                    && let Some((digest, _)) = self.storage.tag_target(repository, &tag)?
+                {
+                    let (repository, digest) = (repository.clone(), Box::new(digest));
+                    return Err(StorageError::TagImmutable { repository, tag, digest }.into());
+                }
+            }
+        }
         loop {
             let Page { items, next } = self.tags(repository, &last, PAGE)?;
             for tag in items {

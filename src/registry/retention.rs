@@ -8,8 +8,8 @@
 //! younger = "30d"
 //! ```
 //!
-//! A tag goes if a rule with a condition (`keep`, `newest`, `younger`, `pulled`) is about it, and no
-//! such rule keeps it. What no rule is about stays. In patterns `*` and `?` stay within a part of a
+//! A tag goes if a rule with a condition (`newest`, `younger`, `pulled`) is about it, no such rule keeps
+//! it, and no rule has it in `keep`. What no rule is about stays. In patterns `*` and `?` stay within a part of a
 //! name, `**` stands for any number of parts.
 
 use std::collections::HashSet;
@@ -113,16 +113,18 @@ impl Retention {
                 untagged: time(&rule.untagged)?,
                 immutable: patterns(&rule.immutable)?,
             };
-            let says_something =
-                parsed.has_condition() || parsed.untagged.is_some() || !parsed.immutable.is_empty();
+            let says_something = parsed.has_condition()
+                || parsed.untagged.is_some()
+                || !parsed.immutable.is_empty()
+                || !parsed.keep.is_empty();
             if parsed.repositories.is_empty() || !says_something {
                 let why = "the rule says nothing: want repositories, and keep, newest, younger, \
                            pulled, untagged or immutable";
                 return Err(failed(span, why.to_owned()));
             }
             if rule.tags.is_some() && !parsed.has_condition() {
-                let why = "tags are chosen, but nothing says which of them stay: want keep, newest, \
-                           younger or pulled";
+                let why = "tags are chosen, but nothing says which of them stay: want newest, younger \
+                           or pulled";
                 return Err(failed(span, why.to_owned()));
             }
             rules.push(parsed);
@@ -185,8 +187,11 @@ impl Retention {
                     }
                 }
             }
-            let immutable = |place: &usize| matches(&rule.immutable, tags[*place].tag.as_str());
-            kept.extend((0..tags.len()).filter(immutable));
+            let protects = |place: &usize| {
+                let tag = tags[*place].tag.as_str();
+                matches(&rule.keep, tag) || matches(&rule.immutable, tag)
+            };
+            kept.extend((0..tags.len()).filter(protects));
         }
         let said = said_by.into_iter().enumerate();
         said.filter_map(|(place, line)| Some((place, line?)))
@@ -198,10 +203,7 @@ impl Retention {
 impl Rule {
     /// Whether tags go that it does not keep.
     fn has_condition(&self) -> bool {
-        !self.keep.is_empty()
-            || self.newest.is_some()
-            || self.younger.is_some()
-            || self.pulled.is_some()
+        self.newest.is_some() || self.younger.is_some() || self.pulled.is_some()
     }
 
     fn keeps(&self, tag: &TagTimes, rank: usize, now: SystemTime) -> bool {
@@ -210,8 +212,7 @@ impl Rule {
             let age = now.duration_since(time).unwrap_or_default();
             limit.is_some_and(|limit| age <= limit)
         };
-        matches(&self.keep, tag.tag.as_str())
-            || self.newest.is_some_and(|newest| rank < newest)
+        self.newest.is_some_and(|newest| rank < newest)
             || is_within(tag.pushed, self.younger)
             || is_within(tag.pulled, self.pulled)
     }
@@ -278,7 +279,13 @@ mod tests {
             ("newest = 0", "latest@1 v1@1 v2@1 pr-1@1 pr-2@1 pr-3@1"),
             ("tags = [\"pr-*\"]\nyounger = \"3d\"", "pr-1@1"),
             ("younger = \"2h\"", "v1@1 v2@1 pr-1@1 pr-2@1"),
-            ("keep = [\"v*\", \"latest\"]", "pr-1@1 pr-2@1 pr-3@1"),
+            ("keep = [\"v*\", \"latest\"]", ""),
+            ("newest = 0\nkeep = [\"v*\", \"latest\"]", "pr-1@1 pr-2@1 pr-3@1"),
+            // What one rule keeps in any case, no other deletes.
+            (
+                "newest = 0\n[[rules]]\nrepositories = [\"**\"]\nkeep = [\"v*\"]",
+                "latest@1 pr-1@1 pr-2@1 pr-3@1",
+            ),
             ("pulled = \"20h\"", "v2@1 pr-1@1 pr-2@1 pr-3@1"),
             ("newest = 1\nimmutable = [\"v?\"]", "pr-1@1 pr-2@1 pr-3@1"),
             ("untagged = \"7d\"", ""),
@@ -340,10 +347,8 @@ mod tests {
     impl Naive {
         fn text(&self) -> String {
             let mut text = "[[rules]]\nrepositories = [\"**\"]\n".to_owned();
-            let has_condition = self.keep.is_some()
-                || self.newest.is_some()
-                || self.younger.is_some()
-                || self.pulled.is_some();
+            let has_condition =
+                self.newest.is_some() || self.younger.is_some() || self.pulled.is_some();
             let letters = [
                 ("tags", self.tags.filter(|_| has_condition)),
                 ("keep", self.keep),
@@ -403,10 +408,11 @@ mod tests {
                     let begins = |letter: Option<char>| {
                         letter.is_some_and(|letter| name.starts_with(letter))
                     };
-                    stays |= begins(rule.immutable);
-                    let conditions = [rule.keep.is_some(), rule.newest.is_some(),
-                                      rule.younger.is_some(), rule.pulled.is_some()];
-                    if !conditions.contains(&true) || (rule.tags.is_some() && !begins(rule.tags)) {
+                    stays |= begins(rule.immutable) || begins(rule.keep);
+                    let has_condition = rule.newest.is_some()
+                        || rule.younger.is_some()
+                        || rule.pulled.is_some();
+                    if !has_condition || (rule.tags.is_some() && !begins(rule.tags)) {
                         continue;
                     }
                     about = true;
@@ -414,8 +420,7 @@ mod tests {
                         (rule.tags.is_none() || other.starts_with(rule.tags.unwrap()))
                             && (other_pushed, *other) < (pushed, name)
                     });
-                    stays |= begins(rule.keep)
-                        || rule.newest.is_some_and(|newest| newer.count() < newest)
+                    stays |= rule.newest.is_some_and(|newest| newer.count() < newest)
                         || rule.younger.is_some_and(|limit| *pushed <= limit)
                         || rule.pulled.is_some_and(|limit| *pulled <= limit);
                 }

@@ -95,7 +95,7 @@ fn tags_go_by_the_rules() {
     let (code, message) = fails(&dir, &[]);
     assert_eq!(code, 1);
     assert!(message.contains("--retention"), "{message}");
-    fs::write(&file, "[[rules]]\nrepositories = [\"other/**\"]\nkeep = [\"latest\"]\n")
+    fs::write(&file, "[[rules]]\nrepositories = [\"other/**\"]\nnewest = 0\nkeep = [\"latest\"]\n")
         .expect("a file");
     assert_eq!(retention(&dir, &["--retention", path, "--dry-run"]).len(), 4);
     assert_eq!(retention(&dir, &["--retention", path]).len(), 4);
@@ -173,6 +173,8 @@ fn immutable_tags() {
     let path = "/v1/repositories/old/image/tags/v1";
     assert_eq!(registry.send("PUT", path, &[], image.as_bytes()).status, 409);
     assert_eq!(registry.delete(path).status, 409);
+    assert_eq!(registry.delete("/v1/repositories/old/image/tags").status, 409);
+    assert_eq!(names(&registry, "old/image"), ["other", "v1"], "all or nothing");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::client;
-use crate::common::{OCI_INDEX, OCI_MANIFEST, REGISTRY, Registry, descriptor, run};
+use crate::common::{OCI_INDEX, OCI_MANIFEST, REGISTRY, Registry, descriptor, eventually, run};
 use crate::support::{set_time, text};
 
 pub fn tags(dir: &Path, repository: &str, options: &[&str]) -> Vec<Value> {
@@ -138,7 +138,7 @@ fn what_is_a_pull() {
 
     // A server that is killed has written them after some seconds.
     registry.get("/v2/team/app/manifests/none");
-    std::thread::sleep(Duration::from_secs(12));
+    eventually("it is written down", || pulled(&tags(&dir, "team/app", &[])) == "digest none");
     registry.kill();
     assert_eq!(pulled(&tags(&dir, "team/app", &[])), "digest none");
 }

@@ -524,12 +524,13 @@ impl Run<'_> {
 
     /// Since when no tag reaches the manifests of a repository that go. `None`: they all stay.
     fn untagged_cutoff(&self, repository: &Repository) -> Option<SystemTime> {
-        if self.options.untagged {
-            return Some(self.cutoff);
+        match self.rules.and_then(|rules| rules.untagged(repository)) {
+            Some(age) => {
+                let since = self.start.checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH);
+                Some(since.min(self.cutoff))
+            }
+            None => self.options.untagged.then_some(self.cutoff),
         }
-        let age = self.rules?.untagged(repository)?;
-        let since = self.start.checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH);
-        Some(since.min(self.cutoff))
     }
 
     /// Reads a manifest. `None`: the store lacks it.

@@ -194,6 +194,10 @@ fn apply(
         for tag in storage.tag_names(repository)? {
             let tag = tag?;
             let Some((digest, pushed)) = storage.tag_target(repository, &tag)? else { continue };
+            // A tag that dangles names nothing, and must not count among the newest.
+            if !storage.holds_manifest(repository, &digest)? {
+                continue;
+            }
             let pulled = index.last_pull(repository, &tag, &digest)?;
             let pulled = pulled.map(|at| UNIX_EPOCH + Duration::from_secs(at));
             // Since then later pulls may have been missed.
