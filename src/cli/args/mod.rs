@@ -20,7 +20,7 @@ use crate::http;
 use crate::image::{Id, Images, Platform};
 use crate::log;
 use crate::registry::maintenance::gc;
-use crate::registry::{self, LayerOptions, Limits, OpenError, StorageOptions};
+use crate::registry::{self, LayerOptions, Limits, OpenError, Retention, StorageOptions};
 use crate::remote;
 use crate::server;
 
@@ -499,6 +499,9 @@ impl ServeArgs {
             && error.kind() == std::io::ErrorKind::NotFound
         {
             bail!("--mount {} does not exist", path.display());
+        }
+        if let Some(path) = &self.retention {
+            Retention::read(path).context("--retention cannot be used")?;
         }
         let root = self.store.root()?;
         let hooks = self.hooks.check(&self.store)?;
