@@ -87,7 +87,7 @@ fn take_digest(row: &mut &[u8]) -> Option<Digest> {
 }
 
 impl ManifestRow {
-    /// Of what a manifest keeps in the store. Distribution stores a blob that was pushed under another
+    /// Reads which blobs a manifest keeps in the store. Distribution stores a blob that was pushed under another
     /// algorithm as sha256, and the repository's link says under which digest it lies.
     fn read(storage: &Storage, repository: &Repository, bytes: &[u8]) -> Result<ManifestRow> {
         // What is no JSON names nothing.

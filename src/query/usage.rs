@@ -288,7 +288,7 @@ impl After {
 
 impl Usage {
     /// Counts everything, which takes a second for some 100,000 images. What the asker may not pull
-    /// does not exist, so it shares nothing, and only who may pull everything hears of the totals.
+    /// does not exist, so it shares nothing. The totals are only for an asker that may pull everything.
     pub fn new(
         images: &Images,
         permitted: &Permitted,
