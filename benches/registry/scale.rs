@@ -352,3 +352,22 @@ pub fn push_p99(registry: &Registry) -> Result<f64> {
     seconds.sort_by(f64::total_cmp);
     Ok(seconds[PUSHES * 99 / 100])
 }
+
+/// The time that a hundredth of the pulls exceed, of images that [`push_p99`] has pushed: a manifest,
+/// and what it names.
+pub fn pull_p99(registry: &Registry) -> Result<f64> {
+    let mut seconds = Vec::new();
+    for number in 0..PUSHES {
+        let begin = Instant::now();
+        let manifest = registry.get(&format!("/v2/pushed/image/manifests/tag-{number}")).json();
+        let layers = manifest["layers"].as_array().into_iter().flatten();
+        for blob in layers.chain([&manifest["config"]]) {
+            let digest = blob["digest"].as_str().context("a digest")?;
+            let reply = registry.get(&format!("/v2/pushed/image/blobs/{digest}"));
+            ensure!(reply.status == 200, "{}", reply.status);
+        }
+        seconds.push(begin.elapsed().as_secs_f64());
+    }
+    seconds.sort_by(f64::total_cmp);
+    Ok(seconds[PUSHES * 99 / 100])
+}

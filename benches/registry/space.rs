@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use crate::bench::{Bench, text};
 use crate::common::{REGISTRY, Registry, run};
 use crate::report::{Goal, Report, Row, Unit};
-use crate::scale::push_p99;
+use crate::scale::{pull_p99, push_p99};
 use crate::servers::{PEER, peak_memory};
 use crate::store::Store;
 
@@ -34,7 +34,7 @@ impl Bench {
         let dir = TempDir::with_prefix_in("space", &self.options.repositories_dir)?;
         let store = self.half_garbage(&dir.path().join("layers"))?;
         let registry = Registry::start_in(dir.path(), &["--gc-interval", "0"]);
-        let quiet = push_p99(&registry)?;
+        let quiet = (push_p99(&registry)?, pull_p99(&registry)?);
         // The newest images have to be older than the grace period.
         thread::sleep(Duration::from_secs(3));
         let (seconds, beside) = thread::scope(|scope| {
@@ -44,7 +44,8 @@ impl Bench {
                 let output = run(gc.args(["gc", "--grace", "1s", "--dir"]).arg(dir.path()));
                 (begin.elapsed().as_secs_f64(), output)
             });
-            let beside = push_p99(&registry)?;
+            let beside = (push_p99(&registry)?, pull_p99(&registry)?);
+            ensure!(!collect.is_finished(), "the collection was over before the pulls");
             let (seconds, output) = collect.join().expect("no panic");
             let said = String::from_utf8_lossy(&output.stdout).into_owned();
             ensure!(said.contains(&format!("{} links", images / 2 * 2)), "{said}");
@@ -84,7 +85,9 @@ impl Bench {
             goal: Goal::AtMost(1.0),
         });
         let what = "push of an image meanwhile, p99, beside before";
-        row(what, Unit::Seconds, beside, quiet, Goal::AtMost(1.2));
+        row(what, Unit::Seconds, beside.0, quiet.0, Goal::AtMost(1.2));
+        let what = "pull of an image meanwhile, p99, beside before";
+        row(what, Unit::Seconds, beside.1, quiet.1, Goal::AtMost(1.2));
         Ok(())
     }
 
