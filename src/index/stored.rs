@@ -48,7 +48,7 @@ pub struct StoredManifest {
     pub subject: Option<u128>,
     /// Blobs that it names and its repository links. Some may be there several times.
     pub blobs: Vec<u128>,
-    /// What else it names: manifests of an index, or what is not there.
+    /// Other digests that it names: manifests of an index, and blobs that the repository does not link.
     pub others: Vec<u128>,
 }
 
@@ -152,6 +152,9 @@ impl Index {
 
     /// Makes the rows of what may have changed what the store has now.
     pub fn record(&self, storage: &Storage, change: Change<'_>) -> Result<()> {
+        if let Change::Linked(repository, digest) = change {
+            return self.record_linked(storage, repository, digest);
+        }
         // The lock guards no data of its own, so a panic under it broke none.
         let _lock = self.recording.lock().unwrap_or_else(PoisonError::into_inner);
         match change {
@@ -183,30 +186,7 @@ impl Index {
                 let row = digest.map(|digest| digest_row(&digest));
                 self.set_row(TAGS, &tag_key(repository, tag), row.as_deref())
             }
-            Change::Linked(repository, digest) => {
-                // A store that takes sparse images gets a blob after the manifest that names it.
-                let mut manifests = Vec::new();
-                self.scan(EDGES, &edges(digest, repository), |key, _| {
-                    let text =
-                        std::str::from_utf8(key).ok().and_then(|key| key.rsplit('\0').next());
-                    manifests.extend(text.and_then(|text| text.parse::<Digest>().ok()));
-                    true
-                })?;
-                for digest in manifests {
-                    let reference = Reference::Digest(digest);
-                    match storage.read_manifest(repository, &reference) {
-                        Ok(stored) => {
-                            let row = ManifestRow::read(storage, repository, &stored.bytes)?;
-                            let key = manifest_key(repository, &digest);
-                            self.set_row(MANIFESTS, &key, Some(&row.to_bytes()))?;
-                        }
-                        // Its own change is told too.
-                        Err(error) if error.is_unknown() => {}
-                        Err(error) => return Err(error.into()),
-                    }
-                }
-                Ok(())
-            }
+            Change::Linked(..) => Ok(()),
             Change::Emptied(repository) => {
                 if storage.repository_exists(repository)? {
                     return Ok(());
@@ -220,6 +200,34 @@ impl Index {
                 self.db.write(batch).map_err(|e| self.failed(e))
             }
         }
+    }
+
+    /// A store that takes sparse images gets a blob after the manifest that names it. A client may have
+    /// thousands of these, so the lock is taken for each of them, and not while they are read.
+    fn record_linked(
+        &self,
+        storage: &Storage,
+        repository: &Repository,
+        digest: &Digest,
+    ) -> Result<()> {
+        let mut manifests = Vec::new();
+        self.scan(EDGES, &edges(digest, repository), |key, _| {
+            let text = std::str::from_utf8(key).ok().and_then(|key| key.rsplit('\0').next());
+            manifests.extend(text.and_then(|text| text.parse::<Digest>().ok()));
+            true
+        })?;
+        for digest in &manifests {
+            match storage.read_manifest(repository, &Reference::Digest(*digest)) {
+                Ok(stored) => {
+                    let bytes = Some(&stored.bytes[..]);
+                    self.record(storage, Change::Manifest { repository, digest, bytes })?;
+                }
+                // Its own change is told too.
+                Err(error) if error.is_unknown() => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
     }
 
     fn forget_pulls(&self, repository: &Repository, reference: Reference) -> Result<()> {

@@ -21,7 +21,7 @@ const NOTES_MAX: usize = 100_000;
 pub(super) struct Noted {
     notes: Mutex<Notes>,
     many: Condvar,
-    /// Held while notes become rows: who has waited for it finds them in the index.
+    /// Held while notes become rows, so that after a wait for it they are in the index.
     writing: Mutex<()>,
 }
 
