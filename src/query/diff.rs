@@ -21,11 +21,12 @@ use crate::image::listing::{encoded, type_name, url_path};
 use crate::image::{self, At, Entry, Extent, Image, Kind, Node, Result};
 use crate::oci::Digest;
 
-/// Pairs of children read at a time. The rest of them is dropped when the walk goes down, so it
-/// starts with few.
+/// Pairs of children read at a time. Where there is no room, those that are left are dropped when the
+/// walk goes down, so it starts with few.
 const PAGE_FIRST: usize = 4;
 const PAGE_MAX: usize = 256;
-/// What a page may take in memory: maps of sparse files are up to 4 MiB each.
+/// Bytes that a page may take in memory, and so may all pages together that wait for the walk to come
+/// up again: maps of sparse files are up to 4 MiB each.
 const PAGE_BYTES: usize = 1 << 20;
 /// Beyond this time a comparison of lines gives a longer result instead of the shortest.
 const TEXT_TIME: Duration = Duration::from_secs(2);
@@ -108,11 +109,14 @@ impl Change {
 }
 
 /// Two directories on the way, either of which may be absent.
-#[derive(Clone, Debug)]
 struct Level {
     pair: [Option<Node>; 2],
     /// The least name that is still to come; `None`: there is none.
     from: Option<Vec<u8>>,
+    /// What was read ahead.
+    page: Page,
+    /// How many names to read next.
+    size: usize,
 }
 
 impl Level {
@@ -121,7 +125,7 @@ impl Level {
             // Of no use on the way, and there may be many levels.
             directory.entry.xattrs = Vec::new();
         }
-        Level { pair, from: Some(from) }
+        Level { pair, from: Some(from), page: Page::default(), size: PAGE_FIRST }
     }
 }
 
@@ -160,9 +164,8 @@ pub struct Diff {
     /// Layers that both images have at their bottom.
     shared: usize,
     levels: Vec<Level>,
-    /// Read ahead in the last level.
-    page: Page,
-    size: usize,
+    /// Bytes of the pages above the last level.
+    waiting: usize,
     /// In hand, a piece at a time.
     bytes: Option<Bytes>,
     /// Subtrees to come.
@@ -220,8 +223,7 @@ impl Diff {
             images,
             shared,
             levels: Vec::new(),
-            page: Page::default(),
-            size: PAGE_FIRST,
+            waiting: 0,
             bytes: None,
             roots,
             begun: 0,
@@ -276,19 +278,19 @@ impl Diff {
             let pair = [at(&self.images[0], &root)?, at(&self.images[1], &root)?];
             return Ok(self.look(pair)?.map_or(Step::Working, Step::Hit));
         };
-        if let Some((name, pair)) = self.page.named.pop_front() {
-            let may_be_more = self.page.is_full || !self.page.named.is_empty();
+        if let Some((name, pair)) = level.page.named.pop_front() {
+            let may_be_more = level.page.is_full || !level.page.named.is_empty();
             level.from = may_be_more.then(|| [name.as_slice(), b"\0"].concat());
             return Ok(self.look(pair)?.map_or(Step::Working, Step::Hit));
         }
         let Some(from) = level.from.take() else {
             self.levels.pop();
-            self.size = PAGE_FIRST;
+            self.waiting -= self.levels.last().map_or(0, |level| level.page.bytes);
             return Ok(Step::Working);
         };
         // Where to go on is noted as names are taken.
-        self.page = read(&self.images, self.shared, &level.pair, &from, self.size)?;
-        self.size = (2 * self.size).min(PAGE_MAX);
+        level.page = read(&self.images, self.shared, &level.pair, &from, level.size)?;
+        level.size = (2 * level.size).min(PAGE_MAX);
         Ok(Step::Working)
     }
 
@@ -368,8 +370,12 @@ impl Diff {
         });
         let directories = pair.map(directory);
         if directories.iter().any(Option::is_some) && !self.is_same(&directories) {
-            self.page = Page::default();
-            self.size = PAGE_FIRST;
+            if let Some(level) = self.levels.last_mut() {
+                if self.waiting + level.page.bytes > PAGE_BYTES {
+                    (level.page, level.size) = (Page::default(), PAGE_FIRST);
+                }
+                self.waiting += level.page.bytes;
+            }
             self.levels.push(Level::new(directories, Vec::new()));
         }
         change
