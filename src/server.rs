@@ -185,6 +185,9 @@ pub fn run(
     if let Err(error) = registry.write_pulls() {
         tracing::error!(%error, "cannot write down what was pulled in the last seconds");
     }
+    if let Err(error) = layers.index().flush() {
+        tracing::warn!(%error, "the next start takes longer");
+    }
     if stopped.is_ok() {
         events.stop(config.http.drain_timeout);
     }

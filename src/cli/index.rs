@@ -141,6 +141,9 @@ pub fn run(args: &IndexCommandArgs) -> Result<ExitCode> {
             });
         }
     });
+    if let Place::Here(images) = &place {
+        reindex::finish(images)?;
+    }
     bar.finish_and_clear();
     let mut done = done.into_inner().expect("no thread panics under the lock");
     done.sort_by_key(|(number, _)| *number);

@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompactionStyle, DBCompressionType,
-    Options,
+    FlushOptions, Options,
 };
 
 use crate::metrics;
@@ -248,6 +248,17 @@ impl Index {
                 }
             }
         }
+    }
+
+    /// Makes files of the rows that are in memory and in the log, so that opening the database need not
+    /// replay them. Nothing is lost without it.
+    pub fn flush(&self) -> Result<()> {
+        if self.is_following() {
+            return Ok(());
+        }
+        let families =
+            FAMILIES.map(|name| self.db.cf_handle(name).expect("opened with the database"));
+        self.db.flush_cfs_opt(&families, &FlushOptions::default()).map_err(|e| self.failed(e))
     }
 
     fn failed(&self, cause: rocksdb::Error) -> Error {

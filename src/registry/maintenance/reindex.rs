@@ -52,6 +52,11 @@ pub fn index(
     }
 }
 
+/// Ends the work of this process on layers: the next one opens the index quickly.
+pub fn finish(images: &Images) -> index::Result<()> {
+    images.layers().index().flush()
+}
+
 /// The work on a layer.
 #[derive(Debug)]
 pub struct Work(Indexing);
