@@ -10,6 +10,7 @@
 //! `docs/ARCHITECTURE.md` describes each room.
 
 pub mod auth;
+mod background;
 pub mod cli;
 pub mod docker1;
 pub mod events;

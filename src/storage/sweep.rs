@@ -20,6 +20,7 @@ use super::blobs::BlobKey;
 use super::durable::discard;
 use super::told::NOTE_EVERY;
 use super::{Change, Error, Result, Storage, read_link};
+use crate::background::give_way;
 use crate::docker1::ImageId;
 use crate::oci::{Algorithm, Digest, Reference, Repository};
 
@@ -145,7 +146,7 @@ impl Storage {
                 swept.push(*link);
             }
             drop((silence, lock));
-            aside.iter().for_each(|path| discard(path));
+            free(&aside);
         }
         Ok(swept)
     }
@@ -184,7 +185,7 @@ impl Storage {
             }
             self.touch(repository, false);
             drop(lock);
-            aside.iter().for_each(|path| discard(path));
+            free(&aside);
         }
         Ok(swept)
     }
@@ -297,7 +298,7 @@ impl Storage {
         }
         drop(silence);
         for (digest, size, aside) in gone {
-            aside.iter().for_each(|path| discard(path));
+            free(aside.as_slice());
             if !dry_run {
                 self.changed(Change::Blob(&digest));
             }
@@ -369,6 +370,14 @@ impl Storage {
         drop((silence, lock));
         aside.iter().for_each(|path| discard(path));
         Ok(true)
+    }
+}
+
+/// Frees the space of what was set aside.
+fn free(aside: &[PathBuf]) {
+    for path in aside {
+        discard(path);
+        give_way();
     }
 }
 

@@ -57,7 +57,7 @@ fn rooms_import_what_they_may() {
             continue;
         };
         let mut may: Vec<&str> = list.split('`').skip(1).step_by(2).collect();
-        may.extend([heading, "log", "metrics", "roots", "terminal"]);
+        may.extend([heading, "background", "log", "metrics", "roots", "terminal"]);
         for path in sources(&format!("src/{heading}")) {
             for (number, line) in read(&path).lines().enumerate() {
                 for named in line.split("crate::").skip(1) {

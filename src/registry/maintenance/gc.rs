@@ -19,6 +19,7 @@ use std::time::{Duration, Instant, SystemTime};
 use serde::{Deserialize, Serialize};
 
 use crate::auth;
+use crate::background::{give_way, let_requests_go_first};
 use crate::events::{Event, Kind};
 use crate::image::Images;
 use crate::index::shared::{self, Owner};
@@ -208,7 +209,7 @@ impl Registry {
     ) -> Result<(), String> {
         let request: Request = serde_json::from_value(request).map_err(|e| e.to_string())?;
         // The thread answers nothing else.
-        super::let_requests_go_first();
+        let_requests_go_first();
         // An asker that is gone is no reason to stop.
         let mut send = |part| {
             let part = serde_json::to_value(part).expect("a part is an object");
@@ -430,6 +431,7 @@ impl Run<'_> {
         let named = self.manifests(repository, &holdings.manifests, place, deleted)?;
         let mut unnamed = Vec::new();
         for digest in &holdings.links {
+            give_way();
             let Some(link) = self.storage.link(repository, digest)? else { continue };
             let is_named = named.as_ref().is_none_or(|named| named.contains(&digest.beginning()));
             if is_named || !self.storage.is_link_old(repository, digest, self.cutoff)? {
@@ -483,6 +485,7 @@ impl Run<'_> {
         let mut nodes = Vec::new();
         let mut unreadable = Vec::new();
         for digest in manifests {
+            give_way();
             match self.node(repository, digest) {
                 Ok(node) => nodes.extend(node),
                 Err(Unreadable::Manifest(error)) => {
@@ -511,6 +514,7 @@ impl Run<'_> {
             }
         }
         for digest in nodes.iter().map(|node| &node.digest).chain(&unreadable) {
+            give_way();
             self.mark(digest);
             if let Some(target) = self.storage.manifest_target(repository, digest)? {
                 self.mark(&target);
@@ -699,6 +703,7 @@ impl Run<'_> {
         let index = self.images.map(|images| images.layers().index());
         let mut recorded = index.map(Index::recorded_blobs).transpose()?;
         let is_kept = |digest: &Digest| {
+            give_way();
             if let Some(recorded) = &mut recorded {
                 self.in_index(|_| recorded.visit(self.storage, digest))?;
             }

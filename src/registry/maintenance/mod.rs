@@ -11,6 +11,7 @@ use std::io;
 use std::sync::Arc;
 use std::thread;
 
+use crate::background;
 use crate::index::shared;
 use crate::registry::Registry;
 
@@ -19,19 +20,10 @@ pub use scan::{scan, start as start_scan};
 
 pub(super) fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
     let work = move || {
-        let_requests_go_first();
+        background::let_requests_go_first();
         work();
     };
     thread::Builder::new().name(name.into()).spawn(work).map(drop)
-}
-
-/// Where cores are scarce, what this thread does waits for requests. Linux keeps the niceness for each
-/// thread (sched(7), "The nice value").
-fn let_requests_go_first() {
-    const NICENESS: i32 = 10;
-    if let Err(error) = rustix::process::setpriority_process(None, NICENESS) {
-        tracing::warn!(%error, "requests may wait for background work");
-    }
 }
 
 /// What a server does for other processes, which ask it on its socket. `None`: the store is only
