@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::common::{REGISTRY, Registry, Reply};
+use crate::common::{REGISTRY, Registry, Reply, eventually};
 use crate::support::{basic, folder, get_as, htpasswd_line, path, send_as, start, user};
 
 fn ping(registry: &Registry, authorization: &str) -> Reply {
@@ -45,6 +45,10 @@ fn who_gets_in() {
     let twice = [("Authorization", owner.as_str()), ("Authorization", owner.as_str())];
     assert_eq!(registry.send("GET", "/v2/", &twice, b"").status, 401);
 
+    // Another thread writes the log.
+    eventually("both logins are in the log", || {
+        registry.log().matches("login failed").count() >= 2
+    });
     let log = registry.log();
     let failed: Vec<&str> = log.lines().filter(|line| line.contains("login failed")).collect();
     assert!(failed[0].contains("WARN") && failed[0].contains("client=127.0.0.1:"), "{}", failed[0]);
